@@ -1,0 +1,17 @@
+//! The networks of `mtmc`, written in candle: no async, no HTTP, no files but weights.
+//!
+//! A network is written once, from the layers in [`layers`], and mentions no device. Layers run
+//! as plain candle operations where gradients are needed and through [`ops`] for inference.
+
+pub mod layers;
+pub mod ops;
+pub mod weights;
+
+mod bbox;
+mod detector;
+mod error;
+
+pub use bbox::BBox;
+pub use detector::{DetectOptions, Detection, Detector};
+pub use error::{Error, Result};
+pub use weights::{Description, Interpolation, ResizeMode, TensorSpec, Weights};

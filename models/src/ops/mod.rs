@@ -1,0 +1,1 @@
+//! Operations that candle lacks or does slowly.

@@ -1,0 +1,274 @@
+//! Weights files: safetensors whose metadata describes the network they belong to.
+//!
+//! The description stands as JSON under the metadata key [`METADATA_KEY`]. Loading checks it, and
+//! every tensor's shape, before anything runs.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Shape, Tensor};
+use candle_nn::VarBuilder;
+use candle_nn::var_builder::SimpleBackend;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Metadata key of the description.
+pub const METADATA_KEY: &str = "mtmc";
+
+/// Version of the description's format that this crate writes and reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// How an image is brought to the network's input size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// Both sides scaled independently.
+    Stretch,
+    /// Scaled evenly, centred, the rest filled with grey 114 (YOLO).
+    Letterbox,
+}
+
+/// Which interpolation the weights were made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Interpolation {
+    /// OpenCV's `INTER_LINEAR`: two taps, half-pixel centres, no antialiasing.
+    OpencvBilinear,
+    /// Pillow's `BILINEAR`: a triangle filter that widens when shrinking.
+    PilBilinear,
+    /// Pillow's `BICUBIC`: a cubic filter (a = −0.5) that widens when shrinking.
+    PilBicubic,
+}
+
+/// What a weights file says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// [`FORMAT_VERSION`] of the writer.
+    pub format: u32,
+    /// Architecture and size, for example `rtdetr-l`, `deimv2-femto`, `yolov8n`.
+    pub architecture: String,
+    /// Class names by index; empty for encoders.
+    pub classes: Vec<String>,
+    /// Network input height in pixels.
+    pub input_height: usize,
+    /// Network input width in pixels.
+    pub input_width: usize,
+    /// How images reach that size.
+    pub resize: ResizeMode,
+    /// With which interpolation.
+    pub interpolation: Interpolation,
+    /// Per channel (RGB), subtracted after scaling pixels to 0..=1.
+    pub mean: [f32; 3],
+    /// Per channel (RGB), divided by after the mean.
+    pub std: [f32; 3],
+    /// Length of the feature vector; only for encoders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feature_dim: Option<usize>,
+    /// Epsilon of the batch norms where it differs from PyTorch's 1e-5 (Ultralytics: 1e-3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_norm_eps: Option<f64>,
+    /// Where the weights came from: file name or repository.
+    pub source: String,
+    /// Licence of the weights, as their publisher states it; `unknown` if it does not.
+    pub licence: String,
+}
+
+/// Name and shape of one tensor of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Name in the weights file.
+    pub name: String,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+}
+
+/// A weights file, checked and ready to build a network from.
+pub struct Weights {
+    path: PathBuf,
+    description: Description,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Weights {
+    /// Reads a file and its description; tensors go to `device` in their stored type.
+    ///
+    /// # Errors
+    /// A missing, truncated or damaged file; metadata without a description or with one from a
+    /// newer format. The error names the file.
+    pub fn load(path: &Path, device: &Device) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Io {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        let format = |reason: String| Error::Format {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes)
+            .map_err(|error| format(error.to_string()))?;
+        let description = parse_description(path, metadata.metadata().as_ref())?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, device)
+            .map_err(|error| format(error.to_string()))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            description,
+            tensors,
+        })
+    }
+
+    /// Weights from memory, for tests and for training from scratch.
+    pub fn from_tensors(description: Description, tensors: HashMap<String, Tensor>) -> Self {
+        Self {
+            path: PathBuf::from("<memory>"),
+            description,
+            tensors,
+        }
+    }
+
+    /// What the file says of itself.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The file it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensors by name.
+    pub fn tensors(&self) -> &HashMap<String, Tensor> {
+        &self.tensors
+    }
+
+    /// Checks that every tensor in `expected` is there with its shape and holds finite numbers.
+    ///
+    /// # Errors
+    /// The first tensor that is missing or has another shape, by name.
+    pub fn check(&self, expected: &[TensorSpec]) -> Result<()> {
+        for spec in expected {
+            let found = match self.tensors.get(&spec.name) {
+                Some(tensor) if tensor.dims() == spec.shape => continue,
+                Some(tensor) => format!("{:?}", tensor.dims()),
+                None => "nothing".to_string(),
+            };
+            return Err(Error::Tensor {
+                path: self.path.clone(),
+                tensor: spec.name.clone(),
+                expected: format!("{:?}", spec.shape),
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// A view of the tensors for building a network in `dtype`.
+    pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        VarBuilder::from_tensors(self.tensors.clone(), dtype, device)
+    }
+}
+
+/// Reads the description of a weights file without its tensors.
+///
+/// # Errors
+/// As [`Weights::load`].
+pub fn read_description(path: &Path) -> Result<Description> {
+    use std::io::Read as _;
+    let io = |source| Error::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let format = |reason: &str| Error::Format {
+        path: path.to_path_buf(),
+        reason: reason.to_string(),
+    };
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut length = [0_u8; 8];
+    file.read_exact(&mut length)
+        .map_err(|_| format("shorter than its own header"))?;
+    let length = u64::from_le_bytes(length);
+    if length > 100_000_000 {
+        return Err(format("header length is absurd"));
+    }
+    let mut header = Vec::new();
+    file.take(length).read_to_end(&mut header).map_err(io)?;
+    if (header.len() as u64) < length {
+        return Err(format("cut short inside its header"));
+    }
+    let header: serde_json::Value =
+        serde_json::from_slice(&header).map_err(|_| format("header is not JSON"))?;
+    let metadata = header
+        .get("__metadata__")
+        .and_then(|value| serde_json::from_value::<HashMap<String, String>>(value.clone()).ok());
+    parse_description(path, metadata.as_ref())
+}
+
+fn parse_description(
+    path: &Path,
+    metadata: Option<&HashMap<String, String>>,
+) -> Result<Description> {
+    let error = |reason: String| Error::Description {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let text = metadata
+        .and_then(|map| map.get(METADATA_KEY))
+        .ok_or_else(|| {
+            error(
+                "has no description of its network; convert it with `mtmc models convert`"
+                    .to_string(),
+            )
+        })?;
+    let description: Description = serde_json::from_str(text)
+        .map_err(|reason| error(format!("its description cannot be read: {reason}")))?;
+    if description.format > FORMAT_VERSION {
+        return Err(error(format!(
+            "its description has format {}, this program reads up to {FORMAT_VERSION}",
+            description.format
+        )));
+    }
+    let sizes = 1..=8192;
+    if !sizes.contains(&description.input_width) || !sizes.contains(&description.input_height) {
+        return Err(error(format!(
+            "its input size {}×{} is not within 1..=8192",
+            description.input_width, description.input_height
+        )));
+    }
+    if description.std.iter().any(|s| !s.is_finite() || *s <= 0.0)
+        || description.mean.iter().any(|m| !m.is_finite())
+    {
+        return Err(error("its mean or std is not usable".to_string()));
+    }
+    Ok(description)
+}
+
+/// A source of zeros that notes what was asked of it: how a network's tensor list is found.
+pub(crate) struct Recorder(pub std::sync::Arc<std::sync::Mutex<Vec<TensorSpec>>>);
+
+impl SimpleBackend for Recorder {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        if let Ok(mut specs) = self.0.lock() {
+            specs.push(TensorSpec {
+                name: name.to_string(),
+                shape: shape.dims().to_vec(),
+            });
+        }
+        // Broadcast from one number: no memory for weights that nobody will use.
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("tensor `{name}` was asked for without its shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}

@@ -1,0 +1,3 @@
+//! Boxes and points: the words every room speaks.
+
+pub use mtmc_models::BBox;

@@ -1,0 +1,6 @@
+//! Multi-target multi-camera tracking of people.
+//!
+//! Data flows one way: source → detector → tracker → sinks. Each module owns its state, takes
+//! plain data and returns plain data; only [`pipeline`] knows all of them.
+
+pub mod geometry;

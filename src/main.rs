@@ -1,0 +1,2 @@
+//! `mtmc`: parses arguments and hands over to `cli`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Weights conversion and data preparation for `mtmc`.

@@ -1,0 +1,2 @@
+//! `mtmc-convert`: foreign weights in, described safetensors out.
+fn main() {}
