@@ -5,6 +5,8 @@
 
 pub mod layers;
 pub mod ops;
+#[doc(hidden)]
+pub mod testing;
 pub mod weights;
 
 mod bbox;
