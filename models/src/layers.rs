@@ -1,1 +1,439 @@
-//! x
+//! The layers that networks are written from.
+//!
+//! A layer decides how it runs: with [`Mode::Training`] as plain candle operations that gradients
+//! flow through, with [`Mode::Inference`] through [`crate::ops`], batch norms folded into the
+//! convolutions before them. Networks mention neither mode nor device.
+
+use candle_core::{D, DType, Device, Module, ModuleT, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use crate::ops;
+
+pub use crate::ops::Activation;
+
+/// What a network is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch norms folded, fused operations, no gradients.
+    Inference,
+    /// Plain candle operations; batch norms use the batch's statistics and update their own.
+    Training,
+}
+
+/// The weights of a network or a part of it, and how the part is to be built.
+#[derive(Clone)]
+pub struct Params {
+    vb: VarBuilder<'static>,
+    mode: Mode,
+    batch_norm_eps: f64,
+}
+
+impl Params {
+    /// Weights from `vb`; `batch_norm_eps` is 1e-5 in PyTorch, 1e-3 in Ultralytics.
+    pub fn new(vb: VarBuilder<'static>, mode: Mode, batch_norm_eps: f64) -> Self {
+        Self {
+            vb,
+            mode,
+            batch_norm_eps,
+        }
+    }
+
+    /// The part called `name`.
+    pub fn pp(&self, name: impl std::fmt::Display) -> Self {
+        Self {
+            vb: self.vb.pp(name.to_string()),
+            ..self.clone()
+        }
+    }
+
+    /// The tensor `name` of this part, checked to have `shape`.
+    ///
+    /// # Errors
+    /// It is missing or has another shape.
+    pub fn get(&self, shape: impl Into<candle_core::Shape>, name: &str) -> Result<Tensor> {
+        self.vb.get(shape.into(), name)
+    }
+
+    /// What is built.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Where it is built.
+    pub fn device(&self) -> &Device {
+        self.vb.device()
+    }
+
+    /// The type that it computes in.
+    pub fn dtype(&self) -> DType {
+        self.vb.dtype()
+    }
+}
+
+/// Sizes of a convolution with square kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Conv {
+    /// Input channels.
+    pub input: usize,
+    /// Output channels.
+    pub output: usize,
+    /// Kernel side in pixels.
+    pub kernel: usize,
+    /// Step in pixels.
+    pub stride: usize,
+    /// Zeros around the input, in pixels.
+    pub padding: usize,
+    /// Channel groups; equal to `input` for a depthwise convolution.
+    pub groups: usize,
+    /// What follows.
+    pub activation: Activation,
+}
+
+impl Conv {
+    /// A dense convolution that keeps the size at stride 1: padding `(kernel - 1) / 2`.
+    pub fn new(input: usize, output: usize, kernel: usize) -> Self {
+        Self {
+            input,
+            output,
+            kernel,
+            stride: 1,
+            padding: (kernel - 1) / 2,
+            groups: 1,
+            activation: Activation::Identity,
+        }
+    }
+
+    /// A depthwise convolution: one filter a channel.
+    pub fn depthwise(channels: usize, kernel: usize) -> Self {
+        Self {
+            groups: channels,
+            ..Self::new(channels, channels, kernel)
+        }
+    }
+
+    /// The same with another stride.
+    pub fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// The same with another padding.
+    pub fn padding(self, padding: usize) -> Self {
+        Self { padding, ..self }
+    }
+
+    /// The same with another number of groups.
+    pub fn groups(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// The same followed by an activation.
+    pub fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// Shape of the weight: `[output, input / groups, kernel, kernel]`.
+    pub fn weight_shape(&self) -> (usize, usize, usize, usize) {
+        (
+            self.output,
+            self.input / self.groups,
+            self.kernel,
+            self.kernel,
+        )
+    }
+}
+
+/// Convolution, batch norm where there is one, activation.
+pub struct ConvNormAct {
+    form: ConvForm,
+}
+
+enum ConvForm {
+    /// Weight and bias with the norm folded in.
+    Fused(ops::Conv2d),
+    Plain {
+        conv: Conv,
+        weight: Tensor,
+        bias: Option<Tensor>,
+        norm: Option<candle_nn::BatchNorm>,
+    },
+}
+
+impl ConvNormAct {
+    /// A convolution without bias under `conv` and its batch norm under `norm`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(conv: Conv, conv_params: &Params, norm_params: &Params) -> Result<Self> {
+        let weight = conv_params.get(conv.weight_shape(), "weight")?;
+        if conv_params.mode == Mode::Training {
+            let norm = candle_nn::batch_norm(
+                conv.output,
+                candle_nn::BatchNormConfig {
+                    eps: norm_params.batch_norm_eps,
+                    ..Default::default()
+                },
+                norm_params.vb.clone(),
+            )?;
+            return Ok(Self {
+                form: ConvForm::Plain {
+                    conv,
+                    weight,
+                    bias: None,
+                    norm: Some(norm),
+                },
+            });
+        }
+        let (weight, bias) = fold_batch_norm(&weight, None, norm_params)?;
+        Self::fused(conv, &weight, Some(&bias))
+    }
+
+    /// A convolution with bias and no norm, tensors `weight` and `bias` under `params`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn with_bias(conv: Conv, params: &Params) -> Result<Self> {
+        let weight = params.get(conv.weight_shape(), "weight")?;
+        let bias = params.get(conv.output, "bias")?;
+        if params.mode == Mode::Training {
+            return Ok(Self {
+                form: ConvForm::Plain {
+                    conv,
+                    weight,
+                    bias: Some(bias),
+                    norm: None,
+                },
+            });
+        }
+        Self::fused(conv, &weight, Some(&bias))
+    }
+
+    /// An inference convolution from weights that are final already.
+    ///
+    /// # Errors
+    /// The shapes do not fit `conv`.
+    pub fn fused(conv: Conv, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        Ok(Self {
+            form: ConvForm::Fused(ops::Conv2d::new(conv, weight, bias)?),
+        })
+    }
+}
+
+impl Module for ConvNormAct {
+    // [batch, input, height, width] -> [batch, output, height', width']
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.form {
+            ConvForm::Fused(conv) => conv.forward(x),
+            ConvForm::Plain {
+                conv,
+                weight,
+                bias,
+                norm,
+            } => {
+                let mut y = ops::reference::conv2d(x, weight, bias.as_ref(), conv)?;
+                if let Some(norm) = norm {
+                    y = norm.forward_t(&y, true)?;
+                }
+                conv.activation.apply(&y)
+            }
+        }
+    }
+}
+
+/// Weight and bias of a convolution with its batch norm folded in.
+///
+/// # Errors
+/// A tensor of the norm is missing or has the wrong shape.
+pub fn fold_batch_norm(
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    norm: &Params,
+) -> Result<(Tensor, Tensor)> {
+    let channels = weight.dim(0)?;
+    let gamma = norm.get(channels, "weight")?.to_dtype(DType::F32)?;
+    let beta = norm.get(channels, "bias")?.to_dtype(DType::F32)?;
+    let mean = norm.get(channels, "running_mean")?.to_dtype(DType::F32)?;
+    let variance = norm.get(channels, "running_var")?.to_dtype(DType::F32)?;
+    let scale = (gamma / (variance + norm.batch_norm_eps)?.sqrt()?)?;
+    let mean = match bias {
+        Some(bias) => (mean - bias.to_dtype(DType::F32)?)?,
+        None => mean,
+    };
+    let dtype = weight.dtype();
+    let folded = weight
+        .to_dtype(DType::F32)?
+        .broadcast_mul(&scale.reshape((channels, 1, 1, 1))?)?;
+    let bias = (beta - (mean * scale)?)?;
+    Ok((folded.to_dtype(dtype)?, bias.to_dtype(dtype)?))
+}
+
+/// A linear layer with bias: `x · weightᵀ + bias`.
+pub struct Linear {
+    weight: Tensor, // [output, input]
+    bias: Tensor,   // [output]
+}
+
+impl Linear {
+    /// Tensors `weight` and `bias` under `params`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(input: usize, output: usize, params: &Params) -> Result<Self> {
+        Ok(Self {
+            weight: params.get((output, input), "weight")?,
+            bias: params.get(output, "bias")?,
+        })
+    }
+
+    /// A layer from tensors that are loaded already.
+    pub fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
+        Self { weight, bias }
+    }
+}
+
+impl Module for Linear {
+    // [.., input] -> [.., output]
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let dims = x.dims().to_vec();
+        let Some((&input, leading)) = dims.split_last() else {
+            candle_core::bail!("a linear layer needs at least one dimension")
+        };
+        let rows: usize = leading.iter().product();
+        // One matrix product over all leading dimensions: candle runs batched ones one by one.
+        let y = x.reshape((rows, input))?.matmul(&self.weight.t()?)?;
+        let mut shape = leading.to_vec();
+        shape.push(self.bias.dim(0)?);
+        y.broadcast_add(&self.bias)?.reshape(shape)
+    }
+}
+
+/// Linear layers with an activation between them (the heads of DETR-like networks).
+pub struct Mlp {
+    layers: Vec<Linear>,
+    activation: Activation,
+}
+
+impl Mlp {
+    /// Layers `layers.0` … under `params`, through `sizes` (first the input's).
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(sizes: &[usize], activation: Activation, params: &Params) -> Result<Self> {
+        let mut layers = Vec::new();
+        for (index, pair) in sizes.windows(2).enumerate() {
+            layers.push(Linear::new(
+                pair[0],
+                pair[1],
+                &params.pp("layers").pp(index),
+            )?);
+        }
+        Ok(Self { layers, activation })
+    }
+}
+
+impl Module for Mlp {
+    // [.., first] -> [.., last]
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut x = x.clone();
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x)?;
+            if index + 1 < self.layers.len() {
+                x = self.activation.apply(&x)?;
+            }
+        }
+        Ok(x)
+    }
+}
+
+/// Layer norm over the last dimension, epsilon 1e-5.
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    plain: bool,
+}
+
+impl LayerNorm {
+    const EPS: f32 = 1e-5;
+
+    /// Tensors `weight` and `bias` under `params`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(size: usize, params: &Params) -> Result<Self> {
+        Ok(Self {
+            weight: params.get(size, "weight")?,
+            bias: params.get(size, "bias")?,
+            plain: params.mode == Mode::Training,
+        })
+    }
+}
+
+impl Module for LayerNorm {
+    // [.., size] -> [.., size]
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if self.plain {
+            return candle_nn::ops::layer_norm_slow(x, &self.weight, &self.bias, Self::EPS);
+        }
+        candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, Self::EPS)
+    }
+}
+
+/// Multi-head attention with PyTorch's packed projection (`in_proj_weight`, `in_proj_bias`,
+/// `out_proj`), without mask or dropout.
+pub struct MultiHeadAttention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    out: Linear,
+    heads: usize,
+}
+
+impl MultiHeadAttention {
+    /// `size` features in `heads` heads.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(size: usize, heads: usize, params: &Params) -> Result<Self> {
+        let weight = params.get((3 * size, size), "in_proj_weight")?;
+        let bias = params.get(3 * size, "in_proj_bias")?;
+        let part = |index: usize| -> Result<Linear> {
+            Ok(Linear::from_tensors(
+                weight.narrow(0, index * size, size)?.contiguous()?,
+                bias.narrow(0, index * size, size)?.contiguous()?,
+            ))
+        };
+        Ok(Self {
+            query: part(0)?,
+            key: part(1)?,
+            value: part(2)?,
+            out: Linear::new(size, size, &params.pp("out_proj"))?,
+            heads,
+        })
+    }
+
+    /// `query`, `key`, `value`: `[batch, length, size]`; the result has the query's shape.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let (batch, length, size) = query.dims3()?;
+        let head_size = size / self.heads;
+        let split = |x: Tensor| -> Result<Tensor> {
+            let length = x.dim(1)?;
+            // [batch, length, size] -> [batch, heads, length, head_size]
+            x.reshape((batch, length, self.heads, head_size))?
+                .transpose(1, 2)?
+                .contiguous()
+        };
+        let scale = 1.0 / (head_size as f64).sqrt();
+        let query = (split(self.query.forward(query)?)? * scale)?;
+        let key = split(self.key.forward(key)?)?;
+        let value = split(self.value.forward(value)?)?;
+        let scores = query.matmul(&key.t()?)?; // [batch, heads, length, keys]
+        let scores = candle_nn::ops::softmax(&scores, D::Minus1)?;
+        let mixed = scores
+            .matmul(&value)?
+            .transpose(1, 2)?
+            .reshape((batch, length, size))?;
+        self.out.forward(&mixed)
+    }
+}

@@ -15,7 +15,10 @@ pub fn shared(relative: &str) -> Option<PathBuf> {
         return Some(path);
     }
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
-    assert!(!ci, "CI needs the shared test material: ../shared/{relative} is missing");
+    assert!(
+        !ci,
+        "CI needs the shared test material: ../shared/{relative} is missing"
+    );
     #[allow(clippy::print_stderr)]
     {
         eprintln!("skipped: needs ../shared/{relative}");

@@ -1,1 +1,18 @@
 //! Operations that candle lacks or does slowly.
+//!
+//! Each has a plain candle version in [`mod@reference`]: the tests' yardstick, the way gradients go,
+//! and what runs on devices without a kernel of their own.
+
+mod activation;
+mod conv;
+pub(crate) mod cpu;
+mod deformable;
+mod nms;
+pub mod reference;
+mod topk;
+
+pub use activation::Activation;
+pub use conv::Conv2d;
+pub use deformable::{SampleShape, deformable_attention};
+pub use nms::non_maximum_suppression;
+pub use topk::{top_k, top_k_indices};

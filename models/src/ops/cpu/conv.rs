@@ -1,0 +1,389 @@
+//! Convolution in f32, channels first: depthwise directly, all else as tiles of im2col that stay
+//! in the cache, each multiplied by the weights and finished (bias, activation) while it is warm.
+
+#![allow(unsafe_code)] // the matrix product of `gemm` takes raw pointers
+
+use candle_core::{Result, bail};
+use rayon::prelude::*;
+
+use super::math::epilogue;
+use super::simd::dispatch;
+use crate::layers::Conv;
+
+/// Bytes that a tile of unfolded input may take: about half of a core's second-level cache.
+const TILE_BYTES: usize = 512 * 1024;
+
+/// Weights prepared for [`Packed::run`].
+pub struct Packed {
+    conv: Conv,
+    weight: Vec<f32>, // [output, input / groups * kernel * kernel]
+    bias: Vec<f32>,   // [output]
+}
+
+/// Size of a batch of images.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Number of images.
+    pub batch: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// A pointer that threads may share because they write disjoint parts.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: every user writes only its own channels and columns, see `dense_tile`.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Packed {
+    /// `weight` as `[output, input / groups, kernel, kernel]`, `bias` as `[output]`.
+    pub fn new(conv: &Conv, weight: &[f32], bias: Vec<f32>) -> Self {
+        Self {
+            conv: *conv,
+            weight: weight.to_vec(),
+            bias,
+        }
+    }
+
+    /// Number of output channels.
+    pub fn output_channels(&self) -> usize {
+        self.conv.output
+    }
+
+    /// Convolves `[batch, input, height, width]`; gives the output and its height and width.
+    ///
+    /// # Errors
+    /// The input is smaller than the kernel.
+    pub fn run(&self, input: &[f32], size: Size) -> Result<(Vec<f32>, usize, usize)> {
+        let Conv {
+            kernel,
+            stride,
+            padding,
+            ..
+        } = self.conv;
+        if size.height + 2 * padding < kernel || size.width + 2 * padding < kernel {
+            bail!(
+                "convolution of {kernel}×{kernel} on {}×{}",
+                size.height,
+                size.width
+            );
+        }
+        let height = (size.height + 2 * padding - kernel) / stride + 1;
+        let width = (size.width + 2 * padding - kernel) / stride + 1;
+        let mut output = vec![0.0; size.batch * self.conv.output * height * width];
+        if self.conv.groups == self.conv.input && self.conv.groups == self.conv.output {
+            self.depthwise(input, size, &mut output, height, width);
+        } else {
+            self.dense(input, size, &mut output, height, width);
+        }
+        Ok((output, height, width))
+    }
+
+    fn depthwise(
+        &self,
+        input: &[f32],
+        size: Size,
+        output: &mut [f32],
+        height: usize,
+        width: usize,
+    ) {
+        let taps = self.conv.kernel * self.conv.kernel;
+        output
+            .par_chunks_mut(height * width)
+            .zip(input.par_chunks(size.height * size.width))
+            .enumerate()
+            .for_each(|(plane, (output, input))| {
+                let channel = plane % self.conv.output;
+                let weight = &self.weight[channel * taps..(channel + 1) * taps];
+                let shape = PlaneShape {
+                    in_height: size.height,
+                    in_width: size.width,
+                    out_width: width,
+                    conv: self.conv,
+                };
+                depthwise_plane(output, input, weight, shape);
+                epilogue(output, self.bias[channel], self.conv.activation);
+            });
+    }
+
+    fn dense(&self, input: &[f32], size: Size, output: &mut [f32], height: usize, width: usize) {
+        let depth = self.conv.input / self.conv.groups * self.conv.kernel * self.conv.kernel;
+        let cells = height * width;
+        // Columns a tile: as many as fit, in vector multiples, but enough tiles for all threads.
+        let fitting = (TILE_BYTES / 4 / depth).max(48);
+        let share =
+            (size.batch * self.conv.groups * cells).div_ceil(2 * rayon::current_num_threads());
+        let tile = fitting.min(share.max(48)).next_multiple_of(16);
+        let tiles_per_image = cells.div_ceil(tile);
+        let tiles = size.batch * self.conv.groups * tiles_per_image;
+        let shared = Shared(output.as_mut_ptr());
+        (0..tiles)
+            .into_par_iter()
+            .for_each_init(Vec::new, |buffer, index| {
+                let first = index % tiles_per_image * tile;
+                let group = index / tiles_per_image % self.conv.groups;
+                let image = index / tiles_per_image / self.conv.groups;
+                let tile = Tile {
+                    image,
+                    group,
+                    columns: first..(first + tile).min(cells),
+                    out_width: width,
+                    cells,
+                    depth,
+                };
+                self.dense_tile(input, size, shared, &tile, buffer);
+            });
+    }
+
+    fn dense_tile(
+        &self,
+        input: &[f32],
+        size: Size,
+        output: Shared,
+        tile: &Tile,
+        buffer: &mut Vec<f32>,
+    ) {
+        let group_in = self.conv.input / self.conv.groups;
+        let group_out = self.conv.output / self.conv.groups;
+        let plane = size.height * size.width;
+        let columns = tile.columns.len();
+        let start = (tile.image * self.conv.input + tile.group * group_in) * plane;
+        let input = &input[start..start + group_in * plane];
+        // A pointwise convolution needs no unfolding: the input is the matrix already.
+        let pointwise = self.conv.kernel == 1 && self.conv.stride == 1 && self.conv.padding == 0;
+        let (matrix, row_stride) = if pointwise {
+            (&input[tile.columns.start..], plane)
+        } else {
+            buffer.resize(tile.depth * columns, 0.0);
+            unfold(buffer, input, size, &self.conv, tile);
+            (&buffer[..], columns)
+        };
+        let first_out = tile.image * self.conv.output + tile.group * group_out;
+        let offset = first_out * tile.cells + tile.columns.start;
+        let weight = &self.weight[tile.group * group_out * tile.depth..];
+        assert!(weight.len() >= group_out * tile.depth);
+        assert!(matrix.len() >= (tile.depth - 1) * row_stride + columns);
+        // SAFETY: the weight holds group_out × depth numbers, the matrix depth × columns with
+        // `row_stride` between rows (both asserted); the output of this tile is group_out rows of
+        // `columns` numbers at stride `cells`, inside the output and touched by no other tile.
+        unsafe {
+            let destination = output.0.add(offset);
+            gemm::gemm(
+                group_out,
+                columns,
+                tile.depth,
+                destination,
+                1,
+                tile.cells as isize,
+                false,
+                weight.as_ptr(),
+                1,
+                tile.depth as isize,
+                matrix.as_ptr(),
+                1,
+                row_stride as isize,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
+            for channel in 0..group_out {
+                let row =
+                    std::slice::from_raw_parts_mut(destination.add(channel * tile.cells), columns);
+                let bias = self.bias[tile.group * group_out + channel];
+                epilogue(row, bias, self.conv.activation);
+            }
+        }
+    }
+}
+
+struct Tile {
+    image: usize,
+    group: usize,
+    /// Output cells, counted through the rows.
+    columns: std::ops::Range<usize>,
+    out_width: usize,
+    /// Output cells of a channel.
+    cells: usize,
+    /// Rows of the unfolded input: input channels a group × kernel × kernel.
+    depth: usize,
+}
+
+/// Writes the tile's columns of the unfolded input, `[depth, columns]`.
+fn unfold(buffer: &mut [f32], input: &[f32], size: Size, conv: &Conv, tile: &Tile) {
+    let columns = tile.columns.len();
+    let taps = conv.kernel * conv.kernel;
+    for (row, line) in buffer.chunks_exact_mut(columns).enumerate() {
+        let plane = &input[row / taps * size.height * size.width..][..size.height * size.width];
+        let (ky, kx) = (row % taps / conv.kernel, row % conv.kernel);
+        let mut done = 0;
+        while done < columns {
+            let cell = tile.columns.start + done;
+            let (y, x) = (cell / tile.out_width, cell % tile.out_width);
+            let count = (tile.out_width - x).min(columns - done);
+            let segment = &mut line[done..done + count];
+            let source_y = (y * conv.stride + ky).wrapping_sub(conv.padding);
+            if source_y < size.height {
+                let source = &plane[source_y * size.width..][..size.width];
+                unfold_row(segment, source, x, kx, conv);
+            } else {
+                segment.fill(0.0);
+            }
+            done += count;
+        }
+    }
+}
+
+/// Copies the inputs that outputs from column `x` on see through kernel column `kx`.
+fn unfold_row(segment: &mut [f32], source: &[f32], x: usize, kx: usize, conv: &Conv) {
+    if conv.stride == 1 {
+        let from = (x + kx) as isize - conv.padding as isize;
+        let before = (-from).clamp(0, segment.len() as isize) as usize;
+        let inside = (source.len() as isize - from).clamp(before as isize, segment.len() as isize);
+        let inside = inside as usize;
+        segment[..before].fill(0.0);
+        if before < inside {
+            let start = (from + before as isize) as usize;
+            segment[before..inside].copy_from_slice(&source[start..start + inside - before]);
+        }
+        segment[inside..].fill(0.0);
+        return;
+    }
+    for (step, value) in segment.iter_mut().enumerate() {
+        let at = ((x + step) * conv.stride + kx).wrapping_sub(conv.padding);
+        *value = source.get(at).copied().unwrap_or(0.0);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct PlaneShape {
+    in_height: usize,
+    in_width: usize,
+    out_width: usize,
+    conv: Conv,
+}
+
+#[inline(always)]
+fn depthwise_plane_body(output: &mut [f32], input: &[f32], weight: &[f32], shape: PlaneShape) {
+    let PlaneShape {
+        in_height,
+        in_width,
+        out_width,
+        conv,
+    } = shape;
+    for (y, line) in output.chunks_exact_mut(out_width).enumerate() {
+        for ky in 0..conv.kernel {
+            let source_y = (y * conv.stride + ky).wrapping_sub(conv.padding);
+            if source_y >= in_height {
+                continue;
+            }
+            let source = &input[source_y * in_width..][..in_width];
+            for kx in 0..conv.kernel {
+                let tap = weight[ky * conv.kernel + kx];
+                // Outputs whose input column x·stride + kx − padding lies inside the row.
+                let first = conv.padding.saturating_sub(kx).div_ceil(conv.stride);
+                let end = (in_width + conv.padding)
+                    .saturating_sub(kx)
+                    .div_ceil(conv.stride);
+                let end = end.min(out_width);
+                if first >= end {
+                    continue;
+                }
+                let start = first * conv.stride + kx - conv.padding;
+                if conv.stride == 1 {
+                    let source = &source[start..start + end - first];
+                    for (out, value) in line[first..end].iter_mut().zip(source) {
+                        *out += tap * value;
+                    }
+                } else {
+                    let source = source[start..].iter().step_by(conv.stride);
+                    for (out, value) in line[first..end].iter_mut().zip(source) {
+                        *out += tap * value;
+                    }
+                }
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// One channel of a depthwise convolution, added to `output`.
+    fn depthwise_plane(output: &mut [f32], input: &[f32], weight: &[f32], shape: PlaneShape) =
+        depthwise_plane_body
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use proptest::prelude::*;
+
+    use crate::layers::{Activation, Conv};
+    use crate::ops::{Conv2d, reference};
+
+    /// Largest difference between the kernel and the plain version, relative to the largest number.
+    fn difference(conv: Conv, batch: usize, height: usize, width: usize) -> f32 {
+        let run = || -> candle_core::Result<f32> {
+            let device = Device::Cpu;
+            let x = Tensor::randn(0_f32, 1.0, (batch, conv.input, height, width), &device)?;
+            let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
+            let bias = Tensor::randn(0_f32, 1.0, conv.output, &device)?;
+            let expected = reference::conv2d(&x, &weight, Some(&bias), &conv)?;
+            let expected = conv.activation.apply(&expected)?;
+            let found = Conv2d::new(conv, &weight, Some(&bias))?.forward(&x)?;
+            assert_eq!(found.dims(), expected.dims());
+            let scale = expected.abs()?.max_all()?.to_scalar::<f32>()?;
+            let error = (found - expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            Ok(error / scale.max(1.0))
+        };
+        run().unwrap()
+    }
+
+    fn activation() -> impl Strategy<Value = Activation> {
+        prop_oneof![
+            Just(Activation::Identity),
+            Just(Activation::Relu),
+            Just(Activation::Silu)
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn dense_equals_plain(
+            groups in 1_usize..4, group_in in 1_usize..9, group_out in 1_usize..9,
+            kernel in 1_usize..6, stride in 1_usize..3, padding in 0_usize..3,
+            batch in 1_usize..3, height in 5_usize..24, width in 5_usize..40, act in activation(),
+        ) {
+            let conv = Conv::new(groups * group_in, groups * group_out, kernel)
+                .stride(stride).padding(padding).groups(groups).activation(act);
+            prop_assert!(difference(conv, batch, height, width) < 1e-5);
+        }
+
+        #[test]
+        fn depthwise_equals_plain(
+            channels in 1_usize..9, kernel in 1_usize..6, stride in 1_usize..4,
+            padding in 0_usize..4, batch in 1_usize..3, height in 5_usize..24,
+            width in 5_usize..40, act in activation(),
+        ) {
+            let conv = Conv::depthwise(channels, kernel)
+                .stride(stride).padding(padding).activation(act);
+            prop_assert!(difference(conv, batch, height, width) < 1e-5);
+        }
+    }
+
+    #[test]
+    fn an_input_smaller_than_the_kernel_is_an_error() -> candle_core::Result<()> {
+        let conv = Conv::new(1, 1, 5).padding(0);
+        let weight = Tensor::zeros((1, 1, 5, 5), candle_core::DType::F32, &Device::Cpu)?;
+        let x = Tensor::zeros((1, 1, 4, 9), candle_core::DType::F32, &Device::Cpu)?;
+        assert!(Conv2d::new(conv, &weight, None)?.forward(&x).is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,6 @@
+//! Kernels for the CPU: f32, parallel by rayon, compiled for several vector units.
+
+pub mod conv;
+pub mod deformable;
+pub mod math;
+mod simd;

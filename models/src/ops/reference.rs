@@ -1,0 +1,86 @@
+//! Plain candle versions of the operations: slow, differentiable, on every device.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use crate::layers::Conv;
+
+use super::SampleShape;
+
+/// Grouped convolution with bias, without activation. `x`: `[batch, input, height, width]`.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: &Conv) -> Result<Tensor> {
+    let y = x.conv2d(weight, conv.padding, conv.stride, 1, conv.groups)?;
+    match bias {
+        Some(bias) => y.broadcast_add(&bias.reshape((1, bias.dim(0)?, 1, 1))?),
+        None => Ok(y),
+    }
+}
+
+/// Multi-scale deformable attention by gathering the four neighbours of every sample.
+///
+/// Arguments as [`super::deformable_attention`].
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn deformable_attention(
+    value: &Tensor,
+    locations: &Tensor,
+    weights: &Tensor,
+    shape: &SampleShape,
+) -> Result<Tensor> {
+    let (batch, _, heads, size) = value.dims4()?;
+    let queries = locations.dim(1)?;
+    let mut sum: Option<Tensor> = None;
+    let mut first_value = 0;
+    let mut first_point = 0;
+    for (&(height, width), &points) in shape.levels.iter().zip(&shape.points) {
+        let level = value
+            .narrow(1, first_value, height * width)?
+            .transpose(1, 2)? // [batch, heads, height * width, size]
+            .contiguous()?;
+        let at = locations
+            .narrow(3, first_point, points)?
+            .transpose(1, 2)? // [batch, heads, queries, points, 2]
+            .contiguous()?;
+        let weight = weights
+            .narrow(3, first_point, points)?
+            .transpose(1, 2)? // [batch, heads, queries, points]
+            .contiguous()?;
+        let x = ((at.narrow(D::Minus1, 0, 1)? * width as f64)? - 0.5)?.squeeze(D::Minus1)?;
+        let y = ((at.narrow(D::Minus1, 1, 1)? * height as f64)? - 0.5)?.squeeze(D::Minus1)?;
+        let (x0, y0) = (x.floor()?, y.floor()?);
+        for (dx, dy) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
+            let (xi, yi) = ((&x0 + dx)?, (&y0 + dy)?);
+            let near = ((x.sub(&xi)?.abs()?.affine(-1.0, 1.0)?)
+                * y.sub(&yi)?.abs()?.affine(-1.0, 1.0)?)?;
+            let inside = (xi.ge(0.0)?
+                * xi.le((width - 1) as f64)?
+                * yi.ge(0.0)?
+                * yi.le((height - 1) as f64)?)?
+            .to_dtype(value.dtype())?;
+            let index = (yi.clamp(0.0, (height - 1) as f64)? * width as f64)?
+                .add(&xi.clamp(0.0, (width - 1) as f64)?)?
+                .to_dtype(DType::U32)?
+                .reshape((batch, heads, queries * points, 1))?
+                .broadcast_as((batch, heads, queries * points, size))?
+                .contiguous()?;
+            let sampled = level
+                .gather(&index, 2)?
+                .reshape((batch, heads, queries, points, size))?;
+            let factor = ((near * inside)? * &weight)?.unsqueeze(D::Minus1)?;
+            let part = sampled.broadcast_mul(&factor)?.sum(3)?; // [batch, heads, queries, size]
+            sum = Some(match sum {
+                Some(sum) => (sum + part)?,
+                None => part,
+            });
+        }
+        first_value += height * width;
+        first_point += points;
+    }
+    let Some(sum) = sum else {
+        candle_core::bail!("deformable attention needs at least one level")
+    };
+    sum.transpose(1, 2)?.reshape((batch, queries, heads * size))
+}
