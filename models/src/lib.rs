@@ -3,8 +3,12 @@
 //! A network is written once, from the layers in [`layers`], and mentions no device. Layers run
 //! as plain candle operations where gradients are needed and through [`ops`] for inference.
 
+pub mod detect;
 pub mod layers;
+pub mod network;
 pub mod ops;
+pub mod preprocess;
+pub mod rtdetr;
 #[doc(hidden)]
 pub mod testing;
 pub mod weights;
@@ -14,6 +18,7 @@ mod detector;
 mod error;
 
 pub use bbox::BBox;
+pub use detect::{LoadedDetector, expected_tensors};
 pub use detector::{DetectOptions, Detection, Detector};
 pub use error::{Error, Result};
 pub use weights::{Description, Interpolation, ResizeMode, TensorSpec, Weights};

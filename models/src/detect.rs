@@ -1,0 +1,234 @@
+//! From images to detections: what all detection networks share around their forward pass.
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+
+use crate::layers::{Mode, Params};
+use crate::ops::{non_maximum_suppression, top_k};
+use crate::preprocess::{Placement, Preprocessor};
+use crate::weights::Recorder;
+use crate::{BBox, Description, DetectOptions, Detection, Detector, Error, Result, TensorSpec};
+use crate::{Weights, network};
+
+/// Most detections that one image can give: COCO's evaluation and DETR's post-processing use 300.
+pub const MAX_DETECTIONS: usize = 300;
+
+/// What a network with queries gives for a batch.
+pub struct DetrOutput {
+    /// Before the sigmoid: `[batch, queries, classes]`.
+    pub logits: Tensor,
+    /// Centre x, centre y, width, height in 0..=1 of the input: `[batch, queries, 4]`.
+    pub boxes: Tensor,
+}
+
+/// A detection network with queries and no need for NMS: RT-DETR and its family.
+pub trait DetrNetwork: Send + Sync {
+    /// `images`: `[batch, 3, height, width]`, preprocessed.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    fn forward(&self, images: &Tensor) -> candle_core::Result<DetrOutput>;
+}
+
+/// What a network with dense predictions gives for a batch.
+pub struct DenseOutput {
+    /// Corners x1, y1, x2, y2 in pixels of the input: `[batch, anchors, 4]`.
+    pub boxes: Tensor,
+    /// After the sigmoid: `[batch, anchors, classes]`.
+    pub scores: Tensor,
+}
+
+/// A detection network that predicts everywhere and relies on NMS: YOLOv8.
+pub trait DenseNetwork: Send + Sync {
+    /// `images`: `[batch, 3, height, width]`, preprocessed.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    fn forward(&self, images: &Tensor) -> candle_core::Result<DenseOutput>;
+}
+
+/// A detection network of either kind.
+pub enum DetectionNetwork {
+    /// With queries.
+    Detr(Box<dyn DetrNetwork>),
+    /// With dense predictions.
+    Dense(Box<dyn DenseNetwork>),
+}
+
+/// IoU above which dense predictions suppress each other if nothing else is asked for; the
+/// default of the first requirement document's `RTDETR_NMS_THRESHOLD`.
+const DEFAULT_NMS_IOU: f32 = 0.45;
+
+/// A loaded detector: preprocessing, network, postprocessing.
+pub struct LoadedDetector {
+    network: DetectionNetwork,
+    description: Description,
+    preprocessor: Preprocessor,
+    device: Device,
+    dtype: DType,
+}
+
+impl LoadedDetector {
+    /// Builds the network that `weights` describes, for inference in `dtype` on `device`.
+    ///
+    /// # Errors
+    /// The architecture is unknown or no detector, or a tensor is missing or has a wrong shape.
+    pub fn new(weights: &Weights, device: &Device, dtype: DType) -> Result<Self> {
+        let description = weights.description();
+        weights.check(&expected_tensors(description)?)?;
+        let params = Params::new(
+            weights.var_builder(dtype, device),
+            Mode::Inference,
+            description.batch_norm_eps.unwrap_or(1e-5),
+        );
+        Ok(Self {
+            network: network::build(description, &params)?,
+            description: description.clone(),
+            preprocessor: Preprocessor::new(description),
+            device: device.clone(),
+            dtype,
+        })
+    }
+
+    /// What the weights say of themselves.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// The network alone, for parity tests and benches.
+    pub fn network(&self) -> &DetectionNetwork {
+        &self.network
+    }
+
+    fn detr(
+        &self,
+        output: &DetrOutput,
+        placements: &[Placement],
+        options: &DetectOptions,
+    ) -> candle_core::Result<Vec<Vec<Detection>>> {
+        let (_, queries, classes) = output.logits.dims3()?;
+        let scores = candle_nn::ops::sigmoid(&output.logits.to_dtype(DType::F32)?)?;
+        let scores = scores.flatten_from(1)?.to_vec2::<f32>()?;
+        let boxes = output.boxes.to_dtype(DType::F32)?.to_vec3::<f32>()?;
+        let mut lists = Vec::with_capacity(placements.len());
+        for (image, placement) in placements.iter().enumerate() {
+            let mut found = Vec::new();
+            // A query may be reported for several classes, as RT-DETR's own post-processing does.
+            for index in top_k(&scores[image], queries.min(MAX_DETECTIONS)) {
+                let score = scores[image][index as usize];
+                let class = index % classes as u32;
+                if score < options.score_floor || score.is_nan() {
+                    break;
+                }
+                if !options.classes.is_empty() && !options.classes.contains(&class) {
+                    continue;
+                }
+                let [cx, cy, w, h] = boxes[image][index as usize / classes][..] else {
+                    candle_core::bail!("a box needs 4 numbers");
+                };
+                let input = BBox::from_cxcywh(cx, cy, w, h);
+                found.push(Detection {
+                    bbox: placement.from_unit(&input),
+                    score,
+                    class,
+                });
+            }
+            if let Some(iou) = options.nms_iou {
+                found = non_maximum_suppression(found, iou);
+            }
+            lists.push(found);
+        }
+        Ok(lists)
+    }
+
+    fn dense(
+        &self,
+        output: &DenseOutput,
+        placements: &[Placement],
+        options: &DetectOptions,
+    ) -> candle_core::Result<Vec<Vec<Detection>>> {
+        let scores = output.scores.to_dtype(DType::F32)?.to_vec3::<f32>()?;
+        let boxes = output.boxes.to_dtype(DType::F32)?.to_vec3::<f32>()?;
+        let mut lists = Vec::with_capacity(placements.len());
+        for (image, placement) in placements.iter().enumerate() {
+            let mut found = Vec::new();
+            for (row, corners) in scores[image].iter().zip(&boxes[image]) {
+                // An anchor stands for its best class alone.
+                let Some(&class) = top_k(row, 1).first() else {
+                    continue;
+                };
+                let score = row[class as usize];
+                let wanted = options.classes.is_empty() || options.classes.contains(&class);
+                let [x1, y1, x2, y2] = corners[..] else {
+                    candle_core::bail!("a box needs 4 numbers");
+                };
+                if !wanted || score < options.score_floor || score.is_nan() {
+                    continue;
+                }
+                let input = BBox::from_xyxy(x1, y1, x2, y2);
+                found.push(Detection {
+                    bbox: placement.from_input(&input),
+                    score,
+                    class,
+                });
+            }
+            found = non_maximum_suppression(found, options.nms_iou.unwrap_or(DEFAULT_NMS_IOU));
+            found.truncate(MAX_DETECTIONS);
+            lists.push(found);
+        }
+        Ok(lists)
+    }
+}
+
+impl Detector for LoadedDetector {
+    fn detect(
+        &self,
+        images: &[&RgbImage],
+        options: &DetectOptions,
+    ) -> Result<Vec<Vec<Detection>>> {
+        if images.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (input, placements) = self.preprocessor.batch(images, &self.device)?;
+        let input = input.to_dtype(self.dtype)?;
+        let mut lists = match &self.network {
+            DetectionNetwork::Detr(network) => {
+                self.detr(&network.forward(&input)?, &placements, options)?
+            }
+            DetectionNetwork::Dense(network) => {
+                self.dense(&network.forward(&input)?, &placements, options)?
+            }
+        };
+        for (list, image) in lists.iter_mut().zip(images) {
+            let (width, height) = (image.width() as f32, image.height() as f32);
+            list.retain_mut(|detection| {
+                detection.bbox = detection.bbox.clamp_to(width, height);
+                detection.bbox.is_finite() && detection.bbox.area() > 0.0
+            });
+        }
+        Ok(lists)
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.description.classes
+    }
+}
+
+/// Names and shapes of the tensors that the network of a description needs.
+///
+/// # Errors
+/// The architecture is unknown.
+pub fn expected_tensors(description: &Description) -> Result<Vec<TensorSpec>> {
+    let specs = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let vb = candle_nn::VarBuilder::from_backend(
+        Box::new(Recorder(specs.clone())),
+        DType::F32,
+        Device::Cpu,
+    );
+    // Building for training records the raw tensors without folding or packing anything.
+    network::build(description, &Params::new(vb, Mode::Training, 1e-5))?;
+    let specs = specs
+        .lock()
+        .map_err(|_| Error::Input("a thread panicked while listing tensors".to_string()))?;
+    Ok(specs.clone())
+}

@@ -1,0 +1,34 @@
+//! Which network an architecture's name stands for.
+
+use crate::detect::DetectionNetwork;
+use crate::layers::Params;
+use crate::rtdetr::{RtDetr, RtDetrConfig};
+use crate::{Description, Error, Result};
+
+/// Names of all detection architectures, for messages and for the converter.
+pub const DETECTORS: &[&str] = &[
+    "rtdetr-l",
+    "rtdetr-x",
+    "rtdetr-r18",
+    "rtdetr-r34",
+    "rtdetr-r50",
+    "rtdetr-r101",
+];
+
+/// Builds the detection network that `description` names.
+///
+/// # Errors
+/// The architecture is unknown, or a tensor is missing or has a wrong shape.
+pub fn build(description: &Description, params: &Params) -> Result<DetectionNetwork> {
+    let name = description.architecture.as_str();
+    let classes = description.classes.len();
+    if let Some(config) = RtDetrConfig::named(name, classes) {
+        return Ok(DetectionNetwork::Detr(Box::new(RtDetr::new(
+            &config, params,
+        )?)));
+    }
+    Err(Error::Input(format!(
+        "`{name}` is no detection architecture; known are {}",
+        DETECTORS.join(", ")
+    )))
+}

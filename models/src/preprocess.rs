@@ -1,0 +1,203 @@
+//! From frames to a network's input: resize as the weights' origin did it, scale, normalise.
+
+use candle_core::{Device, Tensor};
+use image::RgbImage;
+use rayon::prelude::*;
+
+use crate::{BBox, Description, Error, Interpolation, ResizeMode, Result};
+
+mod opencv;
+mod pil;
+
+pub use opencv::resize_bilinear as resize_opencv_bilinear;
+pub use pil::{Filter, resize as resize_pil};
+
+/// Grey that fills the borders of a letterboxed image (YOLO's convention).
+const LETTERBOX_GREY: u8 = 114;
+
+/// Brings images to the input of one network.
+#[derive(Debug, Clone)]
+pub struct Preprocessor {
+    width: u32,
+    height: u32,
+    resize: ResizeMode,
+    interpolation: Interpolation,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+/// Where an image lies in the network's input.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Placement {
+    input_width: f32,
+    input_height: f32,
+    scale_x: f32,
+    scale_y: f32,
+    left: f32,
+    top: f32,
+}
+
+impl Placement {
+    /// A box in pixels of the input, in pixels of the image.
+    pub fn from_input(&self, bbox: &BBox) -> BBox {
+        BBox {
+            x1: (bbox.x1 - self.left) / self.scale_x,
+            y1: (bbox.y1 - self.top) / self.scale_y,
+            x2: (bbox.x2 - self.left) / self.scale_x,
+            y2: (bbox.y2 - self.top) / self.scale_y,
+        }
+    }
+
+    /// A box in 0..=1 of the input, in pixels of the image.
+    pub fn from_unit(&self, bbox: &BBox) -> BBox {
+        self.from_input(&BBox {
+            x1: bbox.x1 * self.input_width,
+            y1: bbox.y1 * self.input_height,
+            x2: bbox.x2 * self.input_width,
+            y2: bbox.y2 * self.input_height,
+        })
+    }
+}
+
+impl Preprocessor {
+    /// As a weights file describes it.
+    pub fn new(description: &Description) -> Self {
+        Self {
+            width: description.input_width as u32,
+            height: description.input_height as u32,
+            resize: description.resize,
+            interpolation: description.interpolation,
+            mean: description.mean,
+            std: description.std,
+        }
+    }
+
+    /// A batch of images as `[batch, 3, height, width]`, f32, and where each of them lies.
+    ///
+    /// # Errors
+    /// An image without pixels.
+    pub fn batch(
+        &self,
+        images: &[&RgbImage],
+        device: &Device,
+    ) -> Result<(Tensor, Vec<Placement>)> {
+        let plane = (self.width * self.height) as usize;
+        let mut data = vec![0.0_f32; images.len() * 3 * plane];
+        let placements = data
+            .par_chunks_mut(3 * plane)
+            .zip(images)
+            .map(|(data, image)| {
+                let (resized, placement) = self.fit(image)?;
+                self.normalise(&resized, data);
+                Ok(placement)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let shape = (images.len(), 3, self.height as usize, self.width as usize);
+        Ok((Tensor::from_vec(data, shape, device)?, placements))
+    }
+
+    fn scale(&self, image: &RgbImage, width: u32, height: u32) -> RgbImage {
+        match self.interpolation {
+            Interpolation::OpencvBilinear => opencv::resize_bilinear(image, width, height),
+            Interpolation::PilBilinear => pil::resize(image, width, height, Filter::Bilinear),
+            Interpolation::PilBicubic => pil::resize(image, width, height, Filter::Bicubic),
+        }
+    }
+
+    fn fit(&self, image: &RgbImage) -> Result<(RgbImage, Placement)> {
+        let (width, height) = image.dimensions();
+        if width == 0 || height == 0 {
+            return Err(Error::Input(format!("an image of {width}×{height} pixels")));
+        }
+        let (input_width, input_height) = (self.width as f32, self.height as f32);
+        if self.resize == ResizeMode::Stretch {
+            let placement = Placement {
+                input_width,
+                input_height,
+                scale_x: input_width / width as f32,
+                scale_y: input_height / height as f32,
+                left: 0.0,
+                top: 0.0,
+            };
+            return Ok((self.scale(image, self.width, self.height), placement));
+        }
+        let scale = (f64::from(self.width) / f64::from(width))
+            .min(f64::from(self.height) / f64::from(height));
+        let size = |side: u32, limit: u32| {
+            ((f64::from(side) * scale).round_ties_even() as u32).clamp(1, limit)
+        };
+        let (inner_width, inner_height) = (size(width, self.width), size(height, self.height));
+        let inner = self.scale(image, inner_width, inner_height);
+        let left = (self.width - inner_width) / 2;
+        let top = (self.height - inner_height) / 2;
+        let grey = image::Rgb([LETTERBOX_GREY; 3]);
+        let mut canvas = RgbImage::from_pixel(self.width, self.height, grey);
+        image::imageops::replace(&mut canvas, &inner, i64::from(left), i64::from(top));
+        let placement = Placement {
+            input_width,
+            input_height,
+            scale_x: scale as f32,
+            scale_y: scale as f32,
+            left: left as f32,
+            top: top as f32,
+        };
+        Ok((canvas, placement))
+    }
+
+    /// Interleaved bytes to planes of `(value / 255 - mean) / std`.
+    fn normalise(&self, image: &RgbImage, planes: &mut [f32]) {
+        let pixels = (self.width * self.height) as usize;
+        for (channel, plane) in planes.chunks_exact_mut(pixels).enumerate() {
+            let factor = 1.0 / (255.0 * self.std[channel]);
+            let offset = self.mean[channel] / self.std[channel];
+            let values = image.as_raw().iter().skip(channel).step_by(3);
+            for (out, &value) in plane.iter_mut().zip(values) {
+                *out = f32::from(value) * factor - offset;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn description(resize: ResizeMode) -> Description {
+        Description {
+            format: 1,
+            architecture: "x".to_string(),
+            classes: vec![],
+            input_height: 64,
+            input_width: 64,
+            resize,
+            interpolation: Interpolation::OpencvBilinear,
+            mean: [0.5, 0.0, 0.0],
+            std: [0.5, 1.0, 1.0],
+            feature_dim: None,
+            batch_norm_eps: None,
+            source: String::new(),
+            licence: String::new(),
+        }
+    }
+
+    // By hand: 128×64 into 64×64 evenly is 64×32, 16 rows of grey above and below.
+    #[test]
+    fn letterbox_centres_and_maps_back() {
+        let image = RgbImage::from_pixel(128, 64, image::Rgb([255, 0, 51]));
+        let preprocessor = Preprocessor::new(&description(ResizeMode::Letterbox));
+        let (input, placements) = preprocessor.batch(&[&image], &Device::Cpu).unwrap();
+        let data = input.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!((data[0] - (114.0 / 255.0 - 0.5) / 0.5).abs() < 1e-6);
+        assert!((data[32 * 64] - 1.0).abs() < 1e-6);
+        assert!((data[2 * 64 * 64 + 32 * 64] - 0.2).abs() < 1e-6);
+        let bbox = placements[0].from_input(&BBox::from_xyxy(0.0, 16.0, 64.0, 48.0));
+        assert_eq!(bbox, BBox::from_xyxy(0.0, 0.0, 128.0, 64.0));
+    }
+
+    #[test]
+    fn an_image_without_pixels_is_an_error() {
+        let image = RgbImage::new(0, 5);
+        let preprocessor = Preprocessor::new(&description(ResizeMode::Stretch));
+        assert!(preprocessor.batch(&[&image], &Device::Cpu).is_err());
+    }
+}

@@ -1,0 +1,314 @@
+//! Query selection and the decoder: the surest cells become queries, and six layers of
+//! self-attention and deformable attention refine a box for each.
+
+use candle_core::{D, Device, Module, Result, Tensor};
+
+use crate::layers::{
+    Activation, Conv, ConvNormAct, LayerNorm, Linear, Mlp, MultiHeadAttention, Params,
+};
+use crate::ops::{SampleShape, deformable_attention, top_k_indices};
+
+/// Sizes of the decoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecoderConfig {
+    /// Channels of the encoder's levels.
+    pub input: usize,
+    /// Size of a query.
+    pub hidden: usize,
+    /// Heads of both attentions.
+    pub heads: usize,
+    /// Points that a head samples in each level.
+    pub points: usize,
+    /// Size of the feed-forward part.
+    pub feed_forward: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Queries.
+    pub queries: usize,
+    /// Classes.
+    pub classes: usize,
+}
+
+/// Levels that the decoder looks at.
+const LEVELS: usize = 3;
+
+/// Side of an anchor at the finest level, as a part of the image; doubles with each level.
+const ANCHOR_SIZE: f64 = 0.05;
+
+/// Anchors closer to 0 or 1 than this are no candidates.
+const ANCHOR_MARGIN: f64 = 1e-2;
+
+/// What the decoder did, for parity tests.
+pub struct DecoderTrace {
+    /// Best class score of every cell before the sigmoid: `[batch, cells]`.
+    pub encoder_scores: Tensor,
+    /// Output of every layer: `[batch, queries, hidden]`.
+    pub layers: Vec<Tensor>,
+    /// The last layer's class scores before the sigmoid: `[batch, queries, classes]`.
+    pub logits: Tensor,
+    /// The last layer's boxes, centre and size in 0..=1: `[batch, queries, 4]`.
+    pub boxes: Tensor,
+}
+
+/// The decoder with its heads.
+pub struct Decoder {
+    config: DecoderConfig,
+    input_proj: Vec<ConvNormAct>,
+    enc_output: (Linear, LayerNorm),
+    enc_score_head: Linear,
+    enc_bbox_head: Mlp,
+    query_pos_head: Mlp,
+    layers: Vec<DecoderLayer>,
+    score_heads: Vec<Linear>,
+    bbox_heads: Vec<Mlp>,
+}
+
+impl Decoder {
+    /// Builds it from weights.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(config: &DecoderConfig, params: &Params) -> Result<Self> {
+        let hidden = config.hidden;
+        let mut input_proj = Vec::new();
+        for index in 0..LEVELS {
+            let params = params.pp("input_proj").pp(index);
+            let conv = Conv::new(config.input, hidden, 1);
+            input_proj.push(ConvNormAct::new(
+                conv,
+                &params.pp("conv"),
+                &params.pp("norm"),
+            )?);
+        }
+        let box_sizes = [hidden, hidden, hidden, 4];
+        let mut layers = Vec::new();
+        let mut bbox_heads = Vec::new();
+        let mut score_heads = Vec::new();
+        for index in 0..config.layers {
+            let layer = params.pp("decoder").pp("layers").pp(index);
+            layers.push(DecoderLayer::new(config, &layer)?);
+            let head = params.pp("dec_score_head").pp(index);
+            score_heads.push(Linear::new(hidden, config.classes, &head)?);
+            let head = params.pp("dec_bbox_head").pp(index);
+            bbox_heads.push(Mlp::new(&box_sizes, Activation::Relu, &head)?);
+        }
+        let enc_output = params.pp("enc_output");
+        Ok(Self {
+            config: config.clone(),
+            input_proj,
+            enc_output: (
+                Linear::new(hidden, hidden, &enc_output.pp(0))?,
+                LayerNorm::new(hidden, &enc_output.pp(1))?,
+            ),
+            enc_score_head: Linear::new(hidden, config.classes, &params.pp("enc_score_head"))?,
+            enc_bbox_head: Mlp::new(&box_sizes, Activation::Relu, &params.pp("enc_bbox_head"))?,
+            query_pos_head: Mlp::new(
+                &[4, 2 * hidden, hidden],
+                Activation::Relu,
+                &params.pp("query_pos_head"),
+            )?,
+            layers,
+            score_heads,
+            bbox_heads,
+        })
+    }
+
+    /// Decodes the encoder's levels, finest first.
+    ///
+    /// # Errors
+    /// The shapes do not fit, there are fewer cells than queries, or the device fails.
+    pub fn trace(&self, levels: &[Tensor]) -> Result<DecoderTrace> {
+        let mut shape = SampleShape {
+            levels: Vec::new(),
+            points: vec![self.config.points; levels.len()],
+        };
+        let mut flat = Vec::new();
+        for (level, proj) in levels.iter().zip(&self.input_proj) {
+            let level = proj.forward(level)?;
+            let (_, _, height, width) = level.dims4()?;
+            shape.levels.push((height, width));
+            flat.push(level.flatten_from(2)?.transpose(1, 2)?);
+        }
+        let memory = Tensor::cat(&flat, 1)?.contiguous()?; // [batch, cells, hidden]
+        let (mut x, selected_boxes, encoder_scores) = self.select(&memory, &shape)?;
+        let mut reference = candle_nn::ops::sigmoid(&selected_boxes)?; // [batch, queries, 4]
+        let mut outputs = Vec::new();
+        for (layer, head) in self.layers.iter().zip(&self.bbox_heads) {
+            let position = self.query_pos_head.forward(&reference)?;
+            x = layer.forward(&x, &position, &reference, &memory, &shape)?;
+            let delta = head.forward(&x)?;
+            reference = candle_nn::ops::sigmoid(&(delta + inverse_sigmoid(&reference)?)?)?;
+            outputs.push(x.clone());
+        }
+        // The heads before the last serve only the training loss.
+        let Some(score_head) = self.score_heads.last() else {
+            candle_core::bail!("a decoder needs layers")
+        };
+        Ok(DecoderTrace {
+            encoder_scores,
+            layers: outputs,
+            logits: score_head.forward(&x)?,
+            boxes: reference,
+        })
+    }
+
+    /// Uncertainty-minimal query selection: features and boxes (before the sigmoid) of the cells
+    /// with the highest class score, and all cells' scores.
+    fn select(&self, memory: &Tensor, shape: &SampleShape) -> Result<(Tensor, Tensor, Tensor)> {
+        let (batch, cells, hidden) = memory.dims3()?;
+        let queries = self.config.queries;
+        if cells < queries {
+            candle_core::bail!("{cells} cells are too few for {queries} queries");
+        }
+        let (anchors, valid) = anchors(shape, memory.device())?;
+        let anchors = anchors.to_dtype(memory.dtype())?;
+        let masked = memory.broadcast_mul(&valid.to_dtype(memory.dtype())?)?;
+        let features = self.enc_output.0.forward(&masked)?;
+        let features = self.enc_output.1.forward(&features)?;
+        let scores = self.enc_score_head.forward(&features)?.max(D::Minus1)?;
+        let chosen = top_k_indices(&scores, queries)?; // [batch, queries]
+        let pick = |x: &Tensor, size: usize| -> Result<Tensor> {
+            let index = chosen
+                .unsqueeze(2)?
+                .broadcast_as((batch, queries, size))?
+                .contiguous()?;
+            x.gather(&index, 1)
+        };
+        let queries_in = pick(&features, hidden)?;
+        let anchors = anchors.broadcast_as((batch, cells, 4))?.contiguous()?;
+        let boxes = (self.enc_bbox_head.forward(&queries_in)? + pick(&anchors, 4)?)?;
+        Ok((queries_in.detach(), boxes.detach(), scores))
+    }
+}
+
+/// One anchor a cell before the sigmoid, `[1, cells, 4]`, infinite where it is no candidate, and
+/// 1 or 0 for that, `[1, cells, 1]`.
+fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Tensor)> {
+    let cells = shape.total_cells();
+    let mut boxes = Vec::with_capacity(cells * 4);
+    let mut valid = Vec::with_capacity(cells);
+    for (level, &(height, width)) in shape.levels.iter().enumerate() {
+        let side = ANCHOR_SIZE * f64::from(1_u32 << level);
+        for y in 0..height {
+            for x in 0..width {
+                let cx = (x as f64 + 0.5) / width as f64;
+                let cy = (y as f64 + 0.5) / height as f64;
+                let anchor = [cx, cy, side, side];
+                let inside = anchor
+                    .iter()
+                    .all(|v| *v > ANCHOR_MARGIN && *v < 1.0 - ANCHOR_MARGIN);
+                valid.push(if inside { 1.0_f32 } else { 0.0 });
+                boxes.extend(anchor.map(|v| {
+                    if inside { (v / (1.0 - v)).ln() as f32 } else { f32::INFINITY }
+                }));
+            }
+        }
+    }
+    Ok((
+        Tensor::from_vec(boxes, (1, cells, 4), device)?,
+        Tensor::from_vec(valid, (1, cells, 1), device)?,
+    ))
+}
+
+/// The logit, finite at 0 and 1.
+fn inverse_sigmoid(x: &Tensor) -> Result<Tensor> {
+    const EPS: f64 = 1e-5;
+    let x = x.clamp(0.0, 1.0)?;
+    let above = x.clamp(EPS, 1.0)?;
+    let below = x.affine(-1.0, 1.0)?.clamp(EPS, 1.0)?;
+    (above / below)?.log()
+}
+
+struct DecoderLayer {
+    self_attn: MultiHeadAttention,
+    norm1: LayerNorm,
+    cross_attn: DeformableAttention,
+    norm2: LayerNorm,
+    linear1: Linear,
+    linear2: Linear,
+    norm3: LayerNorm,
+}
+
+impl DecoderLayer {
+    fn new(config: &DecoderConfig, params: &Params) -> Result<Self> {
+        let (hidden, inner) = (config.hidden, config.feed_forward);
+        Ok(Self {
+            self_attn: MultiHeadAttention::new(hidden, config.heads, &params.pp("self_attn"))?,
+            norm1: LayerNorm::new(hidden, &params.pp("norm1"))?,
+            cross_attn: DeformableAttention::new(config, &params.pp("cross_attn"))?,
+            norm2: LayerNorm::new(hidden, &params.pp("norm2"))?,
+            linear1: Linear::new(hidden, inner, &params.pp("linear1"))?,
+            linear2: Linear::new(inner, hidden, &params.pp("linear2"))?,
+            norm3: LayerNorm::new(hidden, &params.pp("norm3"))?,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        position: &Tensor,
+        reference: &Tensor,
+        memory: &Tensor,
+        shape: &SampleShape,
+    ) -> Result<Tensor> {
+        let query = (x + position)?;
+        let x = (x + self.self_attn.forward(&query, &query, x)?)?;
+        let x = self.norm1.forward(&x)?;
+        let query = (&x + position)?;
+        let x = (&x + self.cross_attn.forward(&query, reference, memory, shape)?)?;
+        let x = self.norm2.forward(&x)?;
+        let inner = self.linear1.forward(&x)?.relu()?;
+        let x = (&x + self.linear2.forward(&inner)?)?;
+        self.norm3.forward(&x)
+    }
+}
+
+struct DeformableAttention {
+    sampling_offsets: Linear,
+    attention_weights: Linear,
+    value_proj: Linear,
+    output_proj: Linear,
+    heads: usize,
+    points: usize,
+}
+
+impl DeformableAttention {
+    fn new(config: &DecoderConfig, params: &Params) -> Result<Self> {
+        let hidden = config.hidden;
+        let samples = config.heads * LEVELS * config.points;
+        Ok(Self {
+            sampling_offsets: Linear::new(hidden, samples * 2, &params.pp("sampling_offsets"))?,
+            attention_weights: Linear::new(hidden, samples, &params.pp("attention_weights"))?,
+            value_proj: Linear::new(hidden, hidden, &params.pp("value_proj"))?,
+            output_proj: Linear::new(hidden, hidden, &params.pp("output_proj"))?,
+            heads: config.heads,
+            points: config.points,
+        })
+    }
+
+    fn forward(
+        &self,
+        query: &Tensor,
+        reference: &Tensor,
+        memory: &Tensor,
+        shape: &SampleShape,
+    ) -> Result<Tensor> {
+        let (batch, queries, hidden) = query.dims3()?;
+        let (heads, samples) = (self.heads, shape.total_points());
+        let value = self.value_proj.forward(memory)?;
+        let value = value.reshape((batch, shape.total_cells(), heads, hidden / heads))?;
+        let weights = self.attention_weights.forward(query)?;
+        let weights = weights.reshape((batch, queries, heads, samples))?;
+        let weights = candle_nn::ops::softmax(&weights, D::Minus1)?;
+        // Offsets are in half boxes, shared out over the points.
+        let offsets = self.sampling_offsets.forward(query)?;
+        let offsets = offsets.reshape((batch, queries, heads * samples, 2))?;
+        let center = reference.narrow(2, 0, 2)?.unsqueeze(2)?;
+        let size = reference.narrow(2, 2, 2)?.unsqueeze(2)?;
+        let size = (size * (0.5 / self.points as f64))?;
+        let locations = offsets.broadcast_mul(&size)?.broadcast_add(&center)?;
+        let locations = locations.reshape((batch, queries, heads, samples, 2))?;
+        let mixed = deformable_attention(&value, &locations, &weights, shape)?;
+        self.output_proj.forward(&mixed)
+    }
+}
