@@ -113,11 +113,11 @@ impl Packed {
     fn dense(&self, input: &[f32], size: Size, output: &mut [f32], height: usize, width: usize) {
         let depth = self.conv.input / self.conv.groups * self.conv.kernel * self.conv.kernel;
         let cells = height * width;
-        // Columns a tile: as many as fit, in vector multiples, but enough tiles for all threads.
+        // Columns a tile: a quarter of the image or as many as the cache holds. Never a matter of
+        // batch or threads: the order of every sum, so every bit of the result, must not depend
+        // on them.
         let fitting = (TILE_BYTES / 4 / depth).max(48);
-        let share =
-            (size.batch * self.conv.groups * cells).div_ceil(2 * rayon::current_num_threads());
-        let tile = fitting.min(share.max(48)).next_multiple_of(16);
+        let tile = cells.div_ceil(4).clamp(48, fitting.max(48)).next_multiple_of(16);
         let tiles_per_image = cells.div_ceil(tile);
         let tiles = size.batch * self.conv.groups * tiles_per_image;
         let shared = Shared(output.as_mut_ptr());
