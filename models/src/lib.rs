@@ -3,6 +3,7 @@
 //! A network is written once, from the layers in [`layers`], and mentions no device. Layers run
 //! as plain candle operations where gradients are needed and through [`ops`] for inference.
 
+pub mod deimv2;
 pub mod detect;
 pub mod layers;
 pub mod network;

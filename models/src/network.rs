@@ -1,5 +1,6 @@
 //! Which network an architecture's name stands for.
 
+use crate::deimv2::{Deimv2, Deimv2Config};
 use crate::detect::DetectionNetwork;
 use crate::layers::Params;
 use crate::rtdetr::{RtDetr, RtDetrConfig};
@@ -13,6 +14,10 @@ pub const DETECTORS: &[&str] = &[
     "rtdetr-r34",
     "rtdetr-r50",
     "rtdetr-r101",
+    "deimv2-atto",
+    "deimv2-femto",
+    "deimv2-pico",
+    "deimv2-n",
 ];
 
 /// Builds the detection network that `description` names.
@@ -24,6 +29,11 @@ pub fn build(description: &Description, params: &Params) -> Result<DetectionNetw
     let classes = description.classes.len();
     if let Some(config) = RtDetrConfig::named(name, classes) {
         return Ok(DetectionNetwork::Detr(Box::new(RtDetr::new(
+            &config, params,
+        )?)));
+    }
+    if let Some(config) = Deimv2Config::named(name, classes) {
+        return Ok(DetectionNetwork::Detr(Box::new(Deimv2::new(
             &config, params,
         )?)));
     }

@@ -183,7 +183,7 @@ impl Decoder {
 
 /// One anchor a cell before the sigmoid, `[1, cells, 4]`, infinite where it is no candidate, and
 /// 1 or 0 for that, `[1, cells, 1]`.
-fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Tensor)> {
+pub(crate) fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Tensor)> {
     let cells = shape.total_cells();
     let mut boxes = Vec::with_capacity(cells * 4);
     let mut valid = Vec::with_capacity(cells);
@@ -211,7 +211,7 @@ fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Tensor)> {
 }
 
 /// The logit, finite at 0 and 1.
-fn inverse_sigmoid(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn inverse_sigmoid(x: &Tensor) -> Result<Tensor> {
     const EPS: f64 = 1e-5;
     let x = x.clamp(0.0, 1.0)?;
     let above = x.clamp(EPS, 1.0)?;

@@ -117,7 +117,7 @@ fn conv_norm(conv: Conv, params: &Params) -> Result<ConvNormAct> {
 }
 
 /// A transformer encoder layer, norms after the residuals.
-struct AttentionLayer {
+pub(crate) struct AttentionLayer {
     self_attn: MultiHeadAttention,
     linear1: Linear,
     linear2: Linear,
@@ -126,7 +126,7 @@ struct AttentionLayer {
 }
 
 impl AttentionLayer {
-    fn new(config: &EncoderConfig, params: &Params) -> Result<Self> {
+    pub(crate) fn new(config: &EncoderConfig, params: &Params) -> Result<Self> {
         let (hidden, inner) = (config.hidden, config.feed_forward);
         Ok(Self {
             self_attn: MultiHeadAttention::new(hidden, config.heads, &params.pp("self_attn"))?,
@@ -138,7 +138,7 @@ impl AttentionLayer {
     }
 
     /// `[batch, hidden, height, width]` in and out.
-    fn forward_map(&self, map: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward_map(&self, map: &Tensor) -> Result<Tensor> {
         let (batch, hidden, height, width) = map.dims4()?;
         let x = map.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [batch, cells, hidden]
         let position = position_embedding(width, height, hidden, map.device())?;
@@ -221,13 +221,13 @@ impl Module for FusionBlock {
 }
 
 /// RepVGG layer (Ding et al., 2021): 3×3 and 1×1 side by side, one 3×3 at inference.
-enum RepConv {
+pub(crate) enum RepConv {
     Merged(ConvNormAct),
     Branches(ConvNormAct, ConvNormAct),
 }
 
 impl RepConv {
-    fn new(channels: usize, params: &Params) -> Result<Self> {
+    pub(crate) fn new(channels: usize, params: &Params) -> Result<Self> {
         let (three, one) = (Conv::new(channels, channels, 3), Conv::new(channels, channels, 1));
         let (params3, params1) = (params.pp("conv1"), params.pp("conv2"));
         if params.mode() == Mode::Training {

@@ -19,7 +19,9 @@ use candle_core::{Module, Result, Tensor};
 use crate::detect::{DetrNetwork, DetrOutput};
 use crate::layers::Params;
 
+pub(crate) use decoder::{anchors, inverse_sigmoid};
 pub use decoder::{Decoder, DecoderConfig, DecoderTrace};
+pub(crate) use encoder::{AttentionLayer, RepConv};
 pub use encoder::{EncoderConfig, HybridEncoder};
 pub use hgnet::{HgNet, HgNetConfig};
 pub use resnet::{ResNet, ResNetConfig};
