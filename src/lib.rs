@@ -4,3 +4,4 @@
 //! plain data and returns plain data; only [`pipeline`] knows all of them.
 
 pub mod geometry;
+pub mod source;

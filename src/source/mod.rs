@@ -1,0 +1,268 @@
+//! Frames in: a folder of images, an MP4 with H.264, or anything that an installed `ffmpeg` opens.
+//!
+//! [`open`] picks by what is there. A frame that cannot be decoded is skipped, counted and
+//! reported with its number and the reason ([`SkipCounts`]); a file that cannot be read on ends
+//! with a [`SourceError`] that names file and frame. Frames keep their numbers when others are
+//! skipped, so that results still line up with a ground truth.
+//!
+//! ```no_run
+//! use mtmc::source::{self, OpenOptions};
+//!
+//! # fn main() -> Result<(), mtmc::source::SourceError> {
+//! let mut frames = source::open("street.mp4", &OpenOptions::default())?;
+//! while let Some(frame) = frames.next_frame()? {
+//!     println!("{} at {:?}: {}x{}", frame.number, frame.timestamp, frame.width(), frame.height());
+//! }
+//! println!("{} frames could not be read", frames.skipped().count);
+//! # Ok(())
+//! # }
+//! ```
+
+mod error;
+mod ffmpeg;
+mod folder;
+mod image_file;
+mod mp4;
+pub(crate) mod yuv;
+
+use std::path::Path;
+use std::time::Duration;
+
+use image::RgbImage;
+
+pub use error::SourceError;
+pub use ffmpeg::FfmpegSource;
+pub use folder::FolderSource;
+pub use image_file::read_image;
+pub use mp4::Mp4Source;
+
+/// Longest side of a frame that is decoded, in pixels: a bound against hostile files.
+pub const MAX_SIDE: u32 = 16_384;
+
+/// Most pixels of a frame that is decoded (64 Mi, 192 MiB as RGB): twice 8K video.
+pub const MAX_PIXELS: u64 = 64 << 20;
+
+/// A source gives up after this many broken frames in a row.
+const MAX_BROKEN_IN_A_ROW: u64 = 1000;
+
+/// Where frames come from, one after the other.
+pub trait FrameSource: Send {
+    /// What is known before the first frame.
+    fn info(&self) -> &SourceInfo;
+
+    /// The next frame that could be decoded, in display order; `None` at the end.
+    ///
+    /// # Errors
+    /// When the source cannot be read on; frames delivered before stay valid, and a further
+    /// call gives `None`.
+    fn next_frame(&mut self) -> Result<Option<Frame>, SourceError>;
+
+    /// Frames that were there but could not be decoded, so far.
+    fn skipped(&self) -> &SkipCounts;
+}
+
+/// What is known of a source before its first frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceInfo {
+    /// Name for people and for result files: the file's name without its ending, the folder's
+    /// name, or the sequence's name.
+    pub name: String,
+    /// Frames a second, where the source tells.
+    pub frame_rate: Option<f64>,
+    /// Number of frames, where the source tells: a hint for progress bars, not a promise.
+    pub frame_count: Option<u64>,
+    /// Width and height of the first frame in pixels. The images of a folder may differ from
+    /// it; the frames of a video do not.
+    pub size: (u32, u32),
+}
+
+/// One decoded frame.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    /// Number of the frame in its source, from 1; skipped frames keep theirs.
+    pub number: u64,
+    /// Time since the first frame.
+    pub timestamp: Duration,
+    /// The pixels: RGB, 8 bits, upright.
+    pub image: RgbImage,
+    /// The JPEG file that the pixels came from, if [`OpenOptions::keep_jpeg`] asked for it.
+    pub jpeg: Option<Vec<u8>>,
+}
+
+impl Frame {
+    /// Width in pixels.
+    pub fn width(&self) -> u32 {
+        self.image.width()
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> u32 {
+        self.image.height()
+    }
+}
+
+/// How many frames could not be decoded, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SkipCounts {
+    /// Number of skipped frames.
+    pub count: u64,
+    /// The first [`SkipCounts::MAX_EXAMPLES`] of them.
+    pub examples: Vec<SkippedFrame>,
+}
+
+/// One frame that could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SkippedFrame {
+    /// Its number in the source, from 1.
+    pub number: u64,
+    /// What is wrong with it, with the file's name where each frame has its own.
+    pub reason: String,
+}
+
+impl SkipCounts {
+    /// How many skipped frames are kept with their reason; the rest is only counted.
+    pub const MAX_EXAMPLES: usize = 100;
+
+    fn add(&mut self, number: u64, reason: impl Into<String>) {
+        self.count += 1;
+        if self.examples.len() < Self::MAX_EXAMPLES {
+            self.examples.push(SkippedFrame {
+                number,
+                reason: reason.into(),
+            });
+        }
+    }
+}
+
+/// Which decoder reads a video file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VideoDecoder {
+    /// The built-in one where it can, `ffmpeg` for everything else.
+    #[default]
+    Auto,
+    /// Only the built-in one.
+    BuiltIn,
+    /// Only `ffmpeg`.
+    Ffmpeg,
+}
+
+/// How to open a source.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OpenOptions {
+    /// Frames a second of a folder of images, over what its `seqinfo.ini` says. Videos have
+    /// their own rate and ignore it.
+    pub frame_rate: Option<f64>,
+    /// Keep each frame's JPEG file beside its pixels, where it has one.
+    pub keep_jpeg: bool,
+    /// Which decoder reads videos.
+    pub decoder: VideoDecoder,
+}
+
+/// Opens a folder of images, a single image, a video file, an address such as
+/// `rtsp://camera/stream`, or `-` (a video on standard input).
+///
+/// Folders and images are read by [`FolderSource`], MP4 files with H.264 by [`Mp4Source`],
+/// everything else by [`FfmpegSource`].
+///
+/// # Errors
+/// When there is nothing at `spec`, when it holds no frame, or when it takes `ffmpeg` and that
+/// is not installed.
+pub fn open(spec: &str, options: &OpenOptions) -> Result<Box<dyn FrameSource>, SourceError> {
+    if spec == "-" || is_address(spec) {
+        return Ok(Box::new(FfmpegSource::open(spec, "a stream")?));
+    }
+    let path = Path::new(spec);
+    let metadata = std::fs::metadata(path).map_err(|error| SourceError::io(path, error))?;
+    if metadata.is_dir() || image_file::has_image_ending(path) {
+        return Ok(Box::new(FolderSource::open(path, options)?));
+    }
+    open_video(path, options.decoder)
+}
+
+fn open_video(path: &Path, decoder: VideoDecoder) -> Result<Box<dyn FrameSource>, SourceError> {
+    if decoder == VideoDecoder::Ffmpeg {
+        return Ok(Box::new(FfmpegSource::open_file(
+            path,
+            "ffmpeg was asked for",
+        )?));
+    }
+    let refused = match Mp4Source::open(path) {
+        Ok(source) => return Ok(Box::new(source)),
+        Err(error) => error,
+    };
+    if decoder == VideoDecoder::BuiltIn {
+        return Err(refused);
+    }
+    // Whatever the built-in reader says about a file, ffmpeg may know better; what it said is
+    // told only where there is no ffmpeg to ask.
+    let reason = match &refused {
+        SourceError::Unsupported { reason, .. } | SourceError::Broken { reason, .. } => reason,
+        _ => return Err(refused),
+    };
+    Ok(Box::new(FfmpegSource::open_file(path, reason)?))
+}
+
+/// True for `scheme://…`, with a scheme of at least two letters (so not `C:\…`).
+fn is_address(spec: &str) -> bool {
+    let Some((scheme, _)) = spec.split_once("://") else {
+        return false;
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    scheme.len() >= 2 && scheme.chars().all(plain)
+}
+
+/// Refuses frames beyond [`MAX_SIDE`] and [`MAX_PIXELS`], and empty ones.
+fn check_size(width: u64, height: u64) -> Result<(), String> {
+    if width == 0 || height == 0 {
+        return Err("a frame without pixels".to_string());
+    }
+    let side = u64::from(MAX_SIDE);
+    if width > side || height > side || width * height > MAX_PIXELS {
+        return Err(format!(
+            "a frame of {width}x{height} pixels is larger than this program decodes \
+             (at most {MAX_SIDE} a side and {MAX_PIXELS} in all)"
+        ));
+    }
+    Ok(())
+}
+
+/// The last part of a path without its ending, for result files; `fallback` if there is none.
+fn stem(path: &Path, fallback: &str) -> String {
+    match path.file_stem() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => fallback.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_paths() {
+        assert!(is_address("rtsp://camera/stream"));
+        assert!(is_address("https://example.org/a.mp4"));
+        assert!(!is_address("C://videos/a.mp4"));
+        assert!(!is_address("/videos/a.mp4"));
+        assert!(!is_address("odd name ://x"));
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        assert!(check_size(1920, 1080).is_ok());
+        assert!(check_size(7680, 4320).is_ok());
+        assert!(check_size(0, 10).is_err());
+        assert!(check_size(16_385, 1).is_err());
+        assert!(check_size(16_384, 16_384).is_err());
+    }
+
+    #[test]
+    fn skipped_frames_are_counted_without_growing() {
+        let mut skipped = SkipCounts::default();
+        for number in 1..=1000 {
+            skipped.add(number, "broken");
+        }
+        assert_eq!(skipped.count, 1000);
+        assert_eq!(skipped.examples.len(), SkipCounts::MAX_EXAMPLES);
+    }
+}
