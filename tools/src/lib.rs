@@ -1,1 +1,10 @@
 //! Weights conversion and data preparation for `mtmc`.
+//!
+//! [`read`] reads foreign weights files and runs nothing that is in them; [`map`] gives their
+//! tensors the names that `mtmc`'s networks use.
+
+pub mod error;
+pub mod map;
+pub mod read;
+
+pub use error::{Error, Malformed, Result};
