@@ -3,5 +3,11 @@
 //! Data flows one way: source → detector → tracker → sinks. Each module owns its state, takes
 //! plain data and returns plain data; only [`pipeline`] knows all of them.
 
+pub mod annotate;
+pub mod cli;
+pub mod eval;
 pub mod geometry;
+pub mod pipeline;
+pub mod sink;
 pub mod source;
+pub mod tracker;

@@ -1,0 +1,122 @@
+//! Results out: MOT Challenge text, JSON lines, annotated video or JPEG files.
+//!
+//! A file is written beside its place with `.part` behind its name and moved there by
+//! [`Sink::finish`], so that what stands under the final name is whole. What an interrupted
+//! run leaves as `.part` can still be read up to where it stopped, video included.
+
+mod jpegs;
+mod jsonl;
+mod mot;
+mod part;
+mod video;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use image::RgbImage;
+use mtmc_models::Detection;
+
+use crate::annotate::Label;
+use crate::tracker::Track;
+
+pub use jpegs::JpegSink;
+pub use jsonl::{DetectionData, DetectionEntry, JsonLinesSink, detection_data};
+pub use mot::MotSink;
+pub use video::VideoSink;
+
+/// Where the results of one source go, frame after frame.
+pub trait Sink: Send {
+    /// Takes the results of one frame. Frames come in order.
+    ///
+    /// # Errors
+    /// When they cannot be written; the sink is of no further use then, but for
+    /// [`finish`](Self::finish).
+    fn write(&mut self, result: &FrameResult<'_>) -> Result<(), SinkError>;
+
+    /// Completes the file and moves it to its place.
+    ///
+    /// # Errors
+    /// When it cannot be completed; what is there stays under the name with `.part`.
+    fn finish(self: Box<Self>) -> Result<(), SinkError>;
+}
+
+/// Everything that is known of one frame, lent to the sinks.
+#[derive(Debug, Clone, Copy)]
+pub struct FrameResult<'a> {
+    /// Name of the source.
+    pub source: &'a str,
+    /// Number of the frame in its source, from 1.
+    pub frame_number: u64,
+    /// Time since the source's first frame.
+    pub timestamp: Duration,
+    /// The frame, as it came.
+    pub image: &'a RgbImage,
+    /// What was detected and is to be reported.
+    pub detections: &'a [Detection],
+    /// What was tracked. Each track's `detection_index` counts in `detections`; one beyond
+    /// their end stands for a detection that is not reported.
+    pub tracks: &'a [Track],
+    /// Class names by class index.
+    pub classes: &'a [String],
+    /// How long detection and tracking took for this frame.
+    pub processing_time_ms: f64,
+}
+
+/// Why results could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// The operating system refused.
+    #[error("cannot write {path}", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// A frame could not be encoded.
+    #[error("{path}: cannot encode frame {frame}: {reason}", path = path.display())]
+    Encode {
+        /// The file that it was for.
+        path: PathBuf,
+        /// Number of the frame, from 1.
+        frame: u64,
+        /// What the encoder says.
+        reason: String,
+    },
+}
+
+impl SinkError {
+    fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+
+    fn encode(path: &Path, frame: u64, reason: impl ToString) -> Self {
+        Self::Encode {
+            path: path.to_path_buf(),
+            frame,
+            reason: reason.to_string(),
+        }
+    }
+}
+
+/// What is drawn for each track: ID and score, in the ID's colour.
+fn track_labels(tracks: &[Track]) -> Vec<Label> {
+    let label = |track: &Track| Label {
+        bbox: track.bbox,
+        text: format!("#{} {:.2}", track.track_id, track.score),
+        color_key: track.track_id,
+    };
+    tracks.iter().map(label).collect()
+}
+
+/// The name of a class, or its number where it has none.
+fn class_name(classes: &[String], class: u32) -> String {
+    match classes.get(class as usize) {
+        Some(name) => name.clone(),
+        None => class.to_string(),
+    }
+}
