@@ -292,7 +292,11 @@ impl Block {
     /// A block behind another one of its stage takes the stage's output and adds it to its own.
     fn new(config: &StageConfig, count: usize, residual: bool, params: &Params) -> Result<Self> {
         let middle = config.middle;
-        let input = if residual { config.output } else { config.input };
+        let input = if residual {
+            config.output
+        } else {
+            config.input
+        };
         let mut layers = Vec::new();
         for index in 0..count {
             let input = if index == 0 { input } else { middle };

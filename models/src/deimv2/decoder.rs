@@ -90,12 +90,20 @@ impl Decoder {
             let params = params.pp("decoder").pp("layers").pp(index);
             layers.push(DecoderLayer::new(config, &params)?);
         }
-        let heads = if config.shared_bbox_head { 1 } else { config.layers };
+        let heads = if config.shared_bbox_head {
+            1
+        } else {
+            config.layers
+        };
         let mut bbox_heads = Vec::new();
         for index in 0..heads {
             bbox_heads.push(head(4 * BINS, params.pp("dec_bbox_head").pp(index))?);
         }
-        let quality = params.pp("decoder").pp("lqe_layers").pp(last).pp("reg_conf");
+        let quality = params
+            .pp("decoder")
+            .pp("lqe_layers")
+            .pp(last)
+            .pp("reg_conf");
         let score = params.pp("dec_score_head").pp(last);
         Ok(Self {
             config: config.clone(),
@@ -181,7 +189,10 @@ impl Decoder {
         shape: &SampleShape,
     ) -> Result<(Vec<Tensor>, Tensor, Tensor)> {
         let mut reference = candle_nn::ops::sigmoid(selected)?; // [batch, queries, 4]
-        let position = self.query_pos_head.forward(&reference)?.clamp(-10.0, 10.0)?;
+        let position = self
+            .query_pos_head
+            .forward(&reference)?
+            .clamp(-10.0, 10.0)?;
         let mut x = queries;
         let mut outputs: Vec<Tensor> = Vec::new();
         let mut before: Option<(Tensor, Tensor)> = None; // first boxes, edge distributions
@@ -227,7 +238,10 @@ impl EdgeDecoder {
             tensor.squeeze(0)?.to_scalar::<f32>()
         };
         let (up, reg_scale) = (number("up")?, number("reg_scale")?.abs());
-        let offsets = Tensor::new(weighting_function(up, reg_scale).as_slice(), params.device())?;
+        let offsets = Tensor::new(
+            weighting_function(up, reg_scale).as_slice(),
+            params.device(),
+        )?;
         Ok(Self {
             offsets: offsets.reshape((BINS, 1))?.to_dtype(params.dtype())?,
             reg_scale: f64::from(reg_scale),
@@ -240,7 +254,9 @@ impl EdgeDecoder {
         let (batch, queries, _) = first.dims3()?;
         let chances = corners.reshape((batch * queries * 4, BINS))?;
         let chances = candle_nn::ops::softmax(&chances, D::Minus1)?;
-        let offsets = chances.matmul(&self.offsets)?.reshape((batch, queries, 4))?;
+        let offsets = chances
+            .matmul(&self.offsets)?
+            .reshape((batch, queries, 4))?;
         let distances = offsets.affine(1.0 / self.reg_scale, 0.5)?; // in sides of the box
         let center = first.narrow(2, 0, 2)?;
         let size = first.narrow(2, 2, 2)?;
