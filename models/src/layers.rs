@@ -1,8 +1,8 @@
 //! The layers that networks are written from.
 //!
-//! A layer decides how it runs: with [`Mode::Training`] as plain candle operations that gradients
-//! flow through, with [`Mode::Inference`] through [`crate::ops`], batch norms folded into the
-//! convolutions before them. Networks mention neither mode nor device.
+//! A layer decides how it runs: for training as plain candle operations that gradients flow
+//! through, for inference through [`crate::ops`], batch norms folded into the convolutions before
+//! them (see [`Mode`]). Networks mention neither mode nor device.
 
 use candle_core::{D, DType, Device, Module, ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -16,8 +16,18 @@ pub use crate::ops::Activation;
 pub enum Mode {
     /// Batch norms folded, fused operations, no gradients.
     Inference,
-    /// Plain candle operations; batch norms use the batch's statistics and update their own.
+    /// Plain candle operations that gradients flow through; batch norms use the statistics in the
+    /// weights, as in PyTorch's `eval()`.
+    Evaluation,
+    /// As [`Mode::Evaluation`], but batch norms use the batch's statistics and update their own.
     Training,
+}
+
+impl Mode {
+    /// Whether layers run as plain candle operations.
+    pub fn is_plain(self) -> bool {
+        self != Self::Inference
+    }
 }
 
 /// The weights of a network or a part of it, and how the part is to be built.
@@ -155,6 +165,7 @@ enum ConvForm {
         weight: Tensor,
         bias: Option<Tensor>,
         norm: Option<candle_nn::BatchNorm>,
+        training: bool,
     },
 }
 
@@ -165,7 +176,7 @@ impl ConvNormAct {
     /// A tensor is missing or has the wrong shape.
     pub fn new(conv: Conv, conv_params: &Params, norm_params: &Params) -> Result<Self> {
         let weight = conv_params.get(conv.weight_shape(), "weight")?;
-        if conv_params.mode == Mode::Training {
+        if conv_params.mode.is_plain() {
             let norm = candle_nn::batch_norm(
                 conv.output,
                 candle_nn::BatchNormConfig {
@@ -180,6 +191,7 @@ impl ConvNormAct {
                     weight,
                     bias: None,
                     norm: Some(norm),
+                    training: conv_params.mode == Mode::Training,
                 },
             });
         }
@@ -194,13 +206,14 @@ impl ConvNormAct {
     pub fn with_bias(conv: Conv, params: &Params) -> Result<Self> {
         let weight = params.get(conv.weight_shape(), "weight")?;
         let bias = params.get(conv.output, "bias")?;
-        if params.mode == Mode::Training {
+        if params.mode.is_plain() {
             return Ok(Self {
                 form: ConvForm::Plain {
                     conv,
                     weight,
                     bias: Some(bias),
                     norm: None,
+                    training: false,
                 },
             });
         }
@@ -228,10 +241,11 @@ impl Module for ConvNormAct {
                 weight,
                 bias,
                 norm,
+                training,
             } => {
                 let mut y = ops::reference::conv2d(x, weight, bias.as_ref(), conv)?;
                 if let Some(norm) = norm {
-                    y = norm.forward_t(&y, true)?;
+                    y = norm.forward_t(&y, *training)?;
                 }
                 conv.activation.apply(&y)
             }
@@ -249,20 +263,20 @@ pub fn fold_batch_norm(
     norm: &Params,
 ) -> Result<(Tensor, Tensor)> {
     let channels = weight.dim(0)?;
-    let gamma = norm.get(channels, "weight")?.to_dtype(DType::F32)?;
-    let beta = norm.get(channels, "bias")?.to_dtype(DType::F32)?;
-    let mean = norm.get(channels, "running_mean")?.to_dtype(DType::F32)?;
-    let variance = norm.get(channels, "running_var")?.to_dtype(DType::F32)?;
+    // In double precision, so that folding rounds once and not at every step.
+    let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64);
+    let gamma = wide(&norm.get(channels, "weight")?)?;
+    let beta = wide(&norm.get(channels, "bias")?)?;
+    let mean = wide(&norm.get(channels, "running_mean")?)?;
+    let variance = wide(&norm.get(channels, "running_var")?)?;
     let scale = (gamma / (variance + norm.batch_norm_eps)?.sqrt()?)?;
     let mean = match bias {
-        Some(bias) => (mean - bias.to_dtype(DType::F32)?)?,
+        Some(bias) => (mean - wide(bias)?)?,
         None => mean,
     };
-    let dtype = weight.dtype();
-    let folded = weight
-        .to_dtype(DType::F32)?
-        .broadcast_mul(&scale.reshape((channels, 1, 1, 1))?)?;
+    let folded = wide(weight)?.broadcast_mul(&scale.reshape((channels, 1, 1, 1))?)?;
     let bias = (beta - (mean * scale)?)?;
+    let dtype = weight.dtype();
     Ok((folded.to_dtype(dtype)?, bias.to_dtype(dtype)?))
 }
 
@@ -362,7 +376,7 @@ impl LayerNorm {
         Ok(Self {
             weight: params.get(size, "weight")?,
             bias: params.get(size, "bias")?,
-            plain: params.mode == Mode::Training,
+            plain: params.mode.is_plain(),
         })
     }
 }

@@ -76,11 +76,7 @@ impl Preprocessor {
     ///
     /// # Errors
     /// An image without pixels.
-    pub fn batch(
-        &self,
-        images: &[&RgbImage],
-        device: &Device,
-    ) -> Result<(Tensor, Vec<Placement>)> {
+    pub fn batch(&self, images: &[&RgbImage], device: &Device) -> Result<(Tensor, Vec<Placement>)> {
         let plane = (self.width * self.height) as usize;
         let mut data = vec![0.0_f32; images.len() * 3 * plane];
         let placements = data
@@ -144,15 +140,15 @@ impl Preprocessor {
         Ok((canvas, placement))
     }
 
-    /// Interleaved bytes to planes of `(value / 255 - mean) / std`.
+    /// Interleaved bytes to planes of `(value / 255 - mean) / std`, rounded in PyTorch's order.
     fn normalise(&self, image: &RgbImage, planes: &mut [f32]) {
         let pixels = (self.width * self.height) as usize;
         for (channel, plane) in planes.chunks_exact_mut(pixels).enumerate() {
-            let factor = 1.0 / (255.0 * self.std[channel]);
-            let offset = self.mean[channel] / self.std[channel];
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            let table: [f32; 256] = std::array::from_fn(|v| (v as f32 / 255.0 - mean) / std);
             let values = image.as_raw().iter().skip(channel).step_by(3);
             for (out, &value) in plane.iter_mut().zip(values) {
-                *out = f32::from(value) * factor - offset;
+                *out = table[usize::from(value)];
             }
         }
     }

@@ -199,7 +199,11 @@ pub(crate) fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, T
                     .all(|v| *v > ANCHOR_MARGIN && *v < 1.0 - ANCHOR_MARGIN);
                 valid.push(if inside { 1.0_f32 } else { 0.0 });
                 boxes.extend(anchor.map(|v| {
-                    if inside { (v / (1.0 - v)).ln() as f32 } else { f32::INFINITY }
+                    if inside {
+                        (v / (1.0 - v)).ln() as f32
+                    } else {
+                        f32::INFINITY
+                    }
                 }));
             }
         }

@@ -5,8 +5,7 @@ use candle_core::{Device, Module, Result, Tensor};
 
 use super::forward_all;
 use crate::layers::{
-    Activation, Conv, ConvNormAct, LayerNorm, Linear, Mode, MultiHeadAttention, Params,
-    fold_batch_norm,
+    Activation, Conv, ConvNormAct, LayerNorm, Linear, MultiHeadAttention, Params, fold_batch_norm,
 };
 
 /// Sizes of the encoder.
@@ -189,8 +188,7 @@ impl FusionBlock {
     fn new(config: &EncoderConfig, params: &Params) -> Result<Self> {
         let hidden = config.hidden;
         let inner = (hidden as f64 * config.expansion) as usize;
-        let pointwise =
-            |input, output| Conv::new(input, output, 1).activation(Activation::Silu);
+        let pointwise = |input, output| Conv::new(input, output, 1).activation(Activation::Silu);
         let mut bottlenecks = Vec::new();
         for index in 0..FUSION_LAYERS {
             bottlenecks.push(RepConv::new(inner, &params.pp("bottlenecks").pp(index))?);
@@ -228,9 +226,12 @@ pub(crate) enum RepConv {
 
 impl RepConv {
     pub(crate) fn new(channels: usize, params: &Params) -> Result<Self> {
-        let (three, one) = (Conv::new(channels, channels, 3), Conv::new(channels, channels, 1));
+        let (three, one) = (
+            Conv::new(channels, channels, 3),
+            Conv::new(channels, channels, 1),
+        );
         let (params3, params1) = (params.pp("conv1"), params.pp("conv2"));
-        if params.mode() == Mode::Training {
+        if params.mode().is_plain() {
             return Ok(Self::Branches(
                 conv_norm(three, &params3)?,
                 conv_norm(one, &params1)?,

@@ -40,12 +40,24 @@ const LAYERS: usize = 6;
 impl HgNetConfig {
     /// Size L.
     pub fn l() -> Self {
-        Self::scaled((32, 48), [48, 48, 128], [96, 512], [192, 1024, 3], [384, 2048, 1])
+        Self::scaled(
+            (32, 48),
+            [48, 48, 128],
+            [96, 512],
+            [192, 1024, 3],
+            [384, 2048, 1],
+        )
     }
 
     /// Size X.
     pub fn x() -> Self {
-        Self::scaled((32, 64), [64, 64, 128], [128, 512], [256, 1024, 5], [512, 2048, 2])
+        Self::scaled(
+            (32, 64),
+            [64, 64, 128],
+            [128, 512],
+            [256, 1024, 5],
+            [512, 2048, 2],
+        )
     }
 
     fn scaled(
@@ -180,7 +192,11 @@ impl Stage {
         };
         let mut blocks = Vec::new();
         for index in 0..config.blocks {
-            let input = if index == 0 { config.input } else { config.output };
+            let input = if index == 0 {
+                config.input
+            } else {
+                config.output
+            };
             let params = params.pp("blocks").pp(index);
             blocks.push(Block::new(config, input, index > 0, &params)?);
         }
@@ -212,8 +228,7 @@ impl Block {
             let input = if index == 0 { input } else { middle };
             let params = params.pp("layers").pp(index);
             layers.push(if config.light {
-                let depthwise =
-                    Conv::depthwise(middle, config.kernel).activation(Activation::Relu);
+                let depthwise = Conv::depthwise(middle, config.kernel).activation(Activation::Relu);
                 vec![
                     conv_bn(Conv::new(input, middle, 1), &params.pp("conv1"))?,
                     conv_bn(depthwise, &params.pp("conv2"))?,
@@ -225,8 +240,7 @@ impl Block {
         }
         let total = input + LAYERS * middle;
         let params = params.pp("aggregation");
-        let pointwise =
-            |input, output| Conv::new(input, output, 1).activation(Activation::Relu);
+        let pointwise = |input, output| Conv::new(input, output, 1).activation(Activation::Relu);
         Ok(Self {
             layers,
             squeeze: conv_bn(pointwise(total, config.output / 2), &params.pp(0))?,

@@ -19,8 +19,8 @@ use candle_core::{Module, Result, Tensor};
 use crate::detect::{DetrNetwork, DetrOutput};
 use crate::layers::Params;
 
-pub(crate) use decoder::{anchors, inverse_sigmoid};
 pub use decoder::{Decoder, DecoderConfig, DecoderTrace};
+pub(crate) use decoder::{anchors, inverse_sigmoid};
 pub(crate) use encoder::{AttentionLayer, RepConv};
 pub use encoder::{EncoderConfig, HybridEncoder};
 pub use hgnet::{HgNet, HgNetConfig};
@@ -116,9 +116,7 @@ impl RtDetr {
     pub fn new(config: &RtDetrConfig, params: &Params) -> Result<Self> {
         let backbone_params = params.pp("backbone");
         let backbone = match &config.backbone {
-            BackboneConfig::HgNet(config) => {
-                Backbone::HgNet(HgNet::new(config, &backbone_params)?)
-            }
+            BackboneConfig::HgNet(config) => Backbone::HgNet(HgNet::new(config, &backbone_params)?),
             BackboneConfig::ResNet(config) => {
                 Backbone::ResNet(ResNet::new(config, &backbone_params)?)
             }
@@ -137,7 +135,9 @@ impl RtDetr {
     pub fn trace(&self, images: &Tensor) -> Result<RtDetrTrace> {
         let (_, _, height, width) = images.dims4()?;
         if height % 32 != 0 || width % 32 != 0 {
-            candle_core::bail!("RT-DETR needs sides that are multiples of 32, not {height}×{width}");
+            candle_core::bail!(
+                "RT-DETR needs sides that are multiples of 32, not {height}×{width}"
+            );
         }
         let backbone = match &self.backbone {
             Backbone::HgNet(network) => network.forward(images)?,

@@ -58,7 +58,10 @@ impl ResNet {
         let relu = |conv: Conv| conv.activation(Activation::Relu);
         let stem_params = params.pp("conv1");
         let stem = vec![
-            conv_norm(relu(Conv::new(3, 32, 3).stride(2)), &stem_params.pp("conv1_1"))?,
+            conv_norm(
+                relu(Conv::new(3, 32, 3).stride(2)),
+                &stem_params.pp("conv1_1"),
+            )?,
             conv_norm(relu(Conv::new(32, 32, 3)), &stem_params.pp("conv1_2"))?,
             conv_norm(relu(Conv::new(32, 64, 3)), &stem_params.pp("conv1_3"))?,
         ];
@@ -70,7 +73,14 @@ impl ResNet {
             for block in 0..count {
                 let stride = if block == 0 && index > 0 { 2 } else { 1 };
                 let params = params.pp(block);
-                blocks.push(Block::new(config, input, width, stride, block == 0, &params)?);
+                blocks.push(Block::new(
+                    config,
+                    input,
+                    width,
+                    stride,
+                    block == 0,
+                    &params,
+                )?);
                 input = width * config.expansion();
             }
             stages.push(blocks);

@@ -1,0 +1,42 @@
+//! The command line: one file a sub-command, and what they share.
+
+mod detect;
+mod eval;
+mod models;
+mod options;
+mod track;
+
+use clap::{Parser, Subcommand};
+
+/// Multi-target multi-camera tracking of people.
+#[derive(Debug, Parser)]
+#[command(name = "mtmc", version, about, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find people in images
+    Detect(detect::DetectArgs),
+    /// Track people through videos or folders of images
+    Track(track::TrackArgs),
+    /// Measure results against ground truth
+    Eval(eval::EvalArgs),
+    /// List, describe, fetch and convert weights
+    Models(models::ModelsArgs),
+}
+
+/// Runs the command; what it prints is its result, errors go up.
+///
+/// # Errors
+/// Whatever the command could not do, with what, where and why.
+pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Detect(args) => detect::run(args),
+        Command::Track(args) => track::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Models(args) => models::run(args),
+    }
+}

@@ -1,0 +1,196 @@
+//! Options that several commands share: weights, device, what counts as a detection.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use candle_core::{DType, Device};
+use clap::{Args, ValueEnum};
+use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, Weights};
+
+/// Which weights, on what.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Detector weights: a .safetensors file, or a name of `mtmc models list`, fetched if absent
+    #[arg(short, long, env = "RTDETR_MODEL_PATH", default_value = "deimv2-femto")]
+    pub weights: String,
+
+    /// Where to compute: cpu, cuda, cuda:N, or auto (CUDA if there is one)
+    #[arg(long, env = "MTMC_DEVICE", default_value = "auto")]
+    pub device: String,
+
+    /// Numbers to compute with
+    #[arg(long, env = "MTMC_PRECISION", default_value = "f32")]
+    pub precision: Precision,
+
+    /// CPU threads; all cores if not given
+    #[arg(long, env = "MTMC_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+}
+
+/// Floating-point types of the networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32 bits
+    F32,
+    /// bfloat16; CUDA only
+    Bf16,
+    /// 16 bits; CUDA only
+    F16,
+}
+
+/// What counts as a detection.
+#[derive(Debug, Args)]
+pub struct DetectionArgs {
+    /// Lowest score that counts as a detection (0..1)
+    #[arg(long, env = "RTDETR_CONFIDENCE_THRESHOLD", default_value_t = 0.5, value_parser = unit)]
+    pub confidence: f32,
+
+    /// IoU above which the weaker of two boxes is dropped (0..1). DETR-like networks need no
+    /// suppression and do none unless this is given; YOLOv8 uses 0.45
+    #[arg(long, env = "RTDETR_NMS_THRESHOLD", value_parser = unit)]
+    pub nms: Option<f32>,
+
+    /// Classes to report, by name or index, separated by commas; `all` for every class
+    #[arg(long, env = "MTMC_CLASSES", default_value = "person")]
+    pub classes: String,
+}
+
+/// Parses a number in 0..=1.
+pub fn unit(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("must be a number from 0 to 1".to_string()),
+    }
+}
+
+impl ModelArgs {
+    /// Loads the detector, fetching its weights if they are only named.
+    pub fn load(&self) -> anyhow::Result<LoadedDetector> {
+        if let Some(threads) = self.threads {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(usize::from(threads))
+                .build_global()
+                .context("could not start the compute threads")?;
+        }
+        let device = device(&self.device)?;
+        let dtype = match self.precision {
+            Precision::F32 => DType::F32,
+            Precision::Bf16 => DType::BF16,
+            Precision::F16 => DType::F16,
+        };
+        if device.is_cpu() && dtype != DType::F32 {
+            bail!(
+                "--precision {:?} needs a CUDA device; the CPU computes in f32",
+                self.precision
+            );
+        }
+        let path = self.path()?;
+        let weights = Weights::load(&path, &device)?;
+        let detector = LoadedDetector::new(&weights, &device, dtype)
+            .with_context(|| format!("{} does not hold a usable detector", path.display()))?;
+        Ok(detector)
+    }
+
+    fn path(&self) -> anyhow::Result<PathBuf> {
+        let path = Path::new(&self.weights);
+        if path.exists() {
+            return Ok(path.to_path_buf());
+        }
+        if self.weights.contains(['/', '\\', '.']) {
+            bail!(
+                "{}: no such file; `mtmc models list` shows weights that can be fetched by name",
+                self.weights
+            );
+        }
+        bail!("{}: no such weights", self.weights)
+    }
+}
+
+impl DetectionArgs {
+    /// As a detector wants it, with the given floor for scores.
+    pub fn options(
+        &self,
+        detector: &LoadedDetector,
+        score_floor: f32,
+    ) -> anyhow::Result<DetectOptions> {
+        Ok(DetectOptions {
+            score_floor,
+            classes: class_indices(&self.classes, detector.classes())?,
+            nms_iou: self.nms,
+        })
+    }
+}
+
+fn class_indices(wanted: &str, known: &[String]) -> anyhow::Result<Vec<u32>> {
+    if wanted.trim() == "all" {
+        return Ok(Vec::new());
+    }
+    let mut indices = Vec::new();
+    for name in wanted.split(',').map(str::trim) {
+        let by_name = known.iter().position(|class| class == name);
+        let by_index = name
+            .parse()
+            .ok()
+            .filter(|index: &usize| *index < known.len());
+        match by_name.or(by_index) {
+            Some(index) => indices.push(index as u32),
+            None => bail!(
+                "--classes: `{name}` is no class of these weights; they know {}",
+                known.join(", ")
+            ),
+        }
+    }
+    Ok(indices)
+}
+
+/// The device that a name stands for.
+fn device(name: &str) -> anyhow::Result<Device> {
+    let ordinal = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "auto" => {
+            // Not every build has CUDA and not every machine a device: both are no error here.
+            return Ok(Device::new_cuda(0).unwrap_or(Device::Cpu));
+        }
+        "cuda" => 0,
+        _ => match name.strip_prefix("cuda:").map(str::parse) {
+            Some(Ok(ordinal)) => ordinal,
+            _ => bail!("--device: `{name}` is none of cpu, cuda, cuda:N, auto"),
+        },
+    };
+    if !cfg!(feature = "cuda") {
+        bail!("--device {name}: this program was built without CUDA (`--features cuda`)");
+    }
+    Device::new_cuda(ordinal).with_context(|| format!("--device {name}: no usable CUDA device"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_go_by_name_index_and_all() {
+        let known = ["person", "bicycle"].map(str::to_string);
+        assert_eq!(class_indices("person", &known).unwrap(), [0]);
+        assert_eq!(class_indices("1, person", &known).unwrap(), [1, 0]);
+        assert!(class_indices("all", &known).unwrap().is_empty());
+        let error = class_indices("cat", &known).unwrap_err().to_string();
+        assert!(
+            error.contains("`cat`") && error.contains("bicycle"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn thresholds_are_within_zero_and_one() {
+        assert_eq!(unit("0.5"), Ok(0.5));
+        for wrong in ["-0.1", "1.1", "NaN", "x"] {
+            assert!(unit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn devices_are_told_apart() {
+        assert!(device("cpu").unwrap().is_cpu());
+        assert!(device("gpu").unwrap_err().to_string().contains("cuda:N"));
+    }
+}

@@ -1,0 +1,347 @@
+//! `mtmc track`: videos in, tracks out, as MOT text, JSON lines and annotated video.
+
+use std::collections::HashSet;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::options::{DetectionArgs, ModelArgs, unit};
+use crate::pipeline::{self, Camera, Interrupted, Options, Summary};
+use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
+use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
+use crate::tracker::{ByteTrack, ByteTrackSettings};
+
+/// Arguments of `mtmc track`.
+#[derive(Debug, Args)]
+pub struct TrackArgs {
+    /// Videos, folders of images, or stream addresses; one camera each
+    #[arg(required = true, value_name = "SOURCE")]
+    sources: Vec<String>,
+
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    detection: DetectionArgs,
+
+    /// Folder of the results: NAME.txt, NAME.jsonl and NAME.mp4 a source, and summary.json
+    #[arg(
+        short,
+        long,
+        env = "MTMC_OUT",
+        value_name = "DIR",
+        default_value = "out"
+    )]
+    out: PathBuf,
+
+    /// Pictures with boxes and IDs: an MP4, a folder of JPEGs, or none
+    #[arg(long, env = "MTMC_VIDEO", default_value = "mp4")]
+    video: VideoOutput,
+
+    /// Frames that the detector takes at once
+    #[arg(long, env = "MTMC_BATCH", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    batch: u16,
+
+    /// Frames a second of a folder of images; videos have their own
+    #[arg(long, env = "MTMC_FRAME_RATE")]
+    frame_rate: Option<f64>,
+
+    /// Stop after this many frames of each source
+    #[arg(long, env = "MTMC_MAX_FRAMES")]
+    max_frames: Option<u64>,
+
+    /// Lowest score that the tracker sees at all: ByteTrack revives tracks with weak boxes (0..1)
+    #[arg(long, env = "MTMC_SCORE_FLOOR", default_value_t = 0.1, value_parser = unit)]
+    score_floor: f32,
+
+    /// Frames that a lost track is kept, at 30 frames a second
+    #[arg(long, env = "MTMC_TRACK_BUFFER", default_value_t = 30)]
+    track_buffer: u32,
+
+    /// Cost (1 - IoU · score) above which a box does not continue a track (0..1)
+    #[arg(long, env = "MTMC_MATCH_THRESHOLD", default_value_t = 0.8, value_parser = unit)]
+    match_threshold: f32,
+
+    /// No progress, only the summary
+    #[arg(short, long, env = "MTMC_QUIET")]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum VideoOutput {
+    Mp4,
+    Jpeg,
+    None,
+}
+
+/// Tracks and writes.
+pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
+    // What can be wrong with the sources is told before minutes go into weights.
+    let sources = open_sources(args)?;
+    let detector = args.model.load()?;
+    let detect = args.detection.options(&detector, args.score_floor)?;
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let total = total_frames(&sources, args.max_frames);
+    let mut cameras = Vec::new();
+    for (name, source) in sources {
+        cameras.push(camera(
+            args,
+            name,
+            source,
+            detector.description().classes.clone(),
+        )?);
+    }
+    let stop = stop_on_ctrl_c()?;
+    let progress = Progress::new(total, args.quiet);
+    let options = Options {
+        batch: usize::from(args.batch),
+        max_frames: args.max_frames,
+        detect,
+        report_threshold: args.detection.confidence,
+    };
+    let summary = pipeline::run(cameras, &detector, &options, &stop, |frames| {
+        progress.update(frames);
+    })?;
+    progress.finish();
+    write_summary(&args.out, &summary)?;
+    print_summary(&args.out, &summary)?;
+    if summary.cameras.iter().all(|camera| camera.error.is_some()) {
+        bail!(
+            "no source could be read to its end; what was tracked is in {}",
+            args.out.display()
+        );
+    }
+    if summary.interrupted {
+        return Err(Interrupted.into());
+    }
+    Ok(())
+}
+
+type NamedSource = (String, Box<dyn FrameSource>);
+
+fn open_sources(args: &TrackArgs) -> anyhow::Result<Vec<NamedSource>> {
+    if args
+        .frame_rate
+        .is_some_and(|rate| !(rate > 0.0 && rate <= 1000.0))
+    {
+        bail!("--frame-rate must be above 0 and at most 1000");
+    }
+    let options = OpenOptions {
+        frame_rate: args.frame_rate,
+        keep_jpeg: false,
+        decoder: VideoDecoder::Auto,
+    };
+    let mut names = HashSet::new();
+    let mut sources = Vec::new();
+    for spec in &args.sources {
+        let source = source::open(spec, &options)?;
+        // Two sources of one name must not write into the same files.
+        let base = file_name(&source.info().name);
+        let mut name = base.clone();
+        let mut copy = 2;
+        while !names.insert(name.clone()) {
+            name = format!("{base}-{copy}");
+            copy += 1;
+        }
+        sources.push((name, source));
+    }
+    Ok(sources)
+}
+
+/// A source's name as a file name: what is no letter, digit, `-`, `_` or `.` becomes `_`.
+fn file_name(name: &str) -> String {
+    let safe: String = name
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    match safe.trim_matches('.') {
+        "" => "source".to_string(),
+        safe => safe.to_string(),
+    }
+}
+
+fn total_frames(sources: &[NamedSource], limit: Option<u64>) -> Option<u64> {
+    let mut total = 0;
+    for (_, source) in sources {
+        let frames = match (source.info().frame_count, limit) {
+            (Some(count), Some(limit)) => count.min(limit),
+            (Some(count), None) => count,
+            (None, Some(limit)) => limit,
+            (None, None) => return None,
+        };
+        total += frames;
+    }
+    Some(total)
+}
+
+fn camera(
+    args: &TrackArgs,
+    name: String,
+    source: Box<dyn FrameSource>,
+    classes: Vec<String>,
+) -> anyhow::Result<Camera> {
+    let info = source.info();
+    let frame_rate = info.frame_rate.unwrap_or(30.0);
+    let settings = ByteTrackSettings {
+        track_thresh: f64::from(args.detection.confidence),
+        low_thresh: f64::from(args.score_floor),
+        match_thresh: f64::from(args.match_threshold),
+        track_buffer: args.track_buffer,
+        frame_rate,
+        ..ByteTrackSettings::default()
+    };
+    let tracker = ByteTrack::new(settings)?;
+    let path = |extension: &str| args.out.join(format!("{name}.{extension}"));
+    let mut sinks: Vec<Box<dyn Sink>> = vec![
+        Box::new(MotSink::create(&path("txt"))?),
+        Box::new(JsonLinesSink::create(&path("jsonl"))?),
+    ];
+    match args.video {
+        VideoOutput::Mp4 => sinks.push(Box::new(VideoSink::create(&path("mp4"), frame_rate)?)),
+        VideoOutput::Jpeg => sinks.push(Box::new(JpegSink::create(&args.out.join(&name))?)),
+        VideoOutput::None => {}
+    }
+    Ok(Camera {
+        name,
+        source,
+        tracker: Box::new(tracker),
+        sinks,
+        classes,
+    })
+}
+
+/// A flag that the first Ctrl-C (or SIGTERM) raises; the second ends the program at once.
+fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nstopping: finishing the files (again to quit now)"
+        );
+    })
+    .context("could not listen for Ctrl-C")?;
+    Ok(stop)
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    plain: Option<std::sync::Mutex<Instant>>,
+    started: Instant,
+}
+
+/// Time between two plain progress lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+impl Progress {
+    fn new(total: Option<u64>, quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = match total {
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::new_spinner(),
+        };
+        if quiet || !terminal {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let template = if total.is_some() {
+            "{bar:40} {pos}/{len} frames  {per_sec}  {elapsed} elapsed, {eta} left"
+        } else {
+            "{spinner} {pos} frames  {per_sec}  {elapsed} elapsed"
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let started = Instant::now();
+        let plain = (!quiet && !terminal).then(|| std::sync::Mutex::new(started));
+        Self {
+            bar,
+            plain,
+            started,
+        }
+    }
+
+    fn update(&self, frames: u64) {
+        self.bar.set_position(frames);
+        let Some(last) = &self.plain else { return };
+        let Ok(mut last) = last.lock() else { return };
+        if last.elapsed() < LINE_INTERVAL {
+            return;
+        }
+        *last = Instant::now();
+        let rate = frames as f64 / self.started.elapsed().as_secs_f64();
+        let total = match self.bar.length() {
+            Some(total) => format!("/{total}"),
+            None => String::new(),
+        };
+        let _ = writeln!(
+            std::io::stderr(),
+            "{frames}{total} frames, {rate:.1} a second"
+        );
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn write_summary(out: &Path, summary: &Summary) -> anyhow::Result<()> {
+    let path = out.join("summary.json");
+    let text = serde_json::to_string_pretty(summary)?;
+    std::fs::write(&path, text + "\n").with_context(|| path.display().to_string())
+}
+
+fn print_summary(out: &Path, summary: &Summary) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    for camera in &summary.cameras {
+        writeln!(
+            stdout,
+            "{}: {} frames ({} skipped), {} detections, {} tracks",
+            camera.name, camera.frames, camera.skipped, camera.detections, camera.tracks
+        )?;
+        for frame in &camera.skipped_frames {
+            writeln!(stdout, "  frame {} skipped: {}", frame.number, frame.reason)?;
+        }
+        if let Some(error) = &camera.error {
+            writeln!(stdout, "  stopped: {error}")?;
+        }
+    }
+    writeln!(
+        stdout,
+        "{} frames in {:.1} s, {:.1} a second",
+        summary.frames, summary.seconds, summary.frames_per_second
+    )?;
+    writeln!(stdout, "time of the stages, in ms a frame (they overlap):")?;
+    for (stage, milliseconds) in summary.stages.rows() {
+        writeln!(stdout, "  {stage:<10} {milliseconds:>8.2}")?;
+    }
+    writeln!(stdout, "results in {}", out.display())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sources_become_harmless_file_names() {
+        assert_eq!(file_name("lobby cam/1"), "lobby_cam_1");
+        assert_eq!(file_name("../.."), "_");
+        assert_eq!(file_name(".."), "source");
+    }
+}

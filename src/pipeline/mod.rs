@@ -1,0 +1,400 @@
+//! Ties the stations together: every camera's frames in step, one detection batch over all of
+//! them, one tracker a camera, results to the sinks.
+//!
+//! Reading, detection with tracking, and writing overlap: one reading and one writing thread a
+//! camera, joined by bounded channels, so that memory does not grow with the length of a video
+//! and a slow station holds back those before it. Results leave in the order of the frames, and
+//! timing decides nothing: the same input gives the same tracks.
+
+mod summary;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use mtmc_models::{DetectOptions, Detection, Detector};
+
+use crate::sink::{FrameResult, Sink, SinkError};
+use crate::source::{Frame, FrameSource, SkipCounts};
+use crate::tracker::{FrameDetections, Track, Tracker};
+
+pub use summary::{CameraSummary, Stages, Summary};
+
+/// Everything that belongs to one camera.
+pub struct Camera {
+    /// Its name, in results and messages.
+    pub name: String,
+    /// Where its frames come from.
+    pub source: Box<dyn FrameSource>,
+    /// Who follows its people.
+    pub tracker: Box<dyn Tracker>,
+    /// Where its results go.
+    pub sinks: Vec<Box<dyn Sink>>,
+    /// Class names by index.
+    pub classes: Vec<String>,
+}
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most frames in one detection batch.
+    pub batch: usize,
+    /// Frames of each source after which to stop.
+    pub max_frames: Option<u64>,
+    /// What the detector reports to the trackers.
+    pub detect: DetectOptions,
+    /// Detections below this score reach the trackers but are not reported.
+    pub report_threshold: f32,
+}
+
+/// The run was stopped from outside; what was done until then is written.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// Why a run failed as a whole.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The detector failed.
+    #[error("detection failed: {0}")]
+    Detect(#[from] mtmc_models::Error),
+    /// A result could not be written.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// A thread ended by a panic: a bug of this program.
+    #[error("internal error: the {0} thread panicked")]
+    Panicked(&'static str),
+}
+
+/// What the reading thread sends.
+enum Read {
+    Frame {
+        frame: Frame,
+        seconds: f64,
+    },
+    End {
+        skipped: SkipCounts,
+        error: Option<String>,
+    },
+}
+
+/// One frame with its results, on the way to the sinks.
+struct Done {
+    frame: Frame,
+    detections: Vec<Detection>,
+    tracks: Vec<Track>,
+    processing_time_ms: f64,
+}
+
+/// Runs all cameras to their end, or until `stop` is raised; `progress` hears the number of
+/// frames done so far.
+///
+/// A camera whose source fails is marked in the summary and the others go on.
+///
+/// # Errors
+/// The detector fails or a result cannot be written.
+pub fn run(
+    cameras: Vec<Camera>,
+    detector: &dyn Detector,
+    options: &Options,
+    stop: &AtomicBool,
+    progress: impl Fn(u64),
+) -> Result<Summary, PipelineError> {
+    let started = Instant::now();
+    // Raised on any way out, so that no reading thread waits for a partner that is gone.
+    let abandoned = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let halted = || stop.load(Ordering::Relaxed) || abandoned.load(Ordering::Relaxed);
+        let mut lines: Vec<Line<'_>> = cameras
+            .into_iter()
+            .map(|camera| Line::start(scope, camera, options, halted))
+            .collect();
+        let outcome = steps(&mut lines, detector, options, &progress);
+        abandoned.store(true, Ordering::Relaxed);
+        // The writers finish their files in any case; their errors come first, since a failed
+        // writer is what makes the steps end early.
+        let mut summaries = Vec::new();
+        let mut stages = Stages::default();
+        let mut failure = None;
+        for line in lines {
+            match line.finish(&mut stages) {
+                Ok(summary) => summaries.push(summary),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        outcome?;
+        let interrupted = stop.load(Ordering::Relaxed);
+        Ok(Summary::new(
+            summaries,
+            stages,
+            started.elapsed(),
+            interrupted,
+        ))
+    })
+}
+
+/// One camera at work.
+struct Line<'scope> {
+    frames: Receiver<Read>,
+    tracker: Box<dyn Tracker>,
+    results: SyncSender<Done>,
+    writer: ScopedJoinHandle<'scope, Result<f64, SinkError>>,
+    ended: bool,
+    summary: CameraSummary,
+    ids: IdSet,
+    read_seconds: f64,
+    detect_seconds: f64,
+    track_seconds: f64,
+}
+
+impl<'scope> Line<'scope> {
+    fn start<'env: 'scope>(
+        scope: &'scope Scope<'scope, 'env>,
+        camera: Camera,
+        options: &Options,
+        halted: impl Fn() -> bool + Send + Copy + 'scope,
+    ) -> Self {
+        let (frames_in, frames) = sync_channel(options.batch);
+        let (results, results_out) = sync_channel(options.batch);
+        let limit = options.max_frames.unwrap_or(u64::MAX);
+        let source = camera.source;
+        scope.spawn(move || read(source, &frames_in, limit, halted));
+        let threshold = options.report_threshold;
+        let summary = CameraSummary::named(&camera.name);
+        let (sinks, writer_name, class_names) = (camera.sinks, camera.name, camera.classes);
+        let writer =
+            scope.spawn(move || write(sinks, &results_out, &writer_name, &class_names, threshold));
+        Self {
+            summary,
+            frames,
+            tracker: camera.tracker,
+            results,
+            writer,
+            ended: false,
+            ids: IdSet::default(),
+            read_seconds: 0.0,
+            detect_seconds: 0.0,
+            track_seconds: 0.0,
+        }
+    }
+
+    /// The camera's next frame, waited for; `None` once it has ended.
+    fn next(&mut self) -> Option<Frame> {
+        if self.ended {
+            return None;
+        }
+        match self.frames.recv() {
+            Ok(Read::Frame { frame, seconds }) => {
+                self.read_seconds += seconds;
+                Some(frame)
+            }
+            Ok(Read::End { skipped, error }) => {
+                self.summary.skipped = skipped.count;
+                self.summary.skipped_frames = skipped.examples.iter().map(Into::into).collect();
+                self.summary.error = error;
+                self.ended = true;
+                None
+            }
+            Err(_) => {
+                self.summary.error = Some("the reading thread ended unexpectedly".to_string());
+                self.ended = true;
+                None
+            }
+        }
+    }
+
+    /// Tracks one frame and passes it on. False when the writer is gone.
+    fn track(&mut self, frame: Frame, detections: Vec<Detection>, detect_seconds: f64) -> bool {
+        let started = Instant::now();
+        let found = FrameDetections {
+            frame: frame.number,
+            detections,
+        };
+        let tracks = self.tracker.update(&found);
+        let seconds = started.elapsed().as_secs_f64();
+        self.detect_seconds += detect_seconds;
+        self.track_seconds += seconds;
+        self.summary.frames += 1;
+        self.summary.detections += found.detections.len() as u64;
+        for track in &tracks {
+            self.ids.insert(track.track_id);
+        }
+        let processing_time_ms = (detect_seconds + seconds) * 1e3;
+        self.results
+            .send(Done {
+                frame,
+                detections: found.detections,
+                tracks,
+                processing_time_ms,
+            })
+            .is_ok()
+    }
+
+    fn finish(mut self, stages: &mut Stages) -> Result<CameraSummary, PipelineError> {
+        drop(self.results);
+        // Frees a reader that waits for room, and learns how the source ended if it was cut off.
+        while let Ok(message) = self.frames.recv() {
+            if let Read::End { skipped, error } = message {
+                self.summary.skipped = skipped.count;
+                self.summary.error = error;
+            }
+        }
+        let write_seconds = match self.writer.join() {
+            Ok(written) => written?,
+            Err(_) => return Err(PipelineError::Panicked("writing")),
+        };
+        stages.add(
+            self.summary.frames,
+            [
+                self.read_seconds,
+                self.detect_seconds,
+                self.track_seconds,
+                write_seconds,
+            ],
+        );
+        self.summary.dropped_detections = self.tracker.dropped_detections();
+        self.summary.tracks = self.ids.len();
+        Ok(self.summary)
+    }
+}
+
+/// Which track IDs were seen: one bit each, since IDs count up from 1.
+#[derive(Default)]
+struct IdSet {
+    words: Vec<u64>,
+}
+
+impl IdSet {
+    fn insert(&mut self, id: u64) {
+        let word = (id / 64) as usize;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= 1 << (id % 64);
+    }
+
+    fn len(&self) -> u64 {
+        self.words
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
+    }
+}
+
+/// Steps through all cameras: a batch takes one frame of each that still has some, and starts
+/// over while there is room.
+fn steps(
+    lines: &mut [Line<'_>],
+    detector: &dyn Detector,
+    options: &Options,
+    progress: &impl Fn(u64),
+) -> Result<(), PipelineError> {
+    let mut done = 0;
+    loop {
+        let mut batch: Vec<(usize, Frame)> = Vec::with_capacity(options.batch);
+        let mut index = 0;
+        while batch.len() < options.batch && lines.iter().any(|line| !line.ended) {
+            let camera = index % lines.len();
+            if let Some(frame) = lines[camera].next() {
+                batch.push((camera, frame));
+            }
+            index += 1;
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let images: Vec<_> = batch.iter().map(|(_, frame)| &frame.image).collect();
+        let lists = detector.detect(&images, &options.detect)?;
+        let share = started.elapsed().as_secs_f64() / batch.len() as f64;
+        for ((camera, frame), detections) in batch.into_iter().zip(lists) {
+            if !lines[camera].track(frame, detections, share) {
+                return Ok(()); // the writer's error is collected by `finish`
+            }
+            done += 1;
+        }
+        progress(done);
+    }
+}
+
+fn read(
+    mut source: Box<dyn FrameSource>,
+    frames: &SyncSender<Read>,
+    limit: u64,
+    halted: impl Fn() -> bool,
+) {
+    let mut error = None;
+    let mut count = 0;
+    while count < limit && !halted() {
+        let started = Instant::now();
+        match source.next_frame() {
+            Ok(Some(frame)) => {
+                let seconds = started.elapsed().as_secs_f64();
+                if frames.send(Read::Frame { frame, seconds }).is_err() {
+                    return;
+                }
+                count += 1;
+            }
+            Ok(None) => break,
+            Err(failure) => {
+                error = Some(failure.to_string());
+                break;
+            }
+        }
+    }
+    let skipped = source.skipped().clone();
+    // Nobody listens any more only if the run failed already.
+    let _ = frames.send(Read::End { skipped, error });
+}
+
+/// Writes until the results end, then finishes every sink; gives the seconds it took.
+fn write(
+    mut sinks: Vec<Box<dyn Sink>>,
+    results: &Receiver<Done>,
+    name: &str,
+    classes: &[String],
+    report_threshold: f32,
+) -> Result<f64, SinkError> {
+    let mut busy = Duration::ZERO;
+    let mut failure = None;
+    while let Ok(mut done) = results.recv() {
+        let started = Instant::now();
+        done.detections.retain(|d| d.score >= report_threshold);
+        let result = FrameResult {
+            source: name,
+            frame_number: done.frame.number,
+            timestamp: done.frame.timestamp,
+            image: &done.frame.image,
+            detections: &done.detections,
+            tracks: &done.tracks,
+            classes,
+            processing_time_ms: done.processing_time_ms,
+        };
+        for sink in &mut sinks {
+            if let Err(error) = sink.write(&result) {
+                failure = Some(error);
+                break;
+            }
+        }
+        busy += started.elapsed();
+        if failure.is_some() {
+            break;
+        }
+    }
+    let started = Instant::now();
+    for sink in sinks {
+        // What can be saved is saved, whatever failed before.
+        if let Err(error) = sink.finish() {
+            failure = failure.or(Some(error));
+        }
+    }
+    busy += started.elapsed();
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(busy.as_secs_f64()),
+    }
+}
