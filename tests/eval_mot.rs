@@ -1,5 +1,7 @@
 //! The tracking metrics against the official tools' own figures.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 
 use mtmc::eval::hota::{ALPHAS, mean};

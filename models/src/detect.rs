@@ -181,11 +181,7 @@ impl LoadedDetector {
 }
 
 impl Detector for LoadedDetector {
-    fn detect(
-        &self,
-        images: &[&RgbImage],
-        options: &DetectOptions,
-    ) -> Result<Vec<Vec<Detection>>> {
+    fn detect(&self, images: &[&RgbImage], options: &DetectOptions) -> Result<Vec<Vec<Detection>>> {
         if images.is_empty() {
             return Ok(Vec::new());
         }

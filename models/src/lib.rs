@@ -13,6 +13,7 @@ pub mod rtdetr;
 #[doc(hidden)]
 pub mod testing;
 pub mod weights;
+pub mod yolov8;
 
 mod bbox;
 mod detector;

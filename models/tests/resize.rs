@@ -1,5 +1,7 @@
 //! The resizes against OpenCV's and Pillow's own output (`tests/oracle/resize/make_goldens.py`).
 
+#![allow(clippy::unwrap_used)]
+
 use image::RgbImage;
 use mtmc_models::preprocess::{Filter, resize_opencv_bilinear, resize_pil};
 use serde_json::Value;
@@ -20,7 +22,10 @@ fn worst(found: &RgbImage, golden: &Value) -> i64 {
     let sampled = found.iter().step_by(7);
     assert_eq!(expected.len(), sampled.len());
     let pairs = expected.iter().zip(sampled);
-    pairs.map(|(e, f)| (e.as_i64().unwrap() - f).abs()).max().unwrap()
+    pairs
+        .map(|(e, f)| (e.as_i64().unwrap() - f).abs())
+        .max()
+        .unwrap()
 }
 
 fn sum(image: &RgbImage) -> i64 {
@@ -46,12 +51,20 @@ fn resizes_equal_their_origins() {
         ] {
             let found = resize_pil(&image, width, height, filter);
             assert_eq!(worst(&found, &case[key]), 0, "{key} {context}");
-            assert_eq!(sum(&found), case[key]["sum"].as_i64().unwrap(), "{key} {context}");
+            assert_eq!(
+                sum(&found),
+                case[key]["sum"].as_i64().unwrap(),
+                "{key} {context}"
+            );
         }
         println!(
             "{context}: opencv off by {}, sum by {}",
-            worst(&resize_opencv_bilinear(&image, width, height), &case["opencv"]),
-            sum(&resize_opencv_bilinear(&image, width, height)) - case["opencv"]["sum"].as_i64().unwrap()
+            worst(
+                &resize_opencv_bilinear(&image, width, height),
+                &case["opencv"]
+            ),
+            sum(&resize_opencv_bilinear(&image, width, height))
+                - case["opencv"]["sum"].as_i64().unwrap()
         );
     }
 }

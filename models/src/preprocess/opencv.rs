@@ -54,7 +54,10 @@ pub fn resize_bilinear(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let target_row = width as usize * 3;
     let mut output = vec![0_u8; target_row * height as usize];
     // Horizontally resized rows, kept while the next target rows need them again.
-    let mut cache = [(usize::MAX, vec![0_i32; target_row]), (usize::MAX, vec![0_i32; target_row])];
+    let mut cache = [
+        (usize::MAX, vec![0_i32; target_row]),
+        (usize::MAX, vec![0_i32; target_row]),
+    ];
     for (y, line) in output.chunks_exact_mut(target_row).enumerate() {
         let wanted = [rows.first[y], rows.second[y]];
         if cache[0].0 != wanted[0] && cache[1].0 == wanted[0] {

@@ -87,8 +87,8 @@ impl RtDetrConfig {
 }
 
 enum Backbone {
-    HgNet(HgNet),
-    ResNet(ResNet),
+    HgNet(Box<HgNet>),
+    ResNet(Box<ResNet>),
 }
 
 /// The network.
@@ -116,9 +116,11 @@ impl RtDetr {
     pub fn new(config: &RtDetrConfig, params: &Params) -> Result<Self> {
         let backbone_params = params.pp("backbone");
         let backbone = match &config.backbone {
-            BackboneConfig::HgNet(config) => Backbone::HgNet(HgNet::new(config, &backbone_params)?),
+            BackboneConfig::HgNet(config) => {
+                Backbone::HgNet(Box::new(HgNet::new(config, &backbone_params)?))
+            }
             BackboneConfig::ResNet(config) => {
-                Backbone::ResNet(ResNet::new(config, &backbone_params)?)
+                Backbone::ResNet(Box::new(ResNet::new(config, &backbone_params)?))
             }
         };
         Ok(Self {

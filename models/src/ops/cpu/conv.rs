@@ -117,7 +117,10 @@ impl Packed {
         // batch or threads: the order of every sum, so every bit of the result, must not depend
         // on them.
         let fitting = (TILE_BYTES / 4 / depth).max(48);
-        let tile = cells.div_ceil(4).clamp(48, fitting.max(48)).next_multiple_of(16);
+        let tile = cells
+            .div_ceil(4)
+            .clamp(48, fitting.max(48))
+            .next_multiple_of(16);
         let tiles_per_image = cells.div_ceil(tile);
         let tiles = size.batch * self.conv.groups * tiles_per_image;
         let shared = Shared(output.as_mut_ptr());

@@ -7,7 +7,7 @@ use crate::ops::Activation;
 /// `expf`); relative error below 2e-7 (tested), saturating outside ±87.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // 1.5 · 2²³: adding it rounds to an integer, without a library call.
     const ROUND: f32 = 12_582_912.0;
