@@ -1,0 +1,98 @@
+//! From boxes to tracks: one tracker a camera, detections of one frame in, its tracks out.
+//!
+//! [`Tracker`] is the seam; [`ByteTrack`] is behind it, made of a Kalman filter ([`kalman`]), an
+//! index of overlapping boxes and an optimal assignment ([`assignment`]). [`mot`] reads detections
+//! in MOT Challenge text. A tracker knows neither images nor cameras nor threads: the same
+//! detections give the same tracks.
+
+pub mod assignment;
+pub mod kalman;
+pub mod mot;
+
+mod bytetrack;
+mod overlap;
+
+pub use bytetrack::{ByteTrack, ByteTrackSettings};
+pub use mtmc_models::Detection;
+
+use mtmc_models::BBox;
+use serde::{Deserialize, Serialize};
+
+/// Detections that a tracker takes of one frame; of more, the best by score are taken.
+///
+/// Bounds time and memory whatever comes in. The detectors here report at most 300.
+pub const MAX_DETECTIONS: usize = 2_000;
+
+/// What a detector found in one frame of one camera.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct FrameDetections {
+    /// The frame's number in its source. Trackers do not read it: one update is one time step.
+    pub frame: u64,
+    /// All detections, also those with poor scores; boxes in pixels.
+    pub detections: Vec<Detection>,
+}
+
+/// Follows the objects of one camera from frame to frame.
+///
+/// One instance a camera. Frames come in order; an empty frame is a frame too. Track IDs count
+/// from 1, belong to this instance, and are never used twice.
+pub trait Tracker: Send {
+    /// Advances by one frame and returns the tracks seen in it, each with an ID of its own.
+    ///
+    /// Detections with numbers that are not finite or boxes without extent, and those beyond
+    /// [`MAX_DETECTIONS`], are left out and counted in [`dropped_detections`]: one bad box must
+    /// not cost a camera its tracks.
+    ///
+    /// [`dropped_detections`]: Tracker::dropped_detections
+    fn update(&mut self, frame: &FrameDetections) -> Vec<Track>;
+
+    /// How many detections were left out since the tracker was made.
+    fn dropped_detections(&self) -> u64;
+}
+
+/// Where a track stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrackState {
+    /// Begun by one detection and not yet confirmed by a second; not reported.
+    Tentative,
+    /// Seen in the current frame.
+    Tracked,
+    /// Confirmed, but not seen in the current frame.
+    Lost,
+    /// Out of sight for longer than the buffer.
+    Removed,
+}
+
+/// One object in one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Track {
+    /// Identity within the camera, from 1.
+    pub track_id: u64,
+    /// The filtered box, in pixels; it may reach beyond the frame.
+    pub bbox: BBox,
+    /// Score of the track's latest detection.
+    pub score: f32,
+    /// Class of the track's latest detection.
+    pub class: u32,
+    /// Where the track stands; [`Tracker::update`] returns tracks that are `Tracked`.
+    pub state: TrackState,
+    /// Frames from the track's first to its latest detection; 0 in its first frame.
+    pub age: u64,
+    /// Filtered velocity of the box's centre, x and y, in pixels a frame.
+    pub velocity: [f32; 2],
+    /// Index into [`FrameDetections::detections`] of this frame; `None` if not seen in it.
+    pub detection_index: Option<usize>,
+}
+
+/// A tracker was asked for with a setting that makes no sense.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{setting} = {value}: must be {expected}")]
+pub struct SettingError {
+    /// Name of the setting.
+    pub setting: &'static str,
+    /// What was given.
+    pub value: f64,
+    /// What is allowed.
+    pub expected: &'static str,
+}

@@ -1,0 +1,207 @@
+//! Detections in the text format of the MOT Challenge (`det.txt`).
+//!
+//! One detection a line: `frame, id, left, top, width, height, score` and whatever may follow,
+//! separated by commas; frames count from 1, the ID is not read (it is -1). Lines may come in any
+//! order. Source: MOT16, arXiv:1603.00831, table 6.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use mtmc_models::{BBox, Detection};
+
+use super::FrameDetections;
+
+/// The greatest frame number that is read: 11 hours at 25 frames a second.
+pub const MAX_FRAME: u64 = 1_000_000;
+
+/// Bytes of the longest line that is read.
+const MAX_LINE: u64 = 1024;
+
+/// Why a file of detections could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum MotError {
+    /// The file could not be opened or read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A line does not hold a detection.
+    #[error("{}, line {line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Reads a file of detections: frames 1 to the last that has one, also the empty ones between.
+///
+/// Within a frame the file's order is kept. All detections have class 0.
+///
+/// # Errors
+/// The file cannot be read; a line has too few fields, a number that is none or not finite, or a
+/// frame that is not in 1..=[`MAX_FRAME`]. The error names file and line.
+pub fn read_detections(path: &Path) -> Result<Vec<FrameDetections>, MotError> {
+    let io_error = |source| MotError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let file = File::open(path).map_err(io_error)?;
+    parse_detections(BufReader::new(file), path)
+}
+
+/// Like [`read_detections`], from text in memory or elsewhere; `path` is its name in errors.
+///
+/// # Errors
+/// As [`read_detections`].
+pub fn parse_detections(
+    mut text: impl BufRead,
+    path: &Path,
+) -> Result<Vec<FrameDetections>, MotError> {
+    let mut frames: Vec<FrameDetections> = Vec::new();
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        let line_error = |reason: String| MotError::Line {
+            path: path.to_path_buf(),
+            line,
+            reason,
+        };
+        bytes.clear();
+        let mut limited = text.by_ref().take(MAX_LINE);
+        let read = limited.read_until(b'\n', &mut bytes);
+        let read = read.map_err(|source| MotError::Io {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        if read == 0 {
+            break;
+        }
+        if read as u64 == MAX_LINE && bytes.last() != Some(&b'\n') {
+            return Err(line_error(format!("longer than {MAX_LINE} bytes")));
+        }
+        let Ok(content) = std::str::from_utf8(&bytes) else {
+            return Err(line_error("not text".to_owned()));
+        };
+        if content.trim().is_empty() {
+            continue;
+        }
+        let (frame, detection) = parse_line(content).map_err(line_error)?;
+        while (frames.len() as u64) < frame {
+            frames.push(FrameDetections {
+                frame: frames.len() as u64 + 1,
+                detections: Vec::new(),
+            });
+        }
+        // `frame` is in 1..=frames.len() here.
+        if let Some(entry) = frames.get_mut(frame as usize - 1) {
+            entry.detections.push(detection);
+        }
+    }
+    Ok(frames)
+}
+
+/// Frame number and detection of one line.
+fn parse_line(line: &str) -> Result<(u64, Detection), String> {
+    let mut fields = line.split(',').map(str::trim);
+    let frame = number(fields.next(), "frame")?;
+    if frame.fract() != 0.0 || !(1.0..=MAX_FRAME as f64).contains(&frame) {
+        return Err(format!(
+            "frame {frame} is not a whole number in 1..={MAX_FRAME}"
+        ));
+    }
+    if fields.next().is_none() {
+        return Err("no id".to_owned());
+    }
+    let left = number(fields.next(), "left")? as f32;
+    let top = number(fields.next(), "top")? as f32;
+    let width = number(fields.next(), "width")? as f32;
+    let height = number(fields.next(), "height")? as f32;
+    let score = number(fields.next(), "score")? as f32;
+    let detection = Detection {
+        bbox: BBox::from_tlwh(left, top, width, height),
+        score,
+        class: 0,
+    };
+    Ok((frame as u64, detection))
+}
+
+fn number(field: Option<&str>, name: &str) -> Result<f64, String> {
+    let Some(text) = field else {
+        return Err(format!("no {name}"));
+    };
+    match text.parse::<f64>() {
+        Ok(value) if (value as f32).is_finite() => Ok(value),
+        _ => Err(format!("{name} `{text}` is not a number")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Vec<FrameDetections>, MotError> {
+        parse_detections(text.as_bytes(), Path::new("det.txt"))
+    }
+
+    #[test]
+    fn frames_without_detections_are_there() {
+        let frames =
+            parse("3,-1,10,20.5,30,40,0.9,-1,-1,-1\r\n\n1, -1, 1, 2, 3, 4, -0.5\n").unwrap();
+        assert_eq!(frames.len(), 3);
+        assert_eq!(
+            [1, 2, 3],
+            [frames[0].frame, frames[1].frame, frames[2].frame]
+        );
+        assert!(frames[1].detections.is_empty());
+        assert_eq!(frames[0].detections[0].score, -0.5);
+        let expected = BBox::from_xyxy(10.0, 20.5, 40.0, 60.5);
+        assert_eq!(frames[2].detections[0].bbox, expected);
+        assert!(parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn bad_lines_are_named() {
+        let cases = [
+            ("1,-1,1,2,3,4", "line 1: no score"),
+            (
+                "1,-1,1,2,3,4,1\nx,-1,1,2,3,4,1",
+                "line 2: frame `x` is not a number",
+            ),
+            ("1,-1,1,2,3,nan,1", "height `nan` is not a number"),
+            ("1,-1,1,2,3,1e300,1", "height `1e300` is not a number"),
+            ("0,-1,1,2,3,4,1", "frame 0 is not a whole number"),
+            ("1.5,-1,1,2,3,4,1", "frame 1.5 is not a whole number"),
+            ("99999999999,-1,1,2,3,4,1", "frame 99999999999 is not"),
+            ("1", "no id"),
+        ];
+        for (text, expected) in cases {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.starts_with("det.txt, line "), "{message}");
+            assert!(message.contains(expected), "{message}");
+        }
+        let long = format!("1,-1,1,2,3,4,1{}", " ".repeat(2000));
+        assert!(
+            parse(&long)
+                .unwrap_err()
+                .to_string()
+                .contains("longer than")
+        );
+        let binary = parse_detections(&[0xff_u8, 0xfe][..], Path::new("det.txt"));
+        assert!(binary.unwrap_err().to_string().contains("not text"));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let message = read_detections(Path::new("no/such.txt"))
+            .unwrap_err()
+            .to_string();
+        assert!(message.starts_with("no/such.txt: "), "{message}");
+    }
+}
