@@ -34,7 +34,11 @@ fn detection(left: f32, score: f32) -> Detection {
 
 /// One colour for each frame, far enough apart to be told after coding.
 fn plain_frame(number: u64, width: u32, height: u32) -> RgbImage {
-    RgbImage::from_pixel(width, height, Rgb([(40 + number * 5 % 180) as u8, 120, 60]))
+    RgbImage::from_pixel(
+        width,
+        height,
+        Rgb([(40 + number * 37 % 180) as u8, 120, 60]),
+    )
 }
 
 /// Writes frames without tracks, `rate` a second.

@@ -155,6 +155,24 @@ fn a_real_avi_goes_through_ffmpeg() {
     }
 }
 
+/// An MP4 whose video isn't H.264 (MPEG-4 part 2): refused by the built-in reader, by name of
+/// the codec, and read through `ffmpeg`.
+#[test]
+fn other_codecs_go_through_ffmpeg() {
+    let folder = "data/detect-images/mmpose/posetrack18/videos/000001_mpiinew_test";
+    let Some(folder) = shared(folder) else { return };
+    let path = folder.join("000001_mpiinew_test.mp4");
+    let error = Mp4Source::open(&path).unwrap_err().to_string();
+    assert!(error.contains("'mp4v'"), "{error}");
+    if has_ffmpeg() {
+        let mut source = source::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        assert_eq!(source.info().size, (1280, 720));
+        let (frames, error) = collect(source.as_mut());
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(frames.len(), 5);
+    }
+}
+
 fn assert_real_video(path: &Path, golden: &Golden, decoder: VideoDecoder) {
     let mut source = source::open(path.to_str().unwrap(), &with_decoder(decoder)).unwrap();
     assert_eq!(source.info().size, golden.size);
@@ -274,7 +292,9 @@ fn nothing_there_is_told_plainly() {
 #[test]
 fn garbage_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let garbage: Vec<u8> = (0..5000_u32).map(|i| (i * 2_654_435_761) as u8).collect();
+    let garbage: Vec<u8> = (0..5000_u32)
+        .map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0])
+        .collect();
     for (name, bytes) in [
         ("empty.mp4", &[][..]),
         ("noise.mp4", &garbage),

@@ -129,13 +129,13 @@ fn jpeg_header(
 }
 
 fn decode_jpeg(bytes: &[u8]) -> Result<RgbImage, String> {
-    let mut decoder = jpeg_decoder(bytes);
-    let (width, height, orientation) = jpeg_header(&mut decoder)?;
     // The decoder fills what is missing with grey, as viewers do. A tracker is better off
     // without a frame than with half of one.
     if !has_end_marker(bytes) {
         return Err("the JPEG is cut short: its end marker is missing".to_string());
     }
+    let mut decoder = jpeg_decoder(bytes);
+    let (width, height, orientation) = jpeg_header(&mut decoder)?;
     let pixels = decoder.decode().map_err(|error| error.to_string())?;
     let image = RgbImage::from_raw(width, height, pixels)
         .ok_or("the JPEG decoder gave another size than its header")?;

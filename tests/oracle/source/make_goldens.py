@@ -19,8 +19,10 @@ SOURCE = ["-f", "lavfi", "-i", "testsrc2=size=98x66:rate=25:duration=1.6"]
 # sync-lookahead and threads are fixed so that the files come out the same everywhere.
 X264 = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "30", "-threads", "1", "-bitexact"]
 CLIPS = {
-    # B-frames in a pyramid: decoding order differs from display order.
-    "bframes.mp4": [*X264, "-bf", "3", "-g", "20", "-x264-params", "b-pyramid=normal"],
+    # B-frames in a pyramid: decoding order differs from display order. Without direct prediction,
+    # in which OpenH264 2.6 is off by a few grey levels in some blocks.
+    "bframes.mp4": [*X264, "-bf", "3", "-g", "20", "-x264-params",
+                    "b-pyramid=normal:direct=none"],
     # The same in fragments, as cameras and browsers record.
     "fragments.mp4": [*X264, "-bf", "2", "-g", "10",
                       "-movflags", "frag_keyframe+empty_moov+default_base_moof"],
