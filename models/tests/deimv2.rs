@@ -1,6 +1,8 @@
 //! DEIMv2 of all four sizes with made-up weights gives what the authors' PyTorch code gives with
 //! the same. Expected numbers: `tests/oracle/deimv2/make_goldens.py`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use candle_core::{DType, Device, Tensor};
 use mtmc_models::deimv2::{Deimv2, Deimv2Config, NAMES};
 use mtmc_models::layers::{Mode, Params};
@@ -137,7 +139,7 @@ fn made_up_weights_give_what_the_authors_code_gives() {
         for (part, expected, found) in pairs {
             let difference = expected.difference(&found);
             println!("{name}, {part}: {difference:.1e}");
-            assert!(difference <= 1e-4, "{name}, {part}: off by {difference}");
+            assert!(difference <= 3e-5, "{name}, {part}: off by {difference}");
         }
     }
 }

@@ -36,9 +36,9 @@ pub struct EncoderConfig {
 /// The encoder.
 pub enum Encoder {
     /// [`EncoderKind::Lite`].
-    Lite(LiteEncoder),
+    Lite(Box<LiteEncoder>),
     /// [`EncoderKind::Hybrid`].
-    Hybrid(HybridEncoder),
+    Hybrid(Box<HybridEncoder>),
 }
 
 impl Encoder {
@@ -49,13 +49,13 @@ impl Encoder {
     pub fn new(config: &EncoderConfig, params: &Params) -> Result<Self> {
         match (config.kind, config.input.as_slice()) {
             (EncoderKind::Lite, &[input]) => {
-                Ok(Self::Lite(LiteEncoder::new(config, input, params)?))
+                let encoder = LiteEncoder::new(config, input, params)?;
+                Ok(Self::Lite(Box::new(encoder)))
             }
-            (EncoderKind::Hybrid { .. }, &[fine, coarse]) => Ok(Self::Hybrid(HybridEncoder::new(
-                config,
-                [fine, coarse],
-                params,
-            )?)),
+            (EncoderKind::Hybrid { .. }, &[fine, coarse]) => {
+                let encoder = HybridEncoder::new(config, [fine, coarse], params)?;
+                Ok(Self::Hybrid(Box::new(encoder)))
+            }
             (kind, input) => candle_core::bail!("encoder {kind:?} cannot take levels {input:?}"),
         }
     }
