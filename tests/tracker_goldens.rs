@@ -5,6 +5,8 @@
 //! the format. Detections are those of public benchmarks, where they are at hand, and made-up ones
 //! from a generator that both programs have.
 
+#![allow(clippy::unwrap_used)] // A golden that cannot be read fails its test.
+
 use std::fmt::Write as _;
 use std::path::Path;
 
