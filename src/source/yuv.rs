@@ -65,12 +65,12 @@ pub(crate) struct Planes<'a> {
 
 /// Factors of the way to RGB, in units of 2⁻¹³, for values that were shifted left by three.
 struct Factors {
-    y_offset: i32,
-    y: i32,
-    v_to_r: i32,
-    u_to_g: i32,
-    v_to_g: i32,
-    u_to_b: i32,
+    y_offset: i16,
+    y: i16,
+    v_to_r: i16,
+    u_to_g: i16,
+    v_to_g: i16,
+    u_to_b: i16,
 }
 
 impl Factors {
@@ -81,7 +81,7 @@ impl Factors {
         } else {
             (255.0 / 219.0, 255.0 / 224.0, 16 << 3)
         };
-        let fixed = |value: f64| (value * 8192.0).round() as i32;
+        let fixed = |value: f64| (value * 8192.0).round() as i16;
         let blue_step = 2.0 * (1.0 - colours.blue);
         let red_step = 2.0 * (1.0 - colours.red);
         Self {
@@ -95,12 +95,14 @@ impl Factors {
     }
 }
 
-/// What one chroma sample adds to red, green and blue.
-#[derive(Clone, Copy, Default)]
-struct Chroma {
-    r: i32,
-    g: i32,
-    b: i32,
+/// What chroma adds to red, green and blue, for each pixel of two rows.
+///
+/// One vector a colour and 16-bit values throughout: in this form the loops over them become
+/// vector instructions.
+struct ChromaRow {
+    r: Vec<i16>,
+    g: Vec<i16>,
+    b: Vec<i16>,
 }
 
 /// Converts a 4:2:0 picture to RGB.
@@ -108,17 +110,18 @@ struct Chroma {
 /// `None` when the planes are shorter than the size says.
 pub(crate) fn to_rgb(planes: &Planes<'_>, colours: Colours) -> Option<RgbImage> {
     let (width, height) = (planes.width, planes.height);
+    let chroma_width = width.div_ceil(2);
     let factors = Factors::new(colours);
     let mut pixels = vec![0_u8; width * height * 3];
-    let mut chroma = vec![Chroma::default(); width.div_ceil(2)];
+    let mut chroma = ChromaRow::new(chroma_width);
     if pixels.is_empty() {
         return None;
     }
     for (row, out) in pixels.chunks_exact_mut(width * 3).enumerate() {
         if row % 2 == 0 {
-            let u = plane_row(planes.u, row / 2, planes.uv_stride, chroma.len())?;
-            let v = plane_row(planes.v, row / 2, planes.uv_stride, chroma.len())?;
-            chroma_row(u, v, &factors, &mut chroma);
+            let u = plane_row(planes.u, row / 2, planes.uv_stride, chroma_width)?;
+            let v = plane_row(planes.v, row / 2, planes.uv_stride, chroma_width)?;
+            chroma.fill(u, v, &factors);
         }
         let y = plane_row(planes.y, row, planes.y_stride, width)?;
         rgb_row(y, &chroma, &factors, out);
@@ -131,27 +134,42 @@ fn plane_row(plane: &[u8], row: usize, stride: usize, length: usize) -> Option<&
     plane.get(start..start.checked_add(length)?)
 }
 
-fn chroma_row(u: &[u8], v: &[u8], factors: &Factors, out: &mut [Chroma]) {
-    for ((&u, &v), out) in u.iter().zip(v).zip(out) {
-        let u = (i32::from(u) - 128) << 3;
-        let v = (i32::from(v) - 128) << 3;
-        *out = Chroma {
-            r: (v * factors.v_to_r) >> 16,
-            g: ((u * factors.u_to_g) >> 16) + ((v * factors.v_to_g) >> 16),
-            b: (u * factors.u_to_b) >> 16,
-        };
+impl ChromaRow {
+    fn new(chroma_width: usize) -> Self {
+        Self {
+            r: vec![0; 2 * chroma_width],
+            g: vec![0; 2 * chroma_width],
+            b: vec![0; 2 * chroma_width],
+        }
+    }
+
+    fn fill(&mut self, u: &[u8], v: &[u8], factors: &Factors) {
+        let red = self.r.chunks_exact_mut(2);
+        let green = self.g.chunks_exact_mut(2);
+        let blue = self.b.chunks_exact_mut(2);
+        for ((&u, &v), ((r, g), b)) in u.iter().zip(v).zip(red.zip(green).zip(blue)) {
+            let u = (i16::from(u) - 128) << 3;
+            let v = (i16::from(v) - 128) << 3;
+            r.fill(upper_half(v, factors.v_to_r));
+            g.fill(upper_half(u, factors.u_to_g) + upper_half(v, factors.v_to_g));
+            b.fill(upper_half(u, factors.u_to_b));
+        }
     }
 }
 
-fn rgb_row(y: &[u8], chroma: &[Chroma], factors: &Factors, out: &mut [u8]) {
-    for ((y, out), chroma) in y.chunks(2).zip(out.chunks_mut(6)).zip(chroma) {
-        for (&y, out) in y.iter().zip(out.chunks_exact_mut(3)) {
-            let y = (((i32::from(y) << 3) - factors.y_offset) * factors.y) >> 16;
-            out[0] = (y + chroma.r).clamp(0, 255) as u8;
-            out[1] = (y + chroma.g).clamp(0, 255) as u8;
-            out[2] = (y + chroma.b).clamp(0, 255) as u8;
-        }
+fn rgb_row(y: &[u8], chroma: &ChromaRow, factors: &Factors, out: &mut [u8]) {
+    let chroma = chroma.r.iter().zip(&chroma.g).zip(&chroma.b);
+    for ((&y, out), ((&r, &g), &b)) in y.iter().zip(out.chunks_exact_mut(3)).zip(chroma) {
+        let y = upper_half((i16::from(y) << 3) - factors.y_offset, factors.y);
+        out[0] = (y + r).clamp(0, 255) as u8;
+        out[1] = (y + g).clamp(0, 255) as u8;
+        out[2] = (y + b).clamp(0, 255) as u8;
     }
+}
+
+/// The upper 16 bits of a product.
+fn upper_half(a: i16, b: i16) -> i16 {
+    ((i32::from(a) * i32::from(b)) >> 16) as i16
 }
 
 /// A 4:2:0 picture of its own memory, with even width and height.
