@@ -4,6 +4,7 @@ use crate::deimv2::{Deimv2, Deimv2Config};
 use crate::detect::DetectionNetwork;
 use crate::layers::Params;
 use crate::rtdetr::{RtDetr, RtDetrConfig};
+use crate::yolov8::{YoloV8, YoloV8Config};
 use crate::{Description, Error, Result};
 
 /// Names of all detection architectures, for messages and for the converter.
@@ -18,6 +19,11 @@ pub const DETECTORS: &[&str] = &[
     "deimv2-femto",
     "deimv2-pico",
     "deimv2-n",
+    "yolov8n",
+    "yolov8s",
+    "yolov8m",
+    "yolov8l",
+    "yolov8x",
 ];
 
 /// Builds the detection network that `description` names.
@@ -36,6 +42,10 @@ pub fn build(description: &Description, params: &Params) -> Result<DetectionNetw
         return Ok(DetectionNetwork::Detr(Box::new(Deimv2::new(
             &config, params,
         )?)));
+    }
+    if let Some(config) = YoloV8Config::named(name, classes) {
+        let network = YoloV8::new(&config, params)?;
+        return Ok(DetectionNetwork::Dense(Box::new(network)));
     }
     Err(Error::Input(format!(
         "`{name}` is no detection architecture; known are {}",
