@@ -3,12 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarBuilder;
 use mtmc_models::deimv2::{Deimv2, Deimv2Config, NAMES};
 use mtmc_models::layers::{Mode, Params};
 use mtmc_models::ops::top_k;
 use mtmc_models::testing::{made_up_image, made_up_weights};
-use mtmc_models::{Description, Interpolation, ResizeMode, expected_tensors, weights};
+use mtmc_models::{Description, Interpolation, ResizeMode, Weights, expected_tensors, weights};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -60,7 +63,7 @@ fn golden(name: &str) -> Golden {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-fn network(name: &str, mode: Mode) -> Deimv2 {
+fn made_up(name: &str) -> Weights {
     let description = Description {
         format: weights::FORMAT_VERSION,
         architecture: name.to_string(),
@@ -77,9 +80,17 @@ fn network(name: &str, mode: Mode) -> Deimv2 {
         licence: "none".to_string(),
     };
     let specs = expected_tensors(&description).unwrap();
-    let weights = made_up_weights(&description, &specs);
-    let params = Params::new(weights.var_builder(DType::F32, &Device::Cpu), mode, 1e-5);
-    Deimv2::new(&Deimv2Config::named(name, 80).unwrap(), &params).unwrap()
+    made_up_weights(&description, &specs)
+}
+
+fn build(name: &str, vb: VarBuilder<'static>, mode: Mode) -> Deimv2 {
+    let config = Deimv2Config::named(name, 80).unwrap();
+    Deimv2::new(&config, &Params::new(vb, mode, 1e-5)).unwrap()
+}
+
+fn network(name: &str) -> Deimv2 {
+    let vb = made_up(name).var_builder(DType::F32, &Device::Cpu);
+    build(name, vb, Mode::Inference)
 }
 
 /// A batch of made-up images, `[seeds, 3, height, width]` in 0..=1.
@@ -119,7 +130,7 @@ fn made_up_weights_give_what_the_authors_code_gives() {
     for name in NAMES {
         let golden = golden(name);
         let images = images(golden.width, golden.height, &golden.made_up_seeds);
-        let trace = network(name, Mode::Inference).trace(&images).unwrap();
+        let trace = network(name).trace(&images).unwrap();
         let decoder = &trace.decoder;
         let mut pairs = vec![(
             "encoder scores",
@@ -146,7 +157,7 @@ fn made_up_weights_give_what_the_authors_code_gives() {
 
 #[test]
 fn a_batch_gives_what_its_images_give() {
-    let network = network("deimv2-n", Mode::Inference);
+    let network = network("deimv2-n");
     let together = network.trace(&images(384, 256, &[1, 2])).unwrap().decoder;
     for (index, seed) in [1, 2].into_iter().enumerate() {
         let alone = network.trace(&images(384, 256, &[seed])).unwrap().decoder;
@@ -164,7 +175,7 @@ fn a_batch_gives_what_its_images_give() {
 
 #[test]
 fn wrong_sizes_are_errors() {
-    let network = network("deimv2-atto", Mode::Inference);
+    let network = network("deimv2-atto");
     // 90 is no multiple of 32; 64 × 64 has 20 cells for 100 queries.
     for side in [90, 64] {
         let image = Tensor::zeros((1, 3, side, side), DType::F32, &Device::Cpu).unwrap();
@@ -172,6 +183,55 @@ fn wrong_sizes_are_errors() {
         assert!(
             error.contains("multiples of 32") || error.contains("20 cells"),
             "{error}"
+        );
+    }
+}
+
+/// Every weight of the training form has a gradient from boxes and scores, but for those that only
+/// choose among cells and those behind a detached box.
+#[test]
+fn gradients_reach_the_weights() {
+    // The smallest images with cells for all queries.
+    for (name, side) in [("deimv2-atto", 160), ("deimv2-n", 256)] {
+        let mut vars = HashMap::new();
+        for (tensor, values) in made_up(name).tensors() {
+            vars.insert(tensor.clone(), Var::from_tensor(values).unwrap());
+        }
+        let tensors = vars
+            .iter()
+            .map(|(name, var)| (name.clone(), var.as_tensor().clone()));
+        let vb = VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
+        let network = build(name, vb, Mode::Training);
+        let decoder = network.trace(&images(side, side, &[1])).unwrap().decoder;
+        let loss = decoder.logits.sqr().unwrap().mean_all().unwrap();
+        let loss = (loss + decoder.boxes.sqr().unwrap().mean_all().unwrap()).unwrap();
+        let gradients = loss.backward().unwrap();
+        let without: Vec<&String> = vars
+            .iter()
+            .filter(|(_, var)| gradients.get(var.as_tensor()).is_none())
+            .map(|(name, _)| name)
+            .filter(|name| !name.contains("running_"))
+            .collect();
+        let explained = |name: &&String| {
+            let heads = [
+                "up",
+                "reg_scale",
+                "enc_score_head.",
+                "enc_bbox_head.",
+                "query_pos_head.",
+                "pre_bbox_head.",
+            ];
+            heads
+                .iter()
+                .any(|head| name.starts_with(&format!("decoder.{head}")))
+        };
+        let unexplained: Vec<_> = without
+            .into_iter()
+            .filter(|name| !explained(name))
+            .collect();
+        assert!(
+            unexplained.is_empty(),
+            "{name}: no gradient for {unexplained:?}"
         );
     }
 }

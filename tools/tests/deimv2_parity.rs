@@ -160,8 +160,9 @@ fn check(size: &str) {
     for case in golden(size).cases {
         let found = detector.detect(&[&case.pixels()], &everything()).unwrap();
         let (floor, score_limit, edge_limit) = if case.is_jpeg() {
-            // JPEG decoders differ by a level in some pixels; uncertain boxes move with them.
-            (0.3, 2e-2, 2.0)
+            // JPEG decoders differ by a level or two in some pixels, and onnxruntime's own results
+            // move as far with them: on zidane.jpg a score goes from 0.79 to 0.74.
+            (0.3, 6e-2, 2.5)
         } else if case.anchors == Anchors::Published {
             (0.0, 1e-4, 0.15)
         } else {

@@ -244,10 +244,17 @@ impl Stem {
         let x = pad(&self.stem1.forward(images)?)?;
         let branch = self.stem2a.forward(&x)?;
         let branch = self.stem2b.forward(&pad(&branch)?)?;
-        let pooled = x.max_pool2d_with_stride(2, 1)?;
+        let pooled = max_of_neighbours(&max_of_neighbours(&x, 2)?, 3)?;
         let x = Tensor::cat(&[&pooled, &branch], 1)?;
         self.stem4.forward(&self.stem3.forward(&x)?)
     }
+}
+
+/// The larger of each two neighbours along `dim`, one fewer than before. Twice, along rows and
+/// columns, it is a 2×2 max pooling at stride 1, for which candle has no gradient.
+fn max_of_neighbours(x: &Tensor, dim: usize) -> Result<Tensor> {
+    let count = x.dim(dim)? - 1;
+    x.narrow(dim, 0, count)?.maximum(&x.narrow(dim, 1, count)?)
 }
 
 struct Stage {

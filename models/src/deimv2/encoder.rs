@@ -129,8 +129,15 @@ impl DownSample {
 
 impl Module for DownSample {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let padded = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
-        self.0.forward(&padded.avg_pool2d_with_stride(3, 2)?)
+        let (batch, channels, height, width) = x.dims4()?;
+        // As a convolution of single channels: candle's pooling has no gradient if windows overlap.
+        let kernel = Tensor::full(1.0_f32 / 9.0, (1, 1, 3, 3), x.device())?;
+        let kernel = kernel.to_dtype(x.dtype())?;
+        let planes = x.reshape((batch * channels, 1, height, width))?;
+        let means = planes.conv2d(&kernel, 1, 2, 1, 1)?;
+        let (_, _, height, width) = means.dims4()?;
+        self.0
+            .forward(&means.reshape((batch, channels, height, width))?)
     }
 }
 
