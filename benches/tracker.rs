@@ -4,6 +4,8 @@
 //!     cargo bench --bench tracker
 //!
 //! The crowd stands on a 1920×1080 frame; with 500 people in it the boxes overlap heavily.
+//! Median of one update on one core of an AMD EPYC server with other work beside it:
+//! 20 people 1.7 µs, 50 people 5.9 µs, 100 people 21 µs, 500 people 292 µs.
 
 use divan::{Bencher, black_box};
 use mtmc::tracker::{ByteTrack, ByteTrackSettings, Detection, FrameDetections, Tracker};

@@ -20,8 +20,9 @@ use serde::{Deserialize, Serialize};
 
 /// Detections that a tracker takes of one frame; of more, the best by score are taken.
 ///
-/// Bounds time and memory whatever comes in. The detectors here report at most 300.
-pub const MAX_DETECTIONS: usize = 2_000;
+/// Bounds time and memory whatever comes in: as many boxes all on one spot, the worst case of the
+/// assignment, take a fraction of a second. Detectors report some hundreds at most.
+pub const MAX_DETECTIONS: usize = 1_000;
 
 /// What a detector found in one frame of one camera.
 #[derive(Debug, Clone, PartialEq, Default)]
