@@ -304,17 +304,14 @@ impl<'a> OnnxMapping<'a> {
             None => module_path(&node.name).ok_or_else(|| fault("is in no module"))?,
         };
         let (conv, norm) = places(&module).ok_or_else(|| fault("belongs to no known layer"))?;
-        if let Some(block) = conv.strip_suffix(".conv1.conv") {
-            if block.contains(".bottlenecks.") {
-                let zero = format!("{block}.conv2");
-                let shape = vec![output, input, 1, 1];
-                self.insert(
-                    format!("{zero}.conv.weight"),
-                    shape,
-                    vec![0.0; output * input],
-                )?;
-                self.insert_norm(&format!("{zero}.norm"), &vec![0.0; output])?;
-            }
+        if let Some(block) = conv.strip_suffix(".conv1.conv")
+            && block.contains(".bottlenecks.")
+        {
+            let zero = format!("{block}.conv2");
+            let shape = vec![output, input, 1, 1];
+            let zeros = vec![0.0; output * input];
+            self.insert(format!("{zero}.conv.weight"), shape, zeros)?;
+            self.insert_norm(&format!("{zero}.norm"), &vec![0.0; output])?;
         }
         self.insert(
             format!("{conv}.weight"),
