@@ -251,6 +251,12 @@ impl<'a> OnnxMapping<'a> {
         shape: Vec<usize>,
         values: Vec<f32>,
     ) -> Result<(), Malformed> {
+        if shape.iter().product::<usize>() != values.len() {
+            return Err(Malformed(format!(
+                "tensor `{name}`: its parts make {} numbers, not {shape:?}",
+                values.len()
+            )));
+        }
         let tensor = NamedTensor {
             name: name.clone(),
             shape,
