@@ -192,7 +192,8 @@ fn of_too_many_detections_the_best_are_taken() {
 
 #[test]
 fn settings_out_of_range_are_named() {
-    let cases: [(&str, fn(&mut ByteTrackSettings)); 6] = [
+    type Change = fn(&mut ByteTrackSettings);
+    let cases: [(&str, Change); 6] = [
         ("track_thresh", |s| s.track_thresh = 1.5),
         ("low_thresh", |s| s.low_thresh = f64::NAN),
         ("match_thresh", |s| s.match_thresh = 1.0),
