@@ -106,7 +106,7 @@ impl LoadedDetector {
         placements: &[Placement],
         options: &DetectOptions,
     ) -> candle_core::Result<Vec<Vec<Detection>>> {
-        let (_, queries, classes) = output.logits.dims3()?;
+        let (_, _, classes) = output.logits.dims3()?;
         let scores = candle_nn::ops::sigmoid(&output.logits.to_dtype(DType::F32)?)?;
         let scores = scores.flatten_from(1)?.to_vec2::<f32>()?;
         let boxes = output.boxes.to_dtype(DType::F32)?.to_vec3::<f32>()?;
@@ -114,7 +114,7 @@ impl LoadedDetector {
         for (image, placement) in placements.iter().enumerate() {
             let mut found = Vec::new();
             // A query may be reported for several classes, as RT-DETR's own post-processing does.
-            for index in top_k(&scores[image], queries.min(MAX_DETECTIONS)) {
+            for index in top_k(&scores[image], MAX_DETECTIONS) {
                 let score = scores[image][index as usize];
                 let class = index % classes as u32;
                 if score < options.score_floor || score.is_nan() {
