@@ -69,12 +69,12 @@ impl TryFrom<RawEntry> for Entry {
             _ => return Err(format!("{name}: needs repository and file, or url")),
         };
         let hexadecimal = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-        if let Some(digest) = &raw.sha256 {
-            if digest.len() != 64 || !digest.chars().all(hexadecimal) {
-                return Err(format!(
-                    "{name}: sha256 is no lower-case hexadecimal digest"
-                ));
-            }
+        if let Some(digest) = &raw.sha256
+            && (digest.len() != 64 || !digest.chars().all(hexadecimal))
+        {
+            return Err(format!(
+                "{name}: sha256 is no lower-case hexadecimal digest"
+            ));
         }
         Ok(Self {
             name,

@@ -1,6 +1,8 @@
 //! Fetching against a small HTTP server on this machine: resuming, wrong digests, refusals,
 //! broken connections, files put in place by hand.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};

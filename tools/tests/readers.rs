@@ -1,5 +1,7 @@
 //! The readers on real files: PyTorch's two formats against what PyTorch itself says of them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use mtmc_models::testing::shared;

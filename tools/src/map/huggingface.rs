@@ -21,11 +21,9 @@ pub fn rename_rtdetr(shapes: &Shapes) -> Option<Renamed> {
             continue;
         }
         // The heads have a second name outside the model; files may hold either or both.
-        if let Some(inner) = second_name(name) {
-            if shapes.contains_key(&inner) {
-                renamed.drop(name, "the same tensor as that within `model.decoder`");
-                continue;
-            }
+        if second_name(name).is_some_and(|inner| shapes.contains_key(&inner)) {
+            renamed.drop(name, "the same tensor as that within `model.decoder`");
+            continue;
         }
         if let Some((to, place)) = projection(name) {
             projections.entry(to).or_default()[place] = Some(name);

@@ -146,11 +146,11 @@ pub fn plan(checkpoint: &Checkpoint, options: &Options) -> Result<Plan> {
     for (name, info) in checkpoint.tensors() {
         shapes.insert(name.clone(), info.shape.clone());
     }
-    if let Some(graph) = checkpoint.graph() {
-        if let Some((architecture, classes)) = deimv2::identify_onnx(graph) {
-            let mapped = deimv2::map_onnx(graph).map_err(|fault| fault.at(path))?;
-            return plan_graph(checkpoint, options, architecture, classes, mapped);
-        }
+    if let Some(graph) = checkpoint.graph()
+        && let Some((architecture, classes)) = deimv2::identify_onnx(graph)
+    {
+        let mapped = deimv2::map_onnx(graph).map_err(|fault| fault.at(path))?;
+        return plan_graph(checkpoint, options, architecture, classes, mapped);
     }
     let (origin, renamed, candidates) = rename(&shapes).ok_or_else(|| Error::Architecture {
         path: path.to_path_buf(),

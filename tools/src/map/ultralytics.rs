@@ -37,11 +37,14 @@ const NECK: [(Kind, &str); 13] = [
     (Kind::Decoder, "decoder"),
 ];
 
+/// A tensor's whole name, its name within its layer, and its shape.
+type LayerTensor<'a> = (&'a str, &'a str, &'a [usize]);
+
 /// Our names for Ultralytics' RT-DETR with an HGNetv2 backbone; `None` if it is something else.
 pub fn rename_rtdetr(shapes: &Shapes) -> Option<Renamed> {
     shapes.get("model.0.stem1.conv.weight")?;
     let mut renamed = Renamed::default();
-    let mut layers: BTreeMap<usize, Vec<(&str, &str, &[usize])>> = BTreeMap::new();
+    let mut layers: BTreeMap<usize, Vec<LayerTensor>> = BTreeMap::new();
     for (name, shape) in shapes {
         if let Some(reason) = needless(name) {
             renamed.drop(name, reason);
@@ -73,7 +76,7 @@ pub fn rename_rtdetr(shapes: &Shapes) -> Option<Renamed> {
     Some(renamed)
 }
 
-fn kind(tensors: &[(&str, &str, &[usize])]) -> Option<Kind> {
+fn kind(tensors: &[LayerTensor]) -> Option<Kind> {
     for (_, rest, shape) in tensors {
         let kind = match *rest {
             "stem1.conv.weight" => Kind::Stem,
@@ -166,8 +169,6 @@ pub fn rename_yolov8(shapes: &Shapes) -> Option<Renamed> {
     for name in shapes.keys() {
         if let Some(reason) = needless(name) {
             renamed.drop(name, reason);
-        } else if name == "model.22.dfl.conv.weight" {
-            renamed.drop(name, "the numbers 0 to 15: the bins' offsets");
         } else {
             renamed.keep(name, name);
         }

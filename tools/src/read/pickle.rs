@@ -346,7 +346,7 @@ impl<'a> Machine<'a> {
 
     /// Sets keys (even places) to values (odd places) in the dictionary or object on top.
     fn set_items(&mut self, flat: &[Id]) -> Result<(), Malformed> {
-        if flat.len() % 2 != 0 {
+        if !flat.len().is_multiple_of(2) {
             return Err(Malformed::new("a key has no value"));
         }
         let target = self.top()?;

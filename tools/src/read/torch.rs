@@ -225,10 +225,10 @@ impl Walker<'_> {
         if !is_norm || self.found.facts.batch_norm_eps.is_some() {
             return;
         }
-        if let Some(Node::Float(eps)) = pickle.get(state, "eps").map(|id| pickle.node(id)) {
-            if eps.is_finite() && *eps >= 0.0 && *eps < 1.0 {
-                self.found.facts.batch_norm_eps = Some(*eps);
-            }
+        if let Some(Node::Float(eps)) = pickle.get(state, "eps").map(|id| pickle.node(id))
+            && (0.0..1.0).contains(eps)
+        {
+            self.found.facts.batch_norm_eps = Some(*eps);
         }
     }
 

@@ -1,0 +1,58 @@
+"""Tiny weights files in every format that the converter reads: seeds for its tests and fuzzing.
+
+    python make_corpus.py
+
+Writes `tools/tests/corpus/*`. All but the hostile ones hold the same three tensors: `w` [2, 3] =
+0, 0.5, … 2.5; `t`, its transpose (a view in PyTorch's files); `n`, the integer 7. The hostile
+ones: `calls.pt` would run a command when Python loads it, `expanded.pt` claims 2^30 numbers and
+stores one.
+
+Made with Python 3.11, torch 2.15.0, onnx 1.23, safetensors.
+"""
+
+import os
+import pathlib
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from safetensors.torch import save_file
+
+CORPUS = pathlib.Path(__file__).resolve().parents[3] / "tools" / "tests" / "corpus"
+
+
+class Calls:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/mtmc-was-here",)
+
+
+class Head(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(2, eps=1e-3)
+
+
+def main():
+    CORPUS.mkdir(parents=True, exist_ok=True)
+    w = torch.arange(6, dtype=torch.float32).reshape(2, 3) / 2
+    tensors = {"w": w, "t": w.t(), "n": torch.tensor(7)}
+    torch.save(tensors, CORPUS / "plain.pt")
+    torch.save({"model": tensors}, CORPUS / "legacy.pth", _use_new_zipfile_serialization=False)
+    half = {f"module.{key}": value.half() for key, value in tensors.items()}
+    torch.save({"ema": {"module": half, "updates": 3}, "model": {}}, CORPUS / "half.pt")
+    head = Head()
+    head.names = {0: "person", 1: "bag"}
+    torch.save({"model": head.half(), "ema": None}, CORPUS / "module.pt")
+    torch.save({"w": w, "x": Calls()}, CORPUS / "calls.pt")
+    torch.save({"w": torch.zeros(1).expand(1 << 30)}, CORPUS / "expanded.pt")
+    plain = {key: value.contiguous() for key, value in tensors.items()}
+    save_file(plain, CORPUS / "plain.safetensors")
+    node = helper.make_node("MatMul", ["w", "t"], ["y"], name="/product")
+    arrays = [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in plain.items()]
+    output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 2])
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [], [output], arrays)),
+              CORPUS / "plain.onnx")
+
+
+main()
