@@ -1,0 +1,106 @@
+//! `mtmc models` from outside: what it prints, what it writes, how it fails.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use mtmc_models::testing::shared;
+use mtmc_models::weights::read_description;
+use tempfile::TempDir;
+
+/// Runs `mtmc models ARGS` with `cache` as cache and no way out to the network.
+fn models(cache: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mtmc"))
+        .arg("models")
+        .args(args)
+        .env("MTMC_CACHE", cache)
+        .env("HF_HOME", cache)
+        .env("HF_ENDPOINT", "http://127.0.0.1:9") // the discard port: nobody listens
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn converts_describes_and_names_what_it_left_out() {
+    let Some(input) = shared("weights/deimv2/deimv2_hgnetv2_atto_coco.onnx") else {
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("atto.safetensors");
+    let (input, output) = (input.to_str().unwrap(), file.to_str().unwrap());
+    let args = ["convert", input, "--out", output, "--licence", "Apache-2.0"];
+    let run = models(folder.path(), &args);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let said = text(&run.stdout);
+    assert!(
+        said.contains("deimv2-atto") && said.contains("left out"),
+        "{said}"
+    );
+    let about = read_description(&file).unwrap();
+    assert_eq!(about.architecture, "deimv2-atto");
+    assert_eq!((about.input_width, about.classes.len()), (320, 80));
+    assert_eq!(about.licence, "Apache-2.0");
+    assert_eq!(about.source, "deimv2_hgnetv2_atto_coco.onnx");
+    let run = models(folder.path(), &["info", output]);
+    let said = text(&run.stdout);
+    assert!(
+        said.contains("320×320") && said.contains("person, bicycle"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_failed_conversion_leaves_nothing_behind() {
+    let folder = TempDir::new().unwrap();
+    let input = folder.path().join("broken.pt");
+    std::fs::write(&input, b"PK\x03\x04 and then nothing").unwrap();
+    let output = folder.path().join("out.safetensors");
+    let args = [
+        "convert",
+        input.to_str().unwrap(),
+        "--out",
+        output.to_str().unwrap(),
+    ];
+    let run = models(folder.path(), &args);
+    assert_eq!(run.status.code(), Some(1));
+    let said = text(&run.stderr);
+    assert!(said.contains("broken.pt") && said.contains("zip"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn lists_what_can_be_fetched() {
+    let folder = TempDir::new().unwrap();
+    let run = models(folder.path(), &["list"]);
+    let said = text(&run.stdout);
+    for word in [
+        "deimv2-femto",
+        "rtdetr-l",
+        "AGPL-3.0",
+        "63.4",
+        "PekingU/rtdetr_r50vd",
+    ] {
+        assert!(said.contains(word), "`{word}` is not in: {said}");
+    }
+}
+
+#[test]
+fn offline_it_says_what_to_download_and_where_to_put_it() {
+    let folder = TempDir::new().unwrap();
+    let run = models(folder.path(), &["fetch", "deimv2-femto"]);
+    assert_eq!(run.status.code(), Some(1));
+    let said = text(&run.stderr);
+    let address = "Intellindust/DEIMv2_HGNetv2_FEMTO_COCO/resolve/main/model.safetensors";
+    let place = folder
+        .path()
+        .join("downloads/deimv2-femto/model.safetensors");
+    assert!(
+        said.contains(address) && said.contains(place.to_str().unwrap()),
+        "{said}"
+    );
+}
