@@ -198,7 +198,13 @@ fn errors_say_what_and_where() {
     let frames = str(&material.frames);
     let broken = material.folder.path().join("broken.safetensors");
     std::fs::write(&broken, b"\x40\0\0\0\0\0\0\0{\"a\":").unwrap();
-    let cases: [(&[&str], &str); 6] = [
+    let foreign = material.folder.path().join("foreign.pt");
+    std::fs::write(&foreign, b"PK").unwrap();
+    let cases: [(&[&str], &str); 7] = [
+        (
+            &["track", frames, "--weights", str(&foreign)],
+            "mtmc models convert",
+        ),
         (
             &["track", "no/such/video.mp4", "--weights", weights],
             "no/such/video.mp4",

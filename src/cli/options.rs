@@ -93,6 +93,17 @@ impl ModelArgs {
 
     fn path(&self) -> anyhow::Result<PathBuf> {
         let path = Path::new(&self.weights);
+        let foreign = ["pt", "pth", "onnx"]
+            .iter()
+            .any(|e| path.extension().is_some_and(|p| p == *e));
+        if foreign && path.exists() {
+            bail!(
+                "{0}: weights of another program; make them ours first: \
+                 `mtmc models convert {0} --out {1}`",
+                path.display(),
+                path.with_extension("safetensors").display()
+            );
+        }
         if path.exists() {
             return Ok(path.to_path_buf());
         }
@@ -102,7 +113,10 @@ impl ModelArgs {
                 self.weights
             );
         }
-        bail!("{}: no such weights", self.weights)
+        match mtmc_tools::fetch::cached(&self.weights) {
+            Some(path) => Ok(path),
+            None => super::models::fetch(&self.weights),
+        }
     }
 }
 
