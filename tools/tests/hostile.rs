@@ -271,6 +271,14 @@ impl Random {
     }
 }
 
+/// Rounds of mutation; MTMC_MUTATIONS multiplies them for a long run by hand.
+fn rounds(usual: usize) -> usize {
+    let factor = std::env::var("MTMC_MUTATIONS")
+        .ok()
+        .and_then(|text| text.parse::<usize>().ok());
+    usual * factor.unwrap_or(1)
+}
+
 #[test]
 fn mutated_files_neither_panic_nor_grow() {
     let names = [
@@ -287,7 +295,7 @@ fn mutated_files_neither_panic_nor_grow() {
         let original = std::fs::read(corpus(name)).unwrap();
         let path = folder.path().join(name);
         let mut random = Random(seed as u64);
-        for round in 0..1500 {
+        for round in 0..rounds(1500) {
             let mut bytes = original.clone();
             random.mutate(&mut bytes);
             std::fs::write(&path, &bytes).unwrap();
@@ -308,7 +316,7 @@ fn mutated_pickles_and_graphs_do_not_panic() {
     let legacy = std::fs::read(corpus("legacy.pth")).unwrap();
     let graph = std::fs::read(corpus("plain.onnx")).unwrap();
     let mut random = Random(99);
-    for _ in 0..20_000 {
+    for _ in 0..rounds(20_000) {
         let mut bytes = legacy.clone();
         random.mutate(&mut bytes);
         let mut rest = bytes.as_slice();
