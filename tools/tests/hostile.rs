@@ -205,6 +205,7 @@ fn files_of_other_kinds_are_named_as_such() {
 
 #[test]
 fn every_cut_is_an_error_or_harmless() {
+    let folder = TempDir::new().unwrap();
     for name in [
         "plain.pt",
         "legacy.pth",
@@ -213,8 +214,13 @@ fn every_cut_is_an_error_or_harmless() {
         "plain.onnx",
     ] {
         let bytes = std::fs::read(corpus(name)).unwrap();
-        for length in 0..bytes.len() {
-            let Ok(mut file) = open(&bytes[..length], name) else {
+        // One file, shortened byte by byte.
+        let path = folder.path().join(name);
+        std::fs::write(&path, &bytes).unwrap();
+        let shrinking = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        for length in (0..bytes.len()).rev() {
+            shrinking.set_len(length as u64).unwrap();
+            let Ok(mut file) = Checkpoint::open(&path) else {
                 continue;
             };
             // ONNX may be cut between two fields; nothing else may go unnoticed.
@@ -295,7 +301,7 @@ fn mutated_files_neither_panic_nor_grow() {
         let original = std::fs::read(corpus(name)).unwrap();
         let path = folder.path().join(name);
         let mut random = Random(seed as u64);
-        for round in 0..rounds(1500) {
+        for round in 0..rounds(800) {
             let mut bytes = original.clone();
             random.mutate(&mut bytes);
             std::fs::write(&path, &bytes).unwrap();
