@@ -199,6 +199,14 @@ impl ConvNormAct {
         Self::fused(conv, &weight, Some(&bias))
     }
 
+    /// The same where one part holds both: the convolution as `conv`, the norm as `norm_name`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn with_norm(conv: Conv, params: &Params, norm_name: &str) -> Result<Self> {
+        Self::new(conv, &params.pp("conv"), &params.pp(norm_name))
+    }
+
     /// A convolution with bias and no norm, tensors `weight` and `bias` under `params`.
     ///
     /// # Errors
@@ -251,6 +259,18 @@ impl Module for ConvNormAct {
             }
         }
     }
+}
+
+/// Runs `layers` one after the other.
+///
+/// # Errors
+/// The shapes do not fit, or the device fails.
+pub fn forward_all<M: Module>(layers: &[M], x: &Tensor) -> Result<Tensor> {
+    let mut x = x.clone();
+    for layer in layers {
+        x = layer.forward(&x)?;
+    }
+    Ok(x)
 }
 
 /// Weight and bias of a convolution with its batch norm folded in.

@@ -5,6 +5,7 @@
 
 pub mod deimv2;
 pub mod detect;
+pub mod hgnetv2;
 pub mod layers;
 pub mod network;
 pub mod ops;

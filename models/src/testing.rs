@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use image::RgbImage;
 
-use crate::{Description, TensorSpec, Weights};
+use crate::weights::FORMAT_VERSION;
+use crate::{Description, Interpolation, ResizeMode, TensorSpec, Weights};
 
 /// Path of `relative` inside the shared test material beside the repository (`../shared`).
 ///
@@ -100,6 +101,25 @@ pub fn made_up(name: &str, shape: &[usize]) -> Vec<f32> {
             (offset + scale * u) as f32
         })
         .collect()
+}
+
+/// What describes made-up weights of `architecture`: 80 nameless classes, images of 640×640.
+pub fn made_up_description(architecture: &str) -> Description {
+    Description {
+        format: FORMAT_VERSION,
+        architecture: architecture.to_string(),
+        classes: vec![String::new(); 80],
+        input_height: 640,
+        input_width: 640,
+        resize: ResizeMode::Stretch,
+        interpolation: Interpolation::PilBilinear,
+        mean: [0.0; 3],
+        std: [1.0; 3],
+        feature_dim: None,
+        batch_norm_eps: None,
+        source: "made up".to_string(),
+        licence: "none".to_string(),
+    }
 }
 
 /// Made-up weights for the tensors `specs` of the network of `description`.

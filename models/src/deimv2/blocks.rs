@@ -2,16 +2,10 @@
 
 use candle_core::{D, Module, Result, Tensor};
 
-use super::forward_all;
-use crate::layers::{Activation, Conv, ConvNormAct, Linear, Mode, Params};
-use crate::rtdetr::RepConv;
+use crate::layers::{Activation, Conv, ConvNormAct, Linear, Params, forward_all};
+use crate::rtdetr::{RepConv, conv_norm};
 
-/// A convolution with its norm as `conv` and `norm`.
-pub fn conv_norm(conv: Conv, params: &Params) -> Result<ConvNormAct> {
-    ConvNormAct::new(conv, &params.pp("conv"), &params.pp("norm"))
-}
-
-/// The same followed by SiLU.
+/// A convolution with its norm as `conv` and `norm`, followed by SiLU.
 pub fn conv_norm_silu(conv: Conv, params: &Params) -> Result<ConvNormAct> {
     conv_norm(conv.activation(Activation::Silu), params)
 }
@@ -104,7 +98,7 @@ impl RmsNorm {
     pub fn new(size: usize, params: &Params) -> Result<Self> {
         Ok(Self {
             scale: params.get(size, "scale")?,
-            plain: params.mode() == Mode::Training,
+            plain: params.mode().is_plain(),
         })
     }
 }

@@ -7,7 +7,7 @@ use candle_core::{D, DType, Module, Result, Tensor};
 use super::blocks::{Gate, RmsNorm, SwiGlu};
 use crate::layers::{Activation, Linear, Mlp, MultiHeadAttention, Params};
 use crate::ops::{SampleShape, deformable_attention, top_k_indices};
-use crate::rtdetr::{anchors, inverse_sigmoid};
+use crate::rtdetr::{candidates, flatten_levels, inverse_sigmoid, pick};
 
 /// Sizes of the decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,20 +124,11 @@ impl Decoder {
     /// # Errors
     /// The shapes do not fit, there are fewer cells than queries, or the device fails.
     pub fn trace(&self, levels: &[Tensor]) -> Result<DecoderTrace> {
-        let mut shape = SampleShape {
-            levels: Vec::new(),
-            points: self.config.points.clone(),
-        };
-        if levels.len() != shape.points.len() {
-            candle_core::bail!("the decoder was built for {} levels", shape.points.len());
+        let points = &self.config.points;
+        if levels.len() != points.len() {
+            candle_core::bail!("the decoder was built for {} levels", points.len());
         }
-        let mut flat = Vec::new();
-        for level in levels {
-            let (_, _, height, width) = level.dims4()?;
-            shape.levels.push((height, width));
-            flat.push(level.flatten_from(2)?.transpose(1, 2)?);
-        }
-        let memory = Tensor::cat(&flat, 1)?.contiguous()?; // [batch, cells, hidden]
+        let (memory, shape) = flatten_levels(levels, points.clone())?;
         let (queries, selected, encoder_scores) = self.select(&memory, &shape)?;
         let (layers, corners, boxes) = self.refine(queries, &selected, &memory, &shape)?;
         let Some(x) = layers.last() else {
@@ -156,26 +147,12 @@ impl Decoder {
     /// Features and boxes (before the sigmoid) of the cells with the highest class score, and all
     /// cells' scores.
     fn select(&self, memory: &Tensor, shape: &SampleShape) -> Result<(Tensor, Tensor, Tensor)> {
-        let (batch, cells, hidden) = memory.dims3()?;
         let queries = self.config.queries;
-        if cells < queries {
-            candle_core::bail!("{cells} cells are too few for {queries} queries");
-        }
-        let (anchors, valid) = anchors(shape, memory.device())?;
-        let anchors = anchors.to_dtype(memory.dtype())?;
-        let masked = memory.broadcast_mul(&valid.to_dtype(memory.dtype())?)?;
+        let (masked, anchors) = candidates(memory, shape, queries)?;
         let scores = self.enc_score_head.forward(&masked)?.max(D::Minus1)?;
         let chosen = top_k_indices(&scores, queries)?; // [batch, queries]
-        let pick = |x: &Tensor, size: usize| -> Result<Tensor> {
-            let index = chosen
-                .unsqueeze(2)?
-                .broadcast_as((batch, queries, size))?
-                .contiguous()?;
-            x.gather(&index, 1)
-        };
-        let features = pick(&masked, hidden)?;
-        let anchors = anchors.broadcast_as((batch, cells, 4))?.contiguous()?;
-        let boxes = (self.enc_bbox_head.forward(&features)? + pick(&anchors, 4)?)?;
+        let features = pick(&masked, &chosen)?;
+        let boxes = (self.enc_bbox_head.forward(&features)? + pick(&anchors, &chosen)?)?;
         Ok((features.detach(), boxes.detach(), scores))
     }
 

@@ -2,9 +2,9 @@
 
 use candle_core::{Module, Result, Tensor};
 
-use super::blocks::{FusionBlock, conv_norm, conv_norm_silu};
+use super::blocks::{FusionBlock, conv_norm_silu};
 use crate::layers::{Activation, Conv, ConvNormAct, Params};
-use crate::rtdetr::{self, AttentionLayer};
+use crate::rtdetr::{self, AttentionLayer, conv_norm};
 
 /// How the coarse level comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

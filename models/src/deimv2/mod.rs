@@ -9,17 +9,16 @@
 //! denoising embedding and the score heads of all layers but the last. Sizes with a shared box
 //! head store it once, as `decoder.dec_bbox_head.0`.
 
-mod backbone;
 mod blocks;
 mod decoder;
 mod encoder;
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::detect::{DetrNetwork, DetrOutput};
+use crate::hgnetv2::{HgNetV2, HgNetV2Config};
 use crate::layers::Params;
 
-pub use backbone::{Backbone, BackboneConfig, StageConfig};
 pub use decoder::{Decoder, DecoderConfig, DecoderTrace, weighting_function};
 pub use encoder::{Encoder, EncoderConfig, EncoderKind};
 
@@ -33,7 +32,7 @@ pub struct Deimv2Config {
     /// network takes any sides that are multiples of 32.
     pub input_side: usize,
     /// The backbone.
-    pub backbone: BackboneConfig,
+    pub backbone: HgNetV2Config,
     /// The encoder.
     pub encoder: EncoderConfig,
     /// The decoder.
@@ -45,10 +44,10 @@ impl Deimv2Config {
     pub fn named(name: &str, classes: usize) -> Option<Self> {
         // Numbers: configs/deimv2/deimv2_hgnetv2_*_coco.yml of the authors' repository.
         let (input_side, backbone, hidden, queries, feed_forward) = match name {
-            "deimv2-atto" => (320, BackboneConfig::atto(), 64, 100, 160),
-            "deimv2-femto" => (416, BackboneConfig::femto(), 96, 150, 256),
-            "deimv2-pico" => (640, BackboneConfig::pico(), 112, 200, 320),
-            "deimv2-n" => (640, BackboneConfig::b0(), 128, 300, 512),
+            "deimv2-atto" => (320, HgNetV2Config::atto(), 64, 100, 160),
+            "deimv2-femto" => (416, HgNetV2Config::femto(), 96, 150, 256),
+            "deimv2-pico" => (640, HgNetV2Config::pico(), 112, 200, 320),
+            "deimv2-n" => (640, HgNetV2Config::b0(), 128, 300, 512),
             _ => return None,
         };
         let largest = name == "deimv2-n";
@@ -87,7 +86,7 @@ impl Deimv2Config {
 
 /// The network.
 pub struct Deimv2 {
-    backbone: Backbone,
+    backbone: HgNetV2,
     encoder: Encoder,
     decoder: Decoder,
 }
@@ -109,7 +108,7 @@ impl Deimv2 {
     /// A tensor is missing or has the wrong shape.
     pub fn new(config: &Deimv2Config, params: &Params) -> Result<Self> {
         Ok(Self {
-            backbone: Backbone::new(&config.backbone, &params.pp("backbone"))?,
+            backbone: HgNetV2::new(&config.backbone, &params.pp("backbone"))?,
             encoder: Encoder::new(&config.encoder, &params.pp("encoder"))?,
             decoder: Decoder::new(&config.decoder, &params.pp("decoder"))?,
         })
@@ -145,15 +144,6 @@ impl DetrNetwork for Deimv2 {
             boxes: trace.decoder.boxes,
         })
     }
-}
-
-/// Layers one after the other.
-fn forward_all<M: Module>(layers: &[M], x: &Tensor) -> Result<Tensor> {
-    let mut x = x.clone();
-    for layer in layers {
-        x = layer.forward(&x)?;
-    }
-    Ok(x)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod conv;
 pub(crate) mod cpu;
 mod deformable;
 mod nms;
+mod pool;
 pub mod reference;
 mod topk;
 
@@ -15,4 +16,5 @@ pub use activation::Activation;
 pub use conv::Conv2d;
 pub use deformable::{SampleShape, deformable_attention};
 pub use nms::non_maximum_suppression;
+pub use pool::{Window, max_pool2d};
 pub use topk::{top_k, top_k_indices};

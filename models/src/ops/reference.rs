@@ -4,7 +4,7 @@ use candle_core::{D, DType, Result, Tensor};
 
 use crate::layers::Conv;
 
-use super::SampleShape;
+use super::{SampleShape, Window};
 
 /// Grouped convolution with bias, without activation. `x`: `[batch, input, height, width]`.
 ///
@@ -16,6 +16,47 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: &Conv) -
         Some(bias) => y.broadcast_add(&bias.reshape((1, bias.dim(0)?, 1, 1))?),
         None => Ok(y),
     }
+}
+
+/// Max pooling, rows and columns one after the other, by maxima of shifted views.
+///
+/// Arguments as [`super::max_pool2d`].
+///
+/// # Errors
+/// The shape does not fit.
+pub fn max_pool2d(x: &Tensor, window: Window) -> Result<Tensor> {
+    max_along(&max_along(x, 2, window)?, 3, window)
+}
+
+/// The largest of every `window.kernel` numbers along `dim`.
+fn max_along(x: &Tensor, dim: usize, window: Window) -> Result<Tensor> {
+    let Window {
+        kernel,
+        stride,
+        padding,
+    } = window;
+    let size = x.dim(dim)?;
+    let count = window.count(size);
+    // Repeating the border changes no maximum: the border is inside every window that reaches it.
+    // The far end is padded on until whole strides lie in line; what no window needs is not read.
+    let strides = (size + 2 * padding).max(count * stride).div_ceil(stride);
+    let far = strides * stride - size - padding;
+    let padded = x.pad_with_same(dim, padding, far)?;
+    let mut shape = padded.dims().to_vec();
+    shape.splice(dim..=dim, [strides, stride]);
+    let padded = padded.reshape(shape)?;
+    // The number `offset` of every window.
+    let shifted = |offset: usize| -> Result<Tensor> {
+        padded
+            .narrow(dim, offset / stride, count)?
+            .narrow(dim + 1, offset % stride, 1)?
+            .squeeze(dim + 1)
+    };
+    let mut most = shifted(0)?;
+    for offset in 1..kernel {
+        most = most.maximum(&shifted(offset)?)?;
+    }
+    Ok(most)
 }
 
 /// Multi-scale deformable attention by gathering the four neighbours of every sample.

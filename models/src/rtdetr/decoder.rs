@@ -3,6 +3,7 @@
 
 use candle_core::{D, Device, Module, Result, Tensor};
 
+use super::conv_norm;
 use crate::layers::{
     Activation, Conv, ConvNormAct, LayerNorm, Linear, Mlp, MultiHeadAttention, Params,
 };
@@ -74,11 +75,7 @@ impl Decoder {
         for index in 0..LEVELS {
             let params = params.pp("input_proj").pp(index);
             let conv = Conv::new(config.input, hidden, 1);
-            input_proj.push(ConvNormAct::new(
-                conv,
-                &params.pp("conv"),
-                &params.pp("norm"),
-            )?);
+            input_proj.push(conv_norm(conv, &params)?);
         }
         let box_sizes = [hidden, hidden, hidden, 4];
         let mut layers = Vec::new();
@@ -118,18 +115,12 @@ impl Decoder {
     /// # Errors
     /// The shapes do not fit, there are fewer cells than queries, or the device fails.
     pub fn trace(&self, levels: &[Tensor]) -> Result<DecoderTrace> {
-        let mut shape = SampleShape {
-            levels: Vec::new(),
-            points: vec![self.config.points; levels.len()],
-        };
-        let mut flat = Vec::new();
+        let mut projected = Vec::new();
         for (level, proj) in levels.iter().zip(&self.input_proj) {
-            let level = proj.forward(level)?;
-            let (_, _, height, width) = level.dims4()?;
-            shape.levels.push((height, width));
-            flat.push(level.flatten_from(2)?.transpose(1, 2)?);
+            projected.push(proj.forward(level)?);
         }
-        let memory = Tensor::cat(&flat, 1)?.contiguous()?; // [batch, cells, hidden]
+        let points = vec![self.config.points; projected.len()];
+        let (memory, shape) = flatten_levels(&projected, points)?;
         let (mut x, selected_boxes, encoder_scores) = self.select(&memory, &shape)?;
         let mut reference = candle_nn::ops::sigmoid(&selected_boxes)?; // [batch, queries, 4]
         let mut outputs = Vec::new();
@@ -155,35 +146,69 @@ impl Decoder {
     /// Uncertainty-minimal query selection: features and boxes (before the sigmoid) of the cells
     /// with the highest class score, and all cells' scores.
     fn select(&self, memory: &Tensor, shape: &SampleShape) -> Result<(Tensor, Tensor, Tensor)> {
-        let (batch, cells, hidden) = memory.dims3()?;
         let queries = self.config.queries;
-        if cells < queries {
-            candle_core::bail!("{cells} cells are too few for {queries} queries");
-        }
-        let (anchors, valid) = anchors(shape, memory.device())?;
-        let anchors = anchors.to_dtype(memory.dtype())?;
-        let masked = memory.broadcast_mul(&valid.to_dtype(memory.dtype())?)?;
+        let (masked, anchors) = candidates(memory, shape, queries)?;
         let features = self.enc_output.0.forward(&masked)?;
         let features = self.enc_output.1.forward(&features)?;
         let scores = self.enc_score_head.forward(&features)?.max(D::Minus1)?;
         let chosen = top_k_indices(&scores, queries)?; // [batch, queries]
-        let pick = |x: &Tensor, size: usize| -> Result<Tensor> {
-            let index = chosen
-                .unsqueeze(2)?
-                .broadcast_as((batch, queries, size))?
-                .contiguous()?;
-            x.gather(&index, 1)
-        };
-        let queries_in = pick(&features, hidden)?;
-        let anchors = anchors.broadcast_as((batch, cells, 4))?.contiguous()?;
-        let boxes = (self.enc_bbox_head.forward(&queries_in)? + pick(&anchors, 4)?)?;
+        let queries_in = pick(&features, &chosen)?;
+        let boxes = (self.enc_bbox_head.forward(&queries_in)? + pick(&anchors, &chosen)?)?;
         Ok((queries_in.detach(), boxes.detach(), scores))
     }
 }
 
+/// All cells of `levels`, one level after the other, `[batch, cells, hidden]`, and where they are;
+/// a head samples `points` of each level.
+pub(crate) fn flatten_levels(
+    levels: &[Tensor],
+    points: Vec<usize>,
+) -> Result<(Tensor, SampleShape)> {
+    let mut sizes = Vec::new();
+    let mut flat = Vec::new();
+    for level in levels {
+        let (_, _, height, width) = level.dims4()?;
+        sizes.push((height, width));
+        flat.push(level.flatten_from(2)?.transpose(1, 2)?);
+    }
+    let shape = SampleShape {
+        levels: sizes,
+        points,
+    };
+    Ok((Tensor::cat(&flat, 1)?.contiguous()?, shape))
+}
+
+/// What `queries` are chosen from: the cells' features, zero where a cell is no candidate, and
+/// their anchors before the sigmoid, `[batch, cells, 4]`.
+pub(crate) fn candidates(
+    memory: &Tensor,
+    shape: &SampleShape,
+    queries: usize,
+) -> Result<(Tensor, Tensor)> {
+    let (batch, cells, _) = memory.dims3()?;
+    if cells < queries {
+        candle_core::bail!("{cells} cells are too few for {queries} queries");
+    }
+    let (anchors, valid) = anchors(shape, memory.device())?;
+    let anchors = anchors.to_dtype(memory.dtype())?;
+    let masked = memory.broadcast_mul(&valid.to_dtype(memory.dtype())?)?;
+    let anchors = anchors.broadcast_as((batch, cells, 4))?.contiguous()?;
+    Ok((masked, anchors))
+}
+
+/// The rows of `x` (`[batch, cells, size]`) whose indices are `chosen` (`[batch, queries]`).
+pub(crate) fn pick(x: &Tensor, chosen: &Tensor) -> Result<Tensor> {
+    let (batch, queries) = chosen.dims2()?;
+    let index = chosen
+        .unsqueeze(2)?
+        .broadcast_as((batch, queries, x.dim(2)?))?
+        .contiguous()?;
+    x.gather(&index, 1)
+}
+
 /// One anchor a cell before the sigmoid, `[1, cells, 4]`, infinite where it is no candidate, and
 /// 1 or 0 for that, `[1, cells, 1]`.
-pub(crate) fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Tensor)> {
+fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Tensor)> {
     let cells = shape.total_cells();
     let mut boxes = Vec::with_capacity(cells * 4);
     let mut valid = Vec::with_capacity(cells);

@@ -3,9 +3,10 @@
 
 use candle_core::{Device, Module, Result, Tensor};
 
-use super::forward_all;
+use super::conv_norm;
 use crate::layers::{
     Activation, Conv, ConvNormAct, LayerNorm, Linear, MultiHeadAttention, Params, fold_batch_norm,
+    forward_all,
 };
 
 /// Sizes of the encoder.
@@ -108,11 +109,6 @@ impl HybridEncoder {
         }
         Ok(outputs)
     }
-}
-
-/// A convolution with its norm as `conv` and `norm`.
-fn conv_norm(conv: Conv, params: &Params) -> Result<ConvNormAct> {
-    ConvNormAct::new(conv, &params.pp("conv"), &params.pp("norm"))
 }
 
 /// A transformer encoder layer, norms after the residuals.

@@ -11,26 +11,25 @@
 
 mod decoder;
 mod encoder;
-mod hgnet;
 mod resnet;
 
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::detect::{DetrNetwork, DetrOutput};
-use crate::layers::Params;
+use crate::hgnetv2::{HgNetV2, HgNetV2Config};
+use crate::layers::{Conv, ConvNormAct, Params};
 
 pub use decoder::{Decoder, DecoderConfig, DecoderTrace};
-pub(crate) use decoder::{anchors, inverse_sigmoid};
+pub(crate) use decoder::{candidates, flatten_levels, inverse_sigmoid, pick};
 pub(crate) use encoder::{AttentionLayer, RepConv};
 pub use encoder::{EncoderConfig, HybridEncoder};
-pub use hgnet::{HgNet, HgNetConfig};
 pub use resnet::{ResNet, ResNetConfig};
 
 /// Which backbone, with its sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum BackboneConfig {
     /// PP-HGNetv2.
-    HgNet(HgNetConfig),
+    HgNet(HgNetV2Config),
     /// ResNet-vd.
     ResNet(ResNetConfig),
 }
@@ -51,8 +50,8 @@ impl RtDetrConfig {
     pub fn named(name: &str, classes: usize) -> Option<Self> {
         let resnet = |depth| Some(BackboneConfig::ResNet(ResNetConfig::depth(depth)?));
         let (backbone, hidden, feed_forward, expansion, layers) = match name {
-            "rtdetr-l" => (BackboneConfig::HgNet(HgNetConfig::l()), 256, 1024, 1.0, 6),
-            "rtdetr-x" => (BackboneConfig::HgNet(HgNetConfig::x()), 384, 2048, 1.0, 6),
+            "rtdetr-l" => (BackboneConfig::HgNet(HgNetV2Config::l()), 256, 1024, 1.0, 6),
+            "rtdetr-x" => (BackboneConfig::HgNet(HgNetV2Config::x()), 384, 2048, 1.0, 6),
             "rtdetr-r18" => (resnet(18)?, 256, 1024, 0.5, 3),
             "rtdetr-r34" => (resnet(34)?, 256, 1024, 0.5, 4),
             "rtdetr-r50" => (resnet(50)?, 256, 1024, 1.0, 6),
@@ -87,7 +86,7 @@ impl RtDetrConfig {
 }
 
 enum Backbone {
-    HgNet(Box<HgNet>),
+    HgNet(Box<HgNetV2>),
     ResNet(Box<ResNet>),
 }
 
@@ -117,7 +116,7 @@ impl RtDetr {
         let backbone_params = params.pp("backbone");
         let backbone = match &config.backbone {
             BackboneConfig::HgNet(config) => {
-                Backbone::HgNet(Box::new(HgNet::new(config, &backbone_params)?))
+                Backbone::HgNet(Box::new(HgNetV2::new(config, &backbone_params)?))
             }
             BackboneConfig::ResNet(config) => {
                 Backbone::ResNet(Box::new(ResNet::new(config, &backbone_params)?))
@@ -165,11 +164,7 @@ impl DetrNetwork for RtDetr {
     }
 }
 
-/// Layers one after the other.
-fn forward_all<M: Module>(layers: &[M], x: &Tensor) -> Result<Tensor> {
-    let mut x = x.clone();
-    for layer in layers {
-        x = layer.forward(&x)?;
-    }
-    Ok(x)
+/// A convolution with its norm as `conv` and `norm`, the names of the authors' code.
+pub(crate) fn conv_norm(conv: Conv, params: &Params) -> Result<ConvNormAct> {
+    ConvNormAct::with_norm(conv, params, "norm")
 }

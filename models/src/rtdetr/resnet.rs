@@ -3,8 +3,9 @@
 
 use candle_core::{Module, Result, Tensor};
 
-use super::forward_all;
-use crate::layers::{Activation, Conv, ConvNormAct, Params};
+use super::conv_norm;
+use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
+use crate::ops::{Window, max_pool2d};
 
 /// Sizes of the backbone.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,10 +94,12 @@ impl ResNet {
     /// # Errors
     /// The shape does not fit, or the device fails.
     pub fn forward(&self, images: &Tensor) -> Result<Vec<Tensor>> {
-        let x = forward_all(&self.stem, images)?;
-        // After a ReLU zeros are as good as minus infinity for the pool's border.
-        let x = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
-        let mut x = x.max_pool2d_with_stride(3, 2)?;
+        let pool = Window {
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+        };
+        let mut x = max_pool2d(&forward_all(&self.stem, images)?, pool)?;
         let mut levels = Vec::new();
         for (index, blocks) in self.stages.iter().enumerate() {
             x = forward_all(blocks, &x)?;
@@ -106,11 +109,6 @@ impl ResNet {
         }
         Ok(levels)
     }
-}
-
-/// A convolution with its norm as `conv` and `norm`.
-fn conv_norm(conv: Conv, params: &Params) -> Result<ConvNormAct> {
-    ConvNormAct::new(conv, &params.pp("conv"), &params.pp("norm"))
 }
 
 struct Block {

@@ -3,6 +3,7 @@
 use candle_core::{Module, Result, Tensor};
 
 use crate::layers::{Activation, Conv, ConvNormAct, Params};
+use crate::ops::{Window, max_pool2d};
 
 /// Convolution (`conv`), batch norm (`bn`), `SiLU`.
 pub struct ConvBlock(ConvNormAct);
@@ -22,7 +23,7 @@ impl ConvBlock {
         let conv = Conv::new(input, output, kernel)
             .stride(stride)
             .activation(Activation::Silu);
-        let layer = ConvNormAct::new(conv, &params.pp("conv"), &params.pp("bn"))?;
+        let layer = ConvNormAct::with_norm(conv, params, "bn")?;
         Ok(Self(layer))
     }
 }
@@ -133,62 +134,15 @@ impl Sppf {
 impl Module for Sppf {
     // [batch, channels, height, width], shape kept
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let pool = Window {
+            kernel: 5,
+            stride: 1,
+            padding: 2,
+        };
         let mut parts = vec![self.reduce.forward(x)?];
         for index in 0..3 {
-            parts.push(max_pool_5(&parts[index])?);
+            parts.push(max_pool2d(&parts[index], pool)?);
         }
         self.merge.forward(&Tensor::cat(&parts, 1)?)
-    }
-}
-
-/// Maximum over 5×5 pixels around each, as far as they are inside. `x`: `[batch, channels,
-/// height, width]`, shape kept.
-///
-/// Columns, then rows, from operations that gradients flow through; candle's own pooling has no
-/// gradient for windows that overlap.
-fn max_pool_5(x: &Tensor) -> Result<Tensor> {
-    max_of_5(&max_of_5(x, 2)?, 3)
-}
-
-fn max_of_5(x: &Tensor, dim: usize) -> Result<Tensor> {
-    let size = x.dim(dim)?;
-    // Repeating the border changes no maximum: the border is inside every window that reaches it.
-    let padded = x.pad_with_same(dim, 2, 2)?;
-    let mut most = padded.narrow(dim, 0, size)?;
-    for offset in 1..5 {
-        most = most.maximum(&padded.narrow(dim, offset, size)?)?;
-    }
-    Ok(most)
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    // By the definition of pooling, one pixel after the other.
-    #[test]
-    fn pooling_takes_the_maximum_of_what_is_inside() {
-        let (height, width) = (7_usize, 3_usize);
-        // Negative values, so that zeros from a padding would show.
-        let value = |y: usize, x: usize| -1.0 - ((y * 31 + x * 17) % 23) as f32;
-        let mut data = Vec::new();
-        let mut expected = Vec::new();
-        for y in 0..height {
-            for x in 0..width {
-                data.push(value(y, x));
-                let mut most = f32::NEG_INFINITY;
-                for yy in y.saturating_sub(2)..(y + 3).min(height) {
-                    for xx in x.saturating_sub(2)..(x + 3).min(width) {
-                        most = most.max(value(yy, xx));
-                    }
-                }
-                expected.push(most);
-            }
-        }
-        let x = Tensor::from_vec(data, (1, 1, height, width), &Device::Cpu).unwrap();
-        let found = max_pool_5(&x).unwrap().flatten_all().unwrap();
-        assert_eq!(found.to_vec1::<f32>().unwrap(), expected);
     }
 }

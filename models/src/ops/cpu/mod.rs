@@ -3,4 +3,5 @@
 pub mod conv;
 pub mod deformable;
 pub mod math;
+pub mod pool;
 mod simd;

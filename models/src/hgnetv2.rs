@@ -1,0 +1,392 @@
+//! PP-HGNetv2, Baidu's backbone (PaddleClas, PaddleDetection): blocks that keep the output of
+//! every layer, join them and squeeze the result. RT-DETR has the sizes L and X, DEIMv2 B0 and
+//! smaller ones with a learnable affine block behind each activation.
+//!
+//! Tensor names are those of the PyTorch versions: `stem.stem1.conv`, `stages.0.blocks.0.layers.0`.
+
+use candle_core::{DType, Module, Result, Tensor};
+
+use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
+use crate::ops::{Window, max_pool2d};
+
+/// Sizes of one stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageConfig {
+    /// Channels of the layers inside a block.
+    pub middle: usize,
+    /// Channels out.
+    pub output: usize,
+    /// Blocks; all but the first add their input.
+    pub blocks: usize,
+}
+
+/// Sizes of the backbone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HgNetV2Config {
+    /// Channels inside the stem and after it.
+    pub stem: (usize, usize),
+    /// Layers in every block.
+    pub layers: usize,
+    /// The stages, strides 4, 8, 16, 32.
+    pub stages: Vec<StageConfig>,
+    /// Kernel side of the light layers, pointwise then depthwise, in the third and fourth stage;
+    /// the first two have dense layers of 3×3.
+    pub light_kernel: usize,
+    /// Index of the first stage whose output is one of the backbone's; all after it are too.
+    pub first_returned: usize,
+    /// Whether activations are scaled and shifted by two learnt numbers.
+    pub affine: bool,
+}
+
+impl HgNetV2Config {
+    /// Size L: strides 8, 16, 32.
+    pub fn l() -> Self {
+        let stages = [(48, 128, 1), (96, 512, 1), (192, 1024, 3), (384, 2048, 1)];
+        Self::large((32, 48), stages)
+    }
+
+    /// Size X: strides 8, 16, 32.
+    pub fn x() -> Self {
+        let stages = [(64, 128, 1), (128, 512, 2), (256, 1024, 5), (512, 2048, 2)];
+        Self::large((32, 64), stages)
+    }
+
+    /// Three stages, 256 channels of stride 16.
+    pub fn atto() -> Self {
+        Self::small(&[(64, 256, 1)], 3)
+    }
+
+    /// Three stages, 512 channels of stride 16.
+    pub fn femto() -> Self {
+        Self::small(&[(64, 512, 1)], 5)
+    }
+
+    /// Three stages, the last with two blocks.
+    pub fn pico() -> Self {
+        Self::small(&[(64, 512, 2)], 5)
+    }
+
+    /// All four stages: strides 16 and 32.
+    pub fn b0() -> Self {
+        Self::small(&[(64, 512, 2), (128, 1024, 1)], 5)
+    }
+
+    fn large(stem: (usize, usize), stages: [(usize, usize, usize); 4]) -> Self {
+        Self {
+            stem,
+            layers: 6,
+            stages: stages.map(StageConfig::new).to_vec(),
+            light_kernel: 5,
+            first_returned: 1,
+            affine: false,
+        }
+    }
+
+    /// `light`: the stages behind the two that all small sizes share.
+    fn small(light: &[(usize, usize, usize)], light_kernel: usize) -> Self {
+        let mut stages = vec![(16, 64, 1), (32, 256, 1)];
+        stages.extend(light);
+        Self {
+            stem: (16, 16),
+            layers: 3,
+            stages: stages.into_iter().map(StageConfig::new).collect(),
+            light_kernel,
+            first_returned: 2,
+            affine: true,
+        }
+    }
+
+    /// Channels of the levels that are returned, finest first.
+    pub fn output_channels(&self) -> Vec<usize> {
+        let returned = self.stages.iter().skip(self.first_returned);
+        returned.map(|stage| stage.output).collect()
+    }
+}
+
+impl StageConfig {
+    fn new((middle, output, blocks): (usize, usize, usize)) -> Self {
+        Self {
+            middle,
+            output,
+            blocks,
+        }
+    }
+}
+
+/// The backbone.
+pub struct HgNetV2 {
+    stem: Stem,
+    stages: Vec<Stage>,
+    first_returned: usize,
+}
+
+impl HgNetV2 {
+    /// Builds it from weights.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(config: &HgNetV2Config, params: &Params) -> Result<Self> {
+        let mut stages = Vec::new();
+        let mut input = config.stem.1;
+        for (index, stage) in config.stages.iter().enumerate() {
+            let params = params.pp("stages").pp(index);
+            stages.push(Stage::new(config, index, stage, input, &params)?);
+            input = stage.output;
+        }
+        Ok(Self {
+            stem: Stem::new(config, &params.pp("stem"))?,
+            stages,
+            first_returned: config.first_returned,
+        })
+    }
+
+    /// The returned levels of `[batch, 3, height, width]`, finest first.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    pub fn forward(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        let mut x = self.stem.forward(images)?;
+        let mut levels = Vec::new();
+        for (index, stage) in self.stages.iter().enumerate() {
+            x = stage.forward(&x)?;
+            if index >= self.first_returned {
+                levels.push(x.clone());
+            }
+        }
+        Ok(levels)
+    }
+}
+
+/// One number times the activations plus another: `lab.scale` and `lab.bias`, each `[1]`.
+enum Affine {
+    Numbers { scale: f64, bias: f64 },
+    Tensors { scale: Tensor, bias: Tensor },
+}
+
+impl Affine {
+    fn new(params: &Params) -> Result<Self> {
+        let scale = params.get(1, "scale")?;
+        let bias = params.get(1, "bias")?;
+        if params.mode().is_plain() {
+            return Ok(Self::Tensors { scale, bias });
+        }
+        let number = |x: Tensor| x.to_dtype(DType::F32)?.squeeze(0)?.to_scalar::<f32>();
+        Ok(Self::Numbers {
+            scale: f64::from(number(scale)?),
+            bias: f64::from(number(bias)?),
+        })
+    }
+}
+
+impl Module for Affine {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Numbers { scale, bias } => x.affine(*scale, *bias),
+            Self::Tensors { scale, bias } => x.broadcast_mul(scale)?.broadcast_add(bias),
+        }
+    }
+}
+
+/// Convolution `conv`, batch norm `bn`, and, after an activation, the affine block `lab` of the
+/// sizes that have it.
+struct ConvLayer {
+    conv: ConvNormAct,
+    affine: Option<Affine>,
+}
+
+impl ConvLayer {
+    fn new(conv: Conv, affine: bool, params: &Params) -> Result<Self> {
+        let affine = if affine && conv.activation != Activation::Identity {
+            Some(Affine::new(&params.pp("lab"))?)
+        } else {
+            None
+        };
+        Ok(Self {
+            conv: ConvNormAct::with_norm(conv, params, "bn")?,
+            affine,
+        })
+    }
+
+    fn relu(conv: Conv, affine: bool, params: &Params) -> Result<Self> {
+        Self::new(conv.activation(Activation::Relu), affine, params)
+    }
+}
+
+impl Module for ConvLayer {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.conv.forward(x)?;
+        match &self.affine {
+            Some(affine) => affine.forward(&y),
+            None => Ok(y),
+        }
+    }
+}
+
+struct Stem {
+    stem1: ConvLayer,
+    stem2a: ConvLayer,
+    stem2b: ConvLayer,
+    stem3: ConvLayer,
+    stem4: ConvLayer,
+}
+
+impl Stem {
+    fn new(config: &HgNetV2Config, params: &Params) -> Result<Self> {
+        let (middle, output) = config.stem;
+        let layer = |name: &str, conv| ConvLayer::relu(conv, config.affine, &params.pp(name));
+        let two = |input, output| Conv::new(input, output, 2).padding(0);
+        Ok(Self {
+            stem1: layer("stem1", Conv::new(3, middle, 3).stride(2))?,
+            stem2a: layer("stem2a", two(middle, middle / 2))?,
+            stem2b: layer("stem2b", two(middle / 2, middle))?,
+            stem3: layer("stem3", Conv::new(2 * middle, middle, 3).stride(2))?,
+            stem4: layer("stem4", Conv::new(middle, output, 1))?,
+        })
+    }
+
+    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        // Even kernels keep the size by a row and a column of zeros at the far ends.
+        let pad = |x: &Tensor| x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1);
+        let x = pad(&self.stem1.forward(images)?)?;
+        let branch = self.stem2a.forward(&x)?;
+        let branch = self.stem2b.forward(&pad(&branch)?)?;
+        let pool = Window {
+            kernel: 2,
+            stride: 1,
+            padding: 0,
+        };
+        let x = Tensor::cat(&[&max_pool2d(&x, pool)?, &branch], 1)?;
+        self.stem4.forward(&self.stem3.forward(&x)?)
+    }
+}
+
+struct Stage {
+    downsample: Option<ConvLayer>,
+    blocks: Vec<Block>,
+}
+
+impl Stage {
+    /// The stage `index` on `input` channels; all but the first halve the resolution.
+    fn new(
+        config: &HgNetV2Config,
+        index: usize,
+        stage: &StageConfig,
+        input: usize,
+        params: &Params,
+    ) -> Result<Self> {
+        let downsample = if index > 0 {
+            let conv = Conv::depthwise(input, 3).stride(2);
+            let params = params.pp("downsample");
+            Some(ConvLayer::new(conv, config.affine, &params)?)
+        } else {
+            None
+        };
+        let light = index >= 2;
+        let mut blocks = Vec::new();
+        for block in 0..stage.blocks {
+            let residual = block > 0;
+            let input = if residual { stage.output } else { input };
+            let params = params.pp("blocks").pp(block);
+            blocks.push(Block {
+                layers: layers(config, light, input, stage.middle, &params.pp("layers"))?,
+                aggregation: aggregation(config, input, stage, &params.pp("aggregation"))?,
+                residual,
+            });
+        }
+        Ok(Self { downsample, blocks })
+    }
+}
+
+impl Module for Stage {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.downsample {
+            Some(downsample) => forward_all(&self.blocks, &downsample.forward(x)?),
+            None => forward_all(&self.blocks, x),
+        }
+    }
+}
+
+struct Block {
+    /// One after the other; a light layer is two convolutions.
+    layers: Vec<Vec<ConvLayer>>,
+    /// Squeezes the input and all layers' outputs, then excites.
+    aggregation: [ConvLayer; 2],
+    residual: bool,
+}
+
+/// A block's layers, on `input` channels the first, on `middle` all others.
+fn layers(
+    config: &HgNetV2Config,
+    light: bool,
+    input: usize,
+    middle: usize,
+    params: &Params,
+) -> Result<Vec<Vec<ConvLayer>>> {
+    let affine = config.affine;
+    let mut layers = Vec::new();
+    for index in 0..config.layers {
+        let input = if index == 0 { input } else { middle };
+        let params = params.pp(index);
+        layers.push(if light {
+            let pointwise = Conv::new(input, middle, 1);
+            let depthwise = Conv::depthwise(middle, config.light_kernel);
+            vec![
+                ConvLayer::new(pointwise, affine, &params.pp("conv1"))?,
+                ConvLayer::relu(depthwise, affine, &params.pp("conv2"))?,
+            ]
+        } else {
+            vec![ConvLayer::relu(
+                Conv::new(input, middle, 3),
+                affine,
+                &params,
+            )?]
+        });
+    }
+    Ok(layers)
+}
+
+fn aggregation(
+    config: &HgNetV2Config,
+    input: usize,
+    stage: &StageConfig,
+    params: &Params,
+) -> Result<[ConvLayer; 2]> {
+    let total = input + config.layers * stage.middle;
+    let half = stage.output / 2;
+    let squeeze = Conv::new(total, half, 1);
+    let excite = Conv::new(half, stage.output, 1);
+    Ok([
+        ConvLayer::relu(squeeze, config.affine, &params.pp(0))?,
+        ConvLayer::relu(excite, config.affine, &params.pp(1))?,
+    ])
+}
+
+impl Module for Block {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut outputs = vec![x.clone()];
+        let mut y = x.clone();
+        for layer in &self.layers {
+            y = forward_all(layer, &y)?;
+            outputs.push(y.clone());
+        }
+        let y = forward_all(&self.aggregation, &Tensor::cat(&outputs, 1)?)?;
+        if self.residual { y + x } else { Ok(y) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Channels of the published backbones: `HGNetv2.arch_configs` and `return_idx` in the
+    // RT-DETR's and DEIMv2's authors' code.
+    #[test]
+    fn returned_levels_are_the_published_ones() {
+        let l = HgNetV2Config::l().output_channels();
+        assert_eq!(l, [512, 1024, 2048]);
+        assert_eq!(HgNetV2Config::x().output_channels(), l);
+        assert_eq!(HgNetV2Config::atto().output_channels(), [256]);
+        assert_eq!(HgNetV2Config::femto().output_channels(), [512]);
+        assert_eq!(HgNetV2Config::b0().output_channels(), [512, 1024]);
+    }
+}
