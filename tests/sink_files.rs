@@ -1,5 +1,7 @@
 //! Results out: text formats to the letter, videos that play, files that are whole or `.part`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;

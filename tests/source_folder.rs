@@ -1,5 +1,7 @@
 //! A folder of images in: order, numbers, broken files, MOT Challenge sequences.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use image::{Rgb, RgbImage};

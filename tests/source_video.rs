@@ -2,6 +2,8 @@
 //!
 //! Expected checksums come from `tests/oracle/source/make_goldens.py`.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

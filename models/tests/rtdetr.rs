@@ -207,7 +207,6 @@ fn r18_gives_what_hugging_face_gives() {
 // Hugging Face and Ultralytics count the position embedding's cells row by row, row first; for
 // square maps that is the same as the authors' column by column, column first.
 #[test]
-#[ignore = "the position embedding of maps that are not square is the authors'"]
 fn sides_may_differ() {
     check(&network("rtdetr-r18"), "rtdetr-r18-320x256.json");
 }

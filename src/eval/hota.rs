@@ -97,13 +97,13 @@ impl Hota {
     pub fn of(sequence: &EvalSequence) -> Self {
         let alignment = align(sequence);
         let pairs_size = sequence.truths * sequence.tracks;
-        // How often each pair was matched with an overlap of just this threshold's step; counted
-        // once here and summed from above afterwards.
         let mut hota = Self {
             loc_a: [0.0; ALPHAS],
             ..Self::default()
         };
+        // How often each pair was matched, at every threshold.
         let mut matches = vec![[0_u32; ALPHAS]; pairs_size];
+        let (mut truths, mut tracks) = (0.0, 0.0);
         for frame in &sequence.frames {
             let columns = frame.track.len();
             let mut scores = Vec::with_capacity(frame.similarity.len());
@@ -114,22 +114,22 @@ impl Hota {
                 }
             }
             let pairs = best_pairs(&scores, columns);
-            for index in 0..ALPHAS {
-                let mut count = 0.0;
-                for &(row, column) in &pairs {
-                    let overlap = frame.similarity(row, column);
+            for &(row, column) in &pairs {
+                let overlap = frame.similarity(row, column);
+                let pair = frame.truth[row] * sequence.tracks + frame.track[column];
+                for (index, matches) in matches[pair].iter_mut().enumerate() {
                     if overlap >= alpha(index) - EPS {
-                        let pair = frame.truth[row] * sequence.tracks + frame.track[column];
-                        matches[pair][index] += 1;
+                        *matches += 1;
                         hota.loc_a[index] += overlap;
-                        count += 1.0;
+                        hota.true_positives[index] += 1.0;
                     }
                 }
-                hota.true_positives[index] += count;
-                hota.false_negatives[index] += frame.truth.len() as f64 - count;
-                hota.false_positives[index] += columns as f64 - count;
             }
+            truths += frame.truth.len() as f64;
+            tracks += columns as f64;
         }
+        hota.false_negatives = hota.true_positives.map(|matched| truths - matched);
+        hota.false_positives = hota.true_positives.map(|matched| tracks - matched);
         hota.associate(sequence, &alignment, &matches);
         hota
     }

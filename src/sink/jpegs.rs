@@ -39,7 +39,7 @@ impl Sink for JpegSink {
         self.annotator
             .annotate(&mut image, &track_labels(result.tracks));
         let path = self.folder.join(format!("{:06}.jpg", result.frame_number));
-        let failed = |reason: String| SinkError::encode(&path, result.frame_number, reason);
+        let failed = |reason: String| SinkError::encode(&path, result.frame_number, &reason);
         let (Ok(width), Ok(height)) = (image.width().try_into(), image.height().try_into()) else {
             return Err(failed("a JPEG has at most 65535 pixels a side".to_string()));
         };

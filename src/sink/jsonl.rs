@@ -176,7 +176,7 @@ impl Sink for JsonLinesSink {
             detection_data: detection_data(detections, tracks, classes, result.processing_time_ms),
         };
         let mut text = serde_json::to_string(&line)
-            .map_err(|error| SinkError::encode(self.file.path(), result.frame_number, error))?;
+            .map_err(|error| SinkError::encode(self.file.path(), result.frame_number, &error))?;
         text.push('\n');
         self.file.write(text.as_bytes())
     }

@@ -94,7 +94,7 @@ impl SinkError {
         }
     }
 
-    fn encode(path: &Path, frame: u64, reason: impl ToString) -> Self {
+    fn encode(path: &Path, frame: u64, reason: &impl ToString) -> Self {
         Self::Encode {
             path: path.to_path_buf(),
             frame,

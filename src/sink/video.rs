@@ -192,7 +192,7 @@ impl VideoSink {
             offset += coded.data.len() as u64;
         }
         self.mux(&samples)
-            .map_err(|reason| SinkError::encode(self.file.path(), samples.len() as u64, reason))
+            .map_err(|reason| SinkError::encode(self.file.path(), samples.len() as u64, &reason))
             .and_then(|index| self.file.write(&index))?;
         for coded in &fragment {
             self.file.write(&coded.data)?;
@@ -244,7 +244,7 @@ impl Sink for VideoSink {
         let coded = match self.encode(result) {
             Ok(Some(coded)) => coded,
             Ok(None) => return Ok(()),
-            Err(reason) => return Err(SinkError::encode(self.file.path(), number, reason)),
+            Err(reason) => return Err(SinkError::encode(self.file.path(), number, &reason)),
         };
         if coded.key {
             self.write_fragment(Some(coded.timestamp))?;

@@ -266,10 +266,7 @@ fn first_size(folder: &Path, files: &[PathBuf]) -> Result<(u32, u32), SourceErro
 /// Orders names with runs of digits by their value; ties (`1` and `01`) by character.
 fn natural_order(a: &str, b: &str) -> Ordering {
     let (mut rest_a, mut rest_b) = (a, b);
-    loop {
-        let (Some(first_a), Some(first_b)) = (rest_a.chars().next(), rest_b.chars().next()) else {
-            break;
-        };
+    while let (Some(first_a), Some(first_b)) = (rest_a.chars().next(), rest_b.chars().next()) {
         if first_a.is_ascii_digit() && first_b.is_ascii_digit() {
             let (digits_a, after_a) = split_digits(rest_a);
             let (digits_b, after_b) = split_digits(rest_b);

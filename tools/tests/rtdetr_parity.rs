@@ -1,7 +1,7 @@
 //! RT-DETR-l against PyTorch: the checkpoint in Ultralytics' format gives the reference's tensors
 //! (`../shared/reference/rtdetr-l/make_expected.py` made them).
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -4,7 +4,8 @@ use candle_core::{Module, Result, Tensor};
 
 use super::blocks::{FusionBlock, conv_norm_silu};
 use crate::layers::{Activation, Conv, ConvNormAct, Params};
-use crate::rtdetr::{self, AttentionLayer, conv_norm};
+use crate::ops::upsample_nearest;
+use crate::rtdetr::{self, AttentionLayer, CellOrder, conv_norm};
 
 /// How the coarse level comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +77,7 @@ impl Encoder {
 /// `coarse` at twice its resolution, each cell four times, plus `fine`.
 fn add_upsampled(fine: &Tensor, coarse: &Tensor) -> Result<Tensor> {
     let (_, _, height, width) = fine.dims4()?;
-    fine + coarse.upsample_nearest2d(height, width)?
+    fine + upsample_nearest(coarse, height, width)?
 }
 
 /// Pools one coarse level, gives it the mean of the image, and fuses both levels both ways.
@@ -192,7 +193,7 @@ impl HybridEncoder {
     fn forward(&self, fine: &Tensor, coarse: &Tensor) -> Result<Vec<Tensor>> {
         let fine = self.input_proj[0].forward(fine)?;
         let coarse = self.input_proj[1].forward(coarse)?;
-        let coarse = self.attention.forward_map(&coarse)?;
+        let coarse = self.attention.forward_map(&coarse, CellOrder::Columns)?;
         let coarse = self.lateral.forward(&coarse)?;
         let fine = self.fpn_block.forward(&add_upsampled(&fine, &coarse)?)?;
         let down = self.downsample[1].forward(&self.downsample[0].forward(&fine)?)?;

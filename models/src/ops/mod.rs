@@ -11,6 +11,7 @@ mod nms;
 mod pool;
 pub mod reference;
 mod topk;
+mod upsample;
 
 pub use activation::Activation;
 pub use conv::Conv2d;
@@ -18,3 +19,4 @@ pub use deformable::{SampleShape, deformable_attention};
 pub use nms::non_maximum_suppression;
 pub use pool::{Window, max_pool2d};
 pub use topk::{top_k, top_k_indices};
+pub use upsample::upsample_nearest;

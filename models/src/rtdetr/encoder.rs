@@ -8,6 +8,7 @@ use crate::layers::{
     Activation, Conv, ConvNormAct, LayerNorm, Linear, MultiHeadAttention, Params, fold_batch_norm,
     forward_all,
 };
+use crate::ops::upsample_nearest;
 
 /// Sizes of the encoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,7 +88,7 @@ impl HybridEncoder {
         let Some(coarsest) = projected.pop() else {
             candle_core::bail!("the encoder needs levels")
         };
-        let mut top = self.attention.forward_map(&coarsest)?;
+        let mut top = self.attention.forward_map(&coarsest, CellOrder::Rows)?;
         let mut laterals = Vec::new(); // coarsest first
         for (lateral, fpn) in self.lateral_convs.iter().zip(&self.fpn_blocks) {
             let Some(fine) = projected.pop() else {
@@ -95,7 +96,7 @@ impl HybridEncoder {
             };
             let high = lateral.forward(&top)?;
             let (_, _, height, width) = fine.dims4()?;
-            let upsampled = high.upsample_nearest2d(height, width)?;
+            let upsampled = upsample_nearest(&high, height, width)?;
             laterals.push(high);
             top = fpn.forward(&Tensor::cat(&[&upsampled, &fine], 1)?)?;
         }
@@ -133,10 +134,10 @@ impl AttentionLayer {
     }
 
     /// `[batch, hidden, height, width]` in and out.
-    pub(crate) fn forward_map(&self, map: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward_map(&self, map: &Tensor, order: CellOrder) -> Result<Tensor> {
         let (batch, hidden, height, width) = map.dims4()?;
         let x = map.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [batch, cells, hidden]
-        let position = position_embedding(width, height, hidden, map.device())?;
+        let position = position_embedding((width, height), hidden, order, map.device())?;
         let position = position.to_dtype(x.dtype())?;
         let query = x.broadcast_add(&position)?;
         let x = (&x + self.self_attn.forward(&query, &query, &x)?)?;
@@ -150,16 +151,32 @@ impl AttentionLayer {
     }
 }
 
-/// Sines and cosines of column and row, `[1, width * height, size]`.
-///
-/// Cells are counted column by column, as the authors' code does, though the features are counted
-/// row by row: trained weights expect it so. For square maps this swaps the axes, no more.
-fn position_embedding(width: usize, height: usize, size: usize, device: &Device) -> Result<Tensor> {
+/// In which order the position embedding counts the cells of a map. For square maps both are the
+/// same, for others the features, which stand row by row, get other positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CellOrder {
+    /// Row by row, row first: Hugging Face and Ultralytics.
+    Rows,
+    /// Column by column, column first: the authors of RT-DETR, and DEIMv2 after them.
+    Columns,
+}
+
+/// Sines and cosines of a cell's two coordinates, `[1, width * height, size]`.
+fn position_embedding(
+    (width, height): (usize, usize),
+    size: usize,
+    order: CellOrder,
+    device: &Device,
+) -> Result<Tensor> {
     let quarter = size / 4;
+    let (outer, inner) = match order {
+        CellOrder::Rows => (height, width),
+        CellOrder::Columns => (width, height),
+    };
     let mut data = Vec::with_capacity(width * height * size);
-    for column in 0..width {
-        for row in 0..height {
-            for position in [column, row] {
+    for first in 0..outer {
+        for second in 0..inner {
+            for position in [first, second] {
                 let angle = |k: usize| {
                     let omega = 1.0 / 10_000_f32.powf(k as f32 / quarter as f32);
                     position as f32 * omega

@@ -21,7 +21,7 @@ use crate::layers::{Conv, ConvNormAct, Params};
 
 pub use decoder::{Decoder, DecoderConfig, DecoderTrace};
 pub(crate) use decoder::{candidates, flatten_levels, inverse_sigmoid, pick};
-pub(crate) use encoder::{AttentionLayer, RepConv};
+pub(crate) use encoder::{AttentionLayer, CellOrder, RepConv};
 pub use encoder::{EncoderConfig, HybridEncoder};
 pub use resnet::{ResNet, ResNetConfig};
 

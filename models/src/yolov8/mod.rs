@@ -16,6 +16,7 @@ use candle_core::{Module, Result, Tensor};
 
 use crate::detect::{DenseNetwork, DenseOutput};
 use crate::layers::Params;
+use crate::ops::upsample_nearest;
 
 pub use blocks::{C2f, ConvBlock, Sppf};
 pub use head::{Head, decode};
@@ -189,8 +190,5 @@ impl Neck {
 /// `coarse` brought to the size of `fine`, then the channels of both.
 fn upsample_and_join(coarse: &Tensor, fine: &Tensor) -> Result<Tensor> {
     let (_, _, height, width) = fine.dims4()?;
-    // Up-sampling gets a node of its own: candle 0.11 lets its gradient replace, not join, what
-    // its argument gets from elsewhere.
-    let coarse = coarse.affine(1.0, 0.0)?;
-    Tensor::cat(&[&coarse.upsample_nearest2d(height, width)?, fine], 1)
+    Tensor::cat(&[&upsample_nearest(coarse, height, width)?, fine], 1)
 }

@@ -1,11 +1,13 @@
-//! Convolution in f32, channels first: depthwise directly, all else as tiles of im2col that stay
-//! in the cache, each multiplied by the weights and finished (bias, activation) while it is warm.
+//! Convolution in f32, channels first. Depthwise ones run plane by plane; dense ones directly
+//! ([`direct`]) where the machine has AVX-512, else as tiles of im2col that stay in the cache, each
+//! multiplied by the weights and finished (bias, activation) while it is warm.
 
-#![allow(unsafe_code)] // the matrix product of `gemm` takes raw pointers
+#![allow(unsafe_code)] // `gemm` takes raw pointers, and threads write into one output
 
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
+use super::direct;
 use super::math::epilogue;
 use super::simd::dispatch;
 use crate::layers::Conv;
@@ -18,6 +20,8 @@ pub struct Packed {
     conv: Conv,
     weight: Vec<f32>, // [output, input / groups * kernel * kernel]
     bias: Vec<f32>,   // [output]
+    /// Weights for [`direct`], where that is the faster way.
+    direct: Option<Vec<f32>>,
 }
 
 /// Size of a batch of images.
@@ -42,10 +46,12 @@ unsafe impl Sync for Shared {}
 impl Packed {
     /// `weight` as `[output, input / groups, kernel, kernel]`, `bias` as `[output]`.
     pub fn new(conv: &Conv, weight: &[f32], bias: Vec<f32>) -> Self {
+        let direct = prefers_direct(conv).then(|| direct::pack(conv, weight));
         Self {
             conv: *conv,
             weight: weight.to_vec(),
             bias,
+            direct,
         }
     }
 
@@ -77,6 +83,8 @@ impl Packed {
         let mut output = vec![0.0; size.batch * self.conv.output * height * width];
         if self.conv.groups == self.conv.input && self.conv.groups == self.conv.output {
             self.depthwise(input, size, &mut output, height, width);
+        } else if let Some(weight) = &self.direct {
+            self.directly(weight, input, size, &mut output, height, width);
         } else {
             self.dense(input, size, &mut output, height, width);
         }
@@ -107,6 +115,55 @@ impl Packed {
                 };
                 depthwise_plane(output, input, weight, shape);
                 epilogue(output, self.bias[channel], self.conv.activation);
+            });
+    }
+
+    fn directly(
+        &self,
+        weight: &[f32],
+        input: &[f32],
+        size: Size,
+        output: &mut [f32],
+        height: usize,
+        width: usize,
+    ) {
+        let image_size = self.conv.input * size.height * size.width;
+        let shape = |first, rows| direct::BandShape {
+            height: size.height,
+            width: size.width,
+            first,
+            rows,
+            out_width: width,
+        };
+        // As many rows as the cache holds, but enough bands for all threads. Every sum is one
+        // block's, so its order does not depend on where bands end.
+        let row_bytes = 4 * shape(0, 1).pitch(&self.conv) * self.conv.input * self.conv.stride;
+        let fitting = (TILE_BYTES / row_bytes.max(1)).max(1);
+        let share = (size.batch * height).div_ceil(2 * rayon::current_num_threads());
+        let rows = fitting.min(share).clamp(1, height);
+        let bands = height.div_ceil(rows);
+        let shared = Shared(output.as_mut_ptr());
+        (0..size.batch * bands)
+            .into_par_iter()
+            .for_each_init(Vec::new, |buffer, index| {
+                let (image, first) = (index / bands, index % bands * rows);
+                let shape = shape(first, rows.min(height - first));
+                buffer.resize(shape.size(&self.conv), 0.0);
+                let input = &input[image * image_size..(image + 1) * image_size];
+                direct::fill(buffer, input, &shape, &self.conv);
+                // Captured whole, not its pointer alone, so that it may cross threads.
+                let shared = &shared;
+                direct::run(buffer, weight, &shape, &self.conv, |channel, y, x, sums| {
+                    let plane = image * self.conv.output + channel;
+                    // SAFETY: row `y` of this plane belongs to this band alone, and `run` gives
+                    // columns within the row.
+                    let row = unsafe {
+                        let start = shared.0.add((plane * height + y) * width + x);
+                        std::slice::from_raw_parts_mut(start, sums.len())
+                    };
+                    row.copy_from_slice(sums);
+                    epilogue(row, self.bias[channel], self.conv.activation);
+                });
             });
     }
 
@@ -204,6 +261,13 @@ impl Packed {
             }
         }
     }
+}
+
+/// Whether a convolution runs without unfolding its input. Where the machine has AVX-512 that is
+/// 1.5 to 4 times as fast as the product by `gemm` for every shape of the networks here (one core
+/// of an AMD EPYC, beside other load).
+fn prefers_direct(conv: &Conv) -> bool {
+    conv.groups == 1 && conv.stride <= 2 && direct::available()
 }
 
 struct Tile {

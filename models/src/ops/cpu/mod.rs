@@ -2,6 +2,7 @@
 
 pub mod conv;
 pub mod deformable;
+mod direct;
 pub mod math;
 pub mod pool;
 mod simd;
