@@ -64,14 +64,17 @@ pub fn unit(text: &str) -> Result<f32, String> {
 }
 
 impl ModelArgs {
+    /// Starts the compute threads; to be called before any other thread is started.
+    pub fn start_threads(&self) -> anyhow::Result<()> {
+        let threads = match self.threads {
+            Some(threads) => usize::from(threads),
+            None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        };
+        mtmc_models::ops::set_threads(threads).context("could not start the compute threads")
+    }
+
     /// Loads the detector, fetching its weights if they are only named.
     pub fn load(&self) -> anyhow::Result<LoadedDetector> {
-        if let Some(threads) = self.threads {
-            rayon::ThreadPoolBuilder::new()
-                .num_threads(usize::from(threads))
-                .build_global()
-                .context("could not start the compute threads")?;
-        }
         let device = device(&self.device)?;
         let dtype = match self.precision {
             Precision::F32 => DType::F32,

@@ -54,7 +54,8 @@ pub fn deformable_attention(
             weights.dims()
         );
     }
-    let fused = value.device().is_cpu() && value.dtype() == DType::F32 && !value.track_op();
+    let tracked = value.track_op() || locations.track_op() || weights.track_op();
+    let fused = value.device().is_cpu() && value.dtype() == DType::F32 && !tracked;
     if !fused {
         return reference::deformable_attention(value, locations, weights, shape);
     }

@@ -15,6 +15,7 @@ mod upsample;
 
 pub use activation::Activation;
 pub use conv::Conv2d;
+pub use cpu::threads::set_threads;
 pub use deformable::{SampleShape, deformable_attention};
 pub use nms::non_maximum_suppression;
 pub use pool::{Window, max_pool2d};

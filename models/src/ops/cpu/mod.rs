@@ -6,3 +6,4 @@ mod direct;
 pub mod math;
 pub mod pool;
 mod simd;
+pub mod threads;
