@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -349,7 +350,7 @@ fn tracks_real_people() {
             std::env::var("CI").is_err(),
             "CI needs ffmpeg for this test"
         );
-        println!("skipped: needs ffmpeg to read AVI");
+        let _ = writeln!(std::io::stderr(), "skipped: needs ffmpeg to read AVI");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
