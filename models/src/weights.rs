@@ -144,20 +144,29 @@ impl Weights {
     /// Checks that every tensor in `expected` is there with its shape and holds finite numbers.
     ///
     /// # Errors
-    /// The first tensor that is missing or has another shape, by name.
+    /// The first tensor that is missing, has another shape or holds NaN or infinity, by name.
     pub fn check(&self, expected: &[TensorSpec]) -> Result<()> {
         for spec in expected {
-            let found = match self.tensors.get(&spec.name) {
-                Some(tensor) if tensor.dims() == spec.shape => continue,
-                Some(tensor) => format!("{:?}", tensor.dims()),
-                None => "nothing".to_string(),
-            };
-            return Err(Error::Tensor {
+            let wrong = |expected: String, found: String| Error::Tensor {
                 path: self.path.clone(),
                 tensor: spec.name.clone(),
-                expected: format!("{:?}", spec.shape),
+                expected,
                 found,
-            });
+            };
+            let shape = format!("{:?}", spec.shape);
+            let Some(tensor) = self.tensors.get(&spec.name) else {
+                return Err(wrong(shape, "nothing".to_string()));
+            };
+            if tensor.dims() != spec.shape {
+                return Err(wrong(shape, format!("{:?}", tensor.dims())));
+            }
+            let numbers = tensor
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
+            if let Some(number) = numbers.iter().find(|number| !number.is_finite()) {
+                return Err(wrong("finite numbers".to_string(), number.to_string()));
+            }
         }
         Ok(())
     }
@@ -270,5 +279,77 @@ impl SimpleBackend for Recorder {
 
     fn contains_tensor(&self, _: &str) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{made_up_description, made_up_weights};
+    use crate::{LoadedDetector, expected_tensors};
+
+    fn load(change: impl FnOnce(&mut HashMap<String, Tensor>)) -> String {
+        let description = made_up_description("deimv2-atto");
+        let specs = expected_tensors(&description).unwrap();
+        let mut weights = made_up_weights(&description, &specs);
+        change(&mut weights.tensors);
+        match LoadedDetector::new(&weights, &Device::Cpu, DType::F32) {
+            Ok(_) => "loaded".to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_tensor_is_told_by_name() {
+        assert_eq!(load(|_| ()), "loaded");
+        let name = "decoder.enc_score_head.bias";
+        let missing = load(|tensors| {
+            tensors.remove(name);
+        });
+        assert!(
+            missing.contains(name) && missing.contains("found nothing"),
+            "{missing}"
+        );
+        let shape = load(|tensors| {
+            let wrong = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+            tensors.insert(name.to_string(), wrong);
+        });
+        assert!(
+            shape.contains(name) && shape.contains("found [3]"),
+            "{shape}"
+        );
+        let not_finite = load(|tensors| {
+            let wrong = (tensors[name].clone() * f64::NAN).unwrap();
+            tensors.insert(name.to_string(), wrong);
+        });
+        assert!(not_finite.contains("found NaN"), "{not_finite}");
+    }
+
+    #[test]
+    fn files_that_are_no_weights_are_told_apart() {
+        let folder = std::env::temp_dir().join(format!("mtmc-weights-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("some.safetensors");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let whole = Weights::load(&path, &Device::Cpu)
+                .err()
+                .unwrap()
+                .to_string();
+            let header = read_description(&path).err().unwrap().to_string();
+            assert!(whole.contains("some.safetensors") && header.contains("some.safetensors"));
+            (whole, header)
+        };
+        for bytes in [&b""[..], b"abc", &[0xff; 64], b"\x20\0\0\0\0\0\0\0{\"a\":"] {
+            let (whole, header) = read(bytes);
+            assert!(whole.contains("not a readable safetensors file"), "{whole}");
+            assert!(
+                header.contains("not a readable safetensors file"),
+                "{header}"
+            );
+        }
+        let (whole, header) = read(b"\x02\0\0\0\0\0\0\0{}");
+        assert!(whole.contains("no description") && header.contains("no description"));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

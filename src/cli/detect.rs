@@ -27,11 +27,11 @@ pub struct DetectArgs {
     detection: DetectionArgs,
 
     /// Write the images with boxes drawn on them into this folder, as PNG
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, env = "MTMC_OUT", value_name = "DIR")]
     out: Option<PathBuf>,
 
     /// Print JSON, one object an image, instead of a table
-    #[arg(long)]
+    #[arg(long, env = "MTMC_JSON")]
     json: bool,
 }
 
