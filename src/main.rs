@@ -16,6 +16,14 @@ fn main() -> ExitCode {
     if error.is::<mtmc::pipeline::Interrupted>() {
         return ExitCode::from(INTERRUPTED);
     }
+    // Whoever closed the pipe (`| head`) has read enough.
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        return ExitCode::SUCCESS;
+    }
     #[allow(clippy::print_stderr)]
     {
         eprintln!("error: {error:#}");

@@ -253,6 +253,29 @@ fn errors_say_what_and_where() {
 }
 
 #[test]
+fn a_closed_pipe_is_no_error() {
+    let material = material(1);
+    let picture = material.frames.join("000001.png");
+    let weights = str(&material.weights);
+    let mut child = mtmc(&[
+        "detect",
+        str(&picture),
+        "--weights",
+        weights,
+        "--classes",
+        "all",
+    ])
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(text(&output.stderr), "");
+}
+
+#[test]
 fn a_broken_frame_is_skipped_and_told() {
     let material = material(3);
     std::fs::write(material.frames.join("000002.png"), b"no picture").unwrap();
