@@ -9,10 +9,16 @@ use super::{cpu, reference};
 /// A convolution with final weights.
 pub struct Conv2d {
     conv: Conv,
-    weight: Tensor,
-    bias: Option<Tensor>,
+    form: Form,
+}
+
+enum Form {
     /// Weights as the CPU kernels want them; only for f32 on the CPU.
-    packed: Option<cpu::conv::Packed>,
+    Packed(cpu::conv::Packed),
+    Plain {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
 }
 
 impl Conv2d {
@@ -28,22 +34,20 @@ impl Conv2d {
                 weight.dims()
             );
         }
-        let packed = if weight.device().is_cpu() && weight.dtype() == DType::F32 {
+        let form = if weight.device().is_cpu() && weight.dtype() == DType::F32 {
             let bias = match bias {
                 Some(bias) => bias.to_vec1::<f32>()?,
                 None => vec![0.0; conv.output],
             };
             let weight = weight.flatten_all()?.to_vec1::<f32>()?;
-            Some(cpu::conv::Packed::new(&conv, &weight, bias))
+            Form::Packed(cpu::conv::Packed::new(&conv, weight, bias))
         } else {
-            None
+            Form::Plain {
+                weight: weight.clone(),
+                bias: bias.cloned(),
+            }
         };
-        Ok(Self {
-            conv,
-            weight: weight.clone(),
-            bias: bias.cloned(),
-            packed,
-        })
+        Ok(Self { conv, form })
     }
 
     /// `x`: `[batch, input, height, width]`.
@@ -58,10 +62,10 @@ impl Conv2d {
                 x.dims()
             );
         }
-        match &self.packed {
-            Some(packed) => x.contiguous()?.apply_op1_no_bwd(&CpuConv(packed)),
-            None => {
-                let y = reference::conv2d(x, &self.weight, self.bias.as_ref(), &self.conv)?;
+        match &self.form {
+            Form::Packed(packed) => x.contiguous()?.apply_op1_no_bwd(&CpuConv(packed)),
+            Form::Plain { weight, bias } => {
+                let y = reference::conv2d(x, weight, bias.as_ref(), &self.conv)?;
                 self.conv.activation.apply(&y)
             }
         }

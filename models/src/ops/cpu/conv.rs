@@ -18,10 +18,15 @@ const TILE_BYTES: usize = 512 * 1024;
 /// Weights prepared for [`Packed::run`].
 pub struct Packed {
     conv: Conv,
-    weight: Vec<f32>, // [output, input / groups * kernel * kernel]
-    bias: Vec<f32>,   // [output]
-    /// Weights for [`direct`], where that is the faster way.
-    direct: Option<Vec<f32>>,
+    weight: Weight,
+    bias: Vec<f32>, // [output]
+}
+
+enum Weight {
+    /// `[output, input / groups * kernel * kernel]`.
+    Rows(Vec<f32>),
+    /// As [`direct`] wants them, where that is the faster way.
+    Direct(Vec<f32>),
 }
 
 /// Size of a batch of images.
@@ -45,13 +50,16 @@ unsafe impl Sync for Shared {}
 
 impl Packed {
     /// `weight` as `[output, input / groups, kernel, kernel]`, `bias` as `[output]`.
-    pub fn new(conv: &Conv, weight: &[f32], bias: Vec<f32>) -> Self {
-        let direct = prefers_direct(conv).then(|| direct::pack(conv, weight));
+    pub fn new(conv: &Conv, weight: Vec<f32>, bias: Vec<f32>) -> Self {
+        let weight = if prefers_direct(conv) {
+            Weight::Direct(direct::pack(conv, &weight))
+        } else {
+            Weight::Rows(weight)
+        };
         Self {
             conv: *conv,
-            weight: weight.to_vec(),
+            weight,
             bias,
-            direct,
         }
     }
 
@@ -81,18 +89,24 @@ impl Packed {
         let height = (size.height + 2 * padding - kernel) / stride + 1;
         let width = (size.width + 2 * padding - kernel) / stride + 1;
         let mut output = vec![0.0; size.batch * self.conv.output * height * width];
-        if self.conv.groups == self.conv.input && self.conv.groups == self.conv.output {
-            self.depthwise(input, size, &mut output, height, width);
-        } else if let Some(weight) = &self.direct {
-            self.directly(weight, input, size, &mut output, height, width);
-        } else {
-            self.dense(input, size, &mut output, height, width);
+        let depthwise = self.conv.groups == self.conv.input && self.conv.groups == self.conv.output;
+        match &self.weight {
+            Weight::Direct(weight) => {
+                self.directly(weight, input, size, &mut output, height, width);
+            }
+            Weight::Rows(weight) if depthwise => {
+                self.depthwise(weight, input, size, &mut output, height, width);
+            }
+            Weight::Rows(weight) => {
+                self.dense(weight, input, size, &mut output, height, width);
+            }
         }
         Ok((output, height, width))
     }
 
     fn depthwise(
         &self,
+        weight: &[f32],
         input: &[f32],
         size: Size,
         output: &mut [f32],
@@ -106,7 +120,7 @@ impl Packed {
             .enumerate()
             .for_each(|(plane, (output, input))| {
                 let channel = plane % self.conv.output;
-                let weight = &self.weight[channel * taps..(channel + 1) * taps];
+                let weight = &weight[channel * taps..(channel + 1) * taps];
                 let shape = PlaneShape {
                     in_height: size.height,
                     in_width: size.width,
@@ -167,7 +181,15 @@ impl Packed {
             });
     }
 
-    fn dense(&self, input: &[f32], size: Size, output: &mut [f32], height: usize, width: usize) {
+    fn dense(
+        &self,
+        weight: &[f32],
+        input: &[f32],
+        size: Size,
+        output: &mut [f32],
+        height: usize,
+        width: usize,
+    ) {
         let depth = self.conv.input / self.conv.groups * self.conv.kernel * self.conv.kernel;
         let cells = height * width;
         // Columns a tile: a quarter of the image or as many as the cache holds. Never a matter of
@@ -195,12 +217,13 @@ impl Packed {
                     cells,
                     depth,
                 };
-                self.dense_tile(input, size, shared, &tile, buffer);
+                self.dense_tile(weight, input, size, shared, &tile, buffer);
             });
     }
 
     fn dense_tile(
         &self,
+        weight: &[f32],
         input: &[f32],
         size: Size,
         output: Shared,
@@ -224,7 +247,7 @@ impl Packed {
         };
         let first_out = tile.image * self.conv.output + tile.group * group_out;
         let offset = first_out * tile.cells + tile.columns.start;
-        let weight = &self.weight[tile.group * group_out * tile.depth..];
+        let weight = &weight[tile.group * group_out * tile.depth..];
         assert!(weight.len() >= group_out * tile.depth);
         assert!(matrix.len() >= (tile.depth - 1) * row_stride + columns);
         // SAFETY: the weight holds group_out × depth numbers, the matrix depth × columns with
@@ -267,7 +290,7 @@ impl Packed {
 /// 1.5 to 4 times as fast as the product by `gemm` for every shape of the networks here (one core
 /// of an AMD EPYC, beside other load).
 fn prefers_direct(conv: &Conv) -> bool {
-    conv.groups == 1 && conv.stride <= 2 && direct::available()
+    conv.groups == 1 && conv.input > 1 && conv.stride <= 2 && direct::available()
 }
 
 struct Tile {
