@@ -131,6 +131,12 @@ impl Weights {
         &self.description
     }
 
+    /// Has images brought to `side` × `side` pixels instead of the size that the weights name.
+    pub fn set_input_side(&mut self, side: usize) {
+        self.description.input_height = side;
+        self.description.input_width = side;
+    }
+
     /// The file it was read from.
     pub fn path(&self) -> &Path {
         &self.path

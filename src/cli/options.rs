@@ -22,6 +22,11 @@ pub struct ModelArgs {
     #[arg(long, env = "MTMC_PRECISION", default_value = "f32")]
     pub precision: Precision,
 
+    /// Side in pixels of the detector's square input, a multiple of 32; by default what the weights
+    /// were made for
+    #[arg(long, env = "RTDETR_INPUT_SIZE", value_parser = input_size)]
+    pub input_size: Option<usize>,
+
     /// CPU threads; all cores if not given
     #[arg(long, env = "MTMC_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
@@ -53,6 +58,14 @@ pub struct DetectionArgs {
     /// Classes to report, by name or index, separated by commas; `all` for every class
     #[arg(long, env = "MTMC_CLASSES", default_value = "person")]
     pub classes: String,
+}
+
+/// Parses the side of a network's input.
+fn input_size(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(side) if (32..=4096).contains(&side) && side % 32 == 0 => Ok(side),
+        _ => Err("must be a multiple of 32 from 32 to 4096".to_string()),
+    }
 }
 
 /// Parses a number in 0..=1.
@@ -88,7 +101,10 @@ impl ModelArgs {
             );
         }
         let path = self.path()?;
-        let weights = Weights::load(&path, &device)?;
+        let mut weights = Weights::load(&path, &device)?;
+        if let Some(side) = self.input_size {
+            weights.set_input_side(side);
+        }
         let detector = LoadedDetector::new(&weights, &device, dtype)
             .with_context(|| format!("{} does not hold a usable detector", path.display()))?;
         Ok(detector)
@@ -202,6 +218,14 @@ mod tests {
         assert_eq!(unit("0.5"), Ok(0.5));
         for wrong in ["-0.1", "1.1", "NaN", "x"] {
             assert!(unit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn input_sizes_are_multiples_of_the_stride() {
+        assert_eq!(input_size("640"), Ok(640));
+        for wrong in ["0", "650", "8192", "-32", "x"] {
+            assert!(input_size(wrong).is_err(), "{wrong}");
         }
     }
 
