@@ -193,10 +193,7 @@ impl<'scope> Line<'scope> {
                 Some(frame)
             }
             Ok(Read::End { skipped, error }) => {
-                self.summary.skipped = skipped.count;
-                self.summary.skipped_frames = skipped.examples.iter().map(Into::into).collect();
-                self.summary.error = error;
-                self.ended = true;
+                self.end(&skipped, error);
                 None
             }
             Err(_) => {
@@ -205,6 +202,14 @@ impl<'scope> Line<'scope> {
                 None
             }
         }
+    }
+
+    /// Notes how the source ended.
+    fn end(&mut self, skipped: &SkipCounts, error: Option<String>) {
+        self.summary.skipped = skipped.count;
+        self.summary.skipped_frames = skipped.examples.iter().map(Into::into).collect();
+        self.summary.error = error;
+        self.ended = true;
     }
 
     /// Tracks one frame and passes it on. False when the writer is gone.
@@ -235,14 +240,13 @@ impl<'scope> Line<'scope> {
     }
 
     fn finish(mut self, stages: &mut Stages) -> Result<CameraSummary, PipelineError> {
-        drop(self.results);
         // Frees a reader that waits for room, and learns how the source ended if it was cut off.
         while let Ok(message) = self.frames.recv() {
             if let Read::End { skipped, error } = message {
-                self.summary.skipped = skipped.count;
-                self.summary.error = error;
+                self.end(&skipped, error);
             }
         }
+        drop(self.results);
         let write_seconds = match self.writer.join() {
             Ok(written) => written?,
             Err(_) => return Err(PipelineError::Panicked("writing")),
