@@ -132,10 +132,7 @@ impl ModelArgs {
                 self.weights
             );
         }
-        match mtmc_tools::fetch::cached(&self.weights) {
-            Some(path) => Ok(path),
-            None => super::models::fetch(&self.weights),
-        }
+        super::models::fetch(&self.weights)
     }
 }
 

@@ -13,5 +13,5 @@ pub mod registry;
 
 pub use convert::{Report, convert};
 pub use error::{Error, Malformed, Result};
-pub use fetch::{Fetcher, Progress, cached, fetch};
+pub use fetch::{Fetcher, Progress};
 pub use map::Options;

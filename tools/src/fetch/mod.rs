@@ -259,16 +259,3 @@ pub fn sha256(path: &Path) -> Result<String> {
     }
     Ok(text)
 }
-
-/// [`Fetcher::cached`] with the environment's cache.
-pub fn cached(name: &str) -> Option<PathBuf> {
-    Fetcher::from_env().ok()?.cached(name)
-}
-
-/// [`Fetcher::fetch`] with the environment's cache.
-///
-/// # Errors
-/// As [`Fetcher::fetch`].
-pub fn fetch(name: &str, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
-    Fetcher::from_env()?.fetch(name, progress)
-}
