@@ -1,9 +1,12 @@
 //! MOT Challenge text: reading, and the benchmark's preparation of truth and tracks.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
 
 use super::{EPS, EvalFrame, EvalSequence, best_pairs};
+use crate::tracker::mot::{MotError, read_lines};
 
 /// Which benchmark's rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -31,29 +34,6 @@ impl Benchmark {
             Self::Mot20 => &[2, 7, 8, 12, 6],
         }
     }
-}
-
-/// What is wrong with a file.
-#[derive(Debug, thiserror::Error)]
-pub enum MotError {
-    /// It cannot be read.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A line is not as it must be.
-    #[error("{}, line {line}: {reason}", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line's number, from 1.
-        line: usize,
-        /// What is wrong.
-        reason: String,
-    },
 }
 
 /// One line of a file: `frame, id, left, top, width, height, flag or score, class, visibility`.
@@ -84,21 +64,9 @@ impl Boxes {
     /// The file cannot be read; a line has too few or unreadable columns; a frame has an identity
     /// twice. The error names file and line.
     pub fn read(path: &Path) -> Result<Self, MotError> {
-        let text = std::fs::read_to_string(path).map_err(|source| MotError::Io {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let file = File::open(path).map_err(|source| MotError::io(path, source))?;
         let mut boxes = Self::default();
-        for (index, line) in text.lines().enumerate() {
-            if line.trim().is_empty() {
-                continue;
-            }
-            boxes.add(line).map_err(|reason| MotError::Line {
-                path: path.to_path_buf(),
-                line: index + 1,
-                reason,
-            })?;
-        }
+        read_lines(BufReader::new(file), path, |line| boxes.add(line))?;
         Ok(boxes)
     }
 

@@ -41,6 +41,15 @@ pub enum MotError {
     },
 }
 
+impl MotError {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            path: path.to_path_buf(),
+            source,
+        }
+    }
+}
+
 /// Reads a file of detections: frames 1 to the last that has one, also the empty ones between.
 ///
 /// Within a frame the file's order is kept. All detections have class 0.
@@ -49,11 +58,7 @@ pub enum MotError {
 /// The file cannot be read; a line has too few fields, a number that is none or not finite, or a
 /// frame that is not in 1..=[`MAX_FRAME`]. The error names file and line.
 pub fn read_detections(path: &Path) -> Result<Vec<FrameDetections>, MotError> {
-    let io_error = |source| MotError::Io {
-        path: path.to_path_buf(),
-        source,
-    };
-    let file = File::open(path).map_err(io_error)?;
+    let file = File::open(path).map_err(|source| MotError::io(path, source))?;
     parse_detections(BufReader::new(file), path)
 }
 
@@ -61,38 +66,10 @@ pub fn read_detections(path: &Path) -> Result<Vec<FrameDetections>, MotError> {
 ///
 /// # Errors
 /// As [`read_detections`].
-pub fn parse_detections(
-    mut text: impl BufRead,
-    path: &Path,
-) -> Result<Vec<FrameDetections>, MotError> {
+pub fn parse_detections(text: impl BufRead, path: &Path) -> Result<Vec<FrameDetections>, MotError> {
     let mut frames: Vec<FrameDetections> = Vec::new();
-    let mut bytes = Vec::new();
-    for line in 1.. {
-        let line_error = |reason: String| MotError::Line {
-            path: path.to_path_buf(),
-            line,
-            reason,
-        };
-        bytes.clear();
-        let mut limited = text.by_ref().take(MAX_LINE);
-        let read = limited.read_until(b'\n', &mut bytes);
-        let read = read.map_err(|source| MotError::Io {
-            path: path.to_path_buf(),
-            source,
-        })?;
-        if read == 0 {
-            break;
-        }
-        if read as u64 == MAX_LINE && bytes.last() != Some(&b'\n') {
-            return Err(line_error(format!("longer than {MAX_LINE} bytes")));
-        }
-        let Ok(content) = std::str::from_utf8(&bytes) else {
-            return Err(line_error("not text".to_owned()));
-        };
-        if content.trim().is_empty() {
-            continue;
-        }
-        let (frame, detection) = parse_line(content).map_err(line_error)?;
+    read_lines(text, path, |content| {
+        let (frame, detection) = parse_line(content)?;
         while (frames.len() as u64) < frame {
             frames.push(FrameDetections {
                 frame: frames.len() as u64 + 1,
@@ -103,8 +80,47 @@ pub fn parse_detections(
         if let Some(entry) = frames.get_mut(frame as usize - 1) {
             entry.detections.push(detection);
         }
-    }
+        Ok(())
+    })?;
     Ok(frames)
+}
+
+/// Hands every line that is not blank to `each`; `path` is the text's name in errors.
+///
+/// # Errors
+/// The text cannot be read, a line is longer than any of this format or no text, or `each` says
+/// what is wrong with it. The error names file and line.
+pub(crate) fn read_lines(
+    mut text: impl BufRead,
+    path: &Path,
+    mut each: impl FnMut(&str) -> Result<(), String>,
+) -> Result<(), MotError> {
+    let mut bytes = Vec::new();
+    for line in 1.. {
+        let line_error = |reason: String| MotError::Line {
+            path: path.to_path_buf(),
+            line,
+            reason,
+        };
+        bytes.clear();
+        let mut limited = text.by_ref().take(MAX_LINE);
+        let read = limited.read_until(b'\n', &mut bytes);
+        let read = read.map_err(|source| MotError::io(path, source))?;
+        if read == 0 {
+            break;
+        }
+        if read as u64 == MAX_LINE && bytes.last() != Some(&b'\n') {
+            return Err(line_error(format!("longer than {MAX_LINE} bytes")));
+        }
+        let Ok(content) = std::str::from_utf8(&bytes) else {
+            return Err(line_error("not text".to_owned()));
+        };
+        let content = content.trim_end_matches(['\r', '\n']);
+        if !content.trim().is_empty() {
+            each(content).map_err(line_error)?;
+        }
+    }
+    Ok(())
 }
 
 /// Frame number and detection of one line.
