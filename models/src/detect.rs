@@ -154,15 +154,14 @@ impl LoadedDetector {
             let mut found = Vec::new();
             for (row, corners) in scores[image].iter().zip(&boxes[image]) {
                 // An anchor stands for its best class alone.
-                let Some(&class) = top_k(row, 1).first() else {
+                let Some((class, score)) = best(row) else {
                     continue;
                 };
-                let score = row[class as usize];
                 let wanted = options.classes.is_empty() || options.classes.contains(&class);
                 let [x1, y1, x2, y2] = corners[..] else {
                     candle_core::bail!("a box needs 4 numbers");
                 };
-                if !wanted || score < options.score_floor || score.is_nan() {
+                if !wanted || score < options.score_floor {
                     continue;
                 }
                 let input = BBox::from_xyxy(x1, y1, x2, y2);
@@ -208,6 +207,18 @@ impl Detector for LoadedDetector {
     fn classes(&self) -> &[String] {
         &self.description.classes
     }
+}
+
+/// Index and value of the largest number, the first of equal ones; NaN never is.
+fn best(row: &[f32]) -> Option<(u32, f32)> {
+    let mut best: Option<(u32, f32)> = None;
+    for (index, &value) in row.iter().enumerate() {
+        let larger = best.is_none_or(|(_, largest)| value > largest);
+        if larger && !value.is_nan() {
+            best = Some((index as u32, value));
+        }
+    }
+    best
 }
 
 /// Names and shapes of the tensors that the network of a description needs.

@@ -173,17 +173,20 @@ fn position_embedding(
         CellOrder::Rows => (height, width),
         CellOrder::Columns => (width, height),
     };
+    // One row of sines and cosines for every value that a coordinate takes.
+    let omega = |k: usize| 1.0 / 10_000_f32.powf(k as f32 / quarter as f32);
+    let omegas: Vec<f32> = (0..quarter).map(omega).collect();
+    let mut waves = Vec::new();
+    for position in 0..outer.max(inner) {
+        waves.extend(omegas.iter().map(|omega| (position as f32 * omega).sin()));
+        waves.extend(omegas.iter().map(|omega| (position as f32 * omega).cos()));
+    }
+    let wave = |position: usize| &waves[position * 2 * quarter..(position + 1) * 2 * quarter];
     let mut data = Vec::with_capacity(width * height * size);
     for first in 0..outer {
         for second in 0..inner {
-            for position in [first, second] {
-                let angle = |k: usize| {
-                    let omega = 1.0 / 10_000_f32.powf(k as f32 / quarter as f32);
-                    position as f32 * omega
-                };
-                data.extend((0..quarter).map(|k| angle(k).sin()));
-                data.extend((0..quarter).map(|k| angle(k).cos()));
-            }
+            data.extend_from_slice(wave(first));
+            data.extend_from_slice(wave(second));
         }
     }
     Tensor::from_vec(data, (1, width * height, size), device)
