@@ -7,7 +7,7 @@
 use candle_core::{D, DType, Device, Module, ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::ops;
+use crate::ops::{self, SampleShape};
 
 pub use crate::ops::Activation;
 
@@ -469,5 +469,92 @@ impl MultiHeadAttention {
             .transpose(1, 2)?
             .reshape((batch, length, size))?;
         self.out.forward(&mixed)
+    }
+}
+
+/// Multi-scale deformable attention (Zhu et al., Deformable DETR, 2021) of boxes.
+pub struct DeformableAttention {
+    sampling_offsets: Linear,
+    attention_weights: Linear,
+    /// Before and after the sampling; without them the levels are sampled as they are.
+    projections: Option<(Linear, Linear)>,
+    heads: usize,
+    /// One over the number of points of a sample's level: `[points, 1]`.
+    point_scale: Tensor,
+}
+
+impl DeformableAttention {
+    /// `size` features in `heads` heads, which sample `points` points of each level; `projected`
+    /// where there are `value_proj` and `output_proj`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(
+        size: usize,
+        heads: usize,
+        points: &[usize],
+        projected: bool,
+        params: &Params,
+    ) -> Result<Self> {
+        let mut scale = Vec::new();
+        for &count in points {
+            scale.extend(std::iter::repeat_n(1.0 / count as f32, count));
+        }
+        let samples = heads * scale.len();
+        let scale_shape = (scale.len(), 1);
+        let projections = if projected {
+            Some((
+                Linear::new(size, size, &params.pp("value_proj"))?,
+                Linear::new(size, size, &params.pp("output_proj"))?,
+            ))
+        } else {
+            None
+        };
+        Ok(Self {
+            sampling_offsets: Linear::new(size, samples * 2, &params.pp("sampling_offsets"))?,
+            attention_weights: Linear::new(size, samples, &params.pp("attention_weights"))?,
+            projections,
+            heads,
+            point_scale: Tensor::from_vec(scale, scale_shape, params.device())?
+                .to_dtype(params.dtype())?,
+        })
+    }
+
+    /// `query`: `[batch, queries, size]`; `reference`: boxes, centre and size in 0..=1,
+    /// `[batch, queries, 4]`; `memory`: the levels of `shape` one after the other,
+    /// `[batch, cells, size]`. The result has the query's shape.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn forward(
+        &self,
+        query: &Tensor,
+        reference: &Tensor,
+        memory: &Tensor,
+        shape: &SampleShape,
+    ) -> Result<Tensor> {
+        let (batch, queries, size) = query.dims3()?;
+        let (heads, points) = (self.heads, shape.total_points());
+        let value = match &self.projections {
+            Some((value_proj, _)) => value_proj.forward(memory)?,
+            None => memory.clone(),
+        };
+        let value = value.reshape((batch, shape.total_cells(), heads, size / heads))?;
+        let weights = self.attention_weights.forward(query)?;
+        let weights = weights.reshape((batch, queries, heads, points))?;
+        let weights = candle_nn::ops::softmax(&weights, D::Minus1)?;
+        // Offsets are in half boxes, shared out over the points of a level.
+        let offsets = self.sampling_offsets.forward(query)?;
+        let offsets = offsets.reshape((batch, queries, heads, points, 2))?;
+        let offsets = offsets.broadcast_mul(&self.point_scale)?;
+        let box_shape = (batch, queries, 1, 1, 2);
+        let center = reference.narrow(2, 0, 2)?.reshape(box_shape)?;
+        let half = (reference.narrow(2, 2, 2)? * 0.5)?.reshape(box_shape)?;
+        let locations = offsets.broadcast_mul(&half)?.broadcast_add(&center)?;
+        let mixed = ops::deformable_attention(&value, &locations, &weights, shape)?;
+        match &self.projections {
+            Some((_, output_proj)) => output_proj.forward(&mixed),
+            None => Ok(mixed),
+        }
     }
 }

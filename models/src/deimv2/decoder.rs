@@ -5,8 +5,8 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 
 use super::blocks::{Gate, RmsNorm, SwiGlu};
-use crate::layers::{Activation, Linear, Mlp, MultiHeadAttention, Params};
-use crate::ops::{SampleShape, deformable_attention, top_k_indices};
+use crate::layers::{Activation, DeformableAttention, Linear, Mlp, MultiHeadAttention, Params};
+use crate::ops::{SampleShape, top_k_indices};
 use crate::rtdetr::{candidates, flatten_levels, inverse_sigmoid, pick};
 
 /// Sizes of the decoder.
@@ -302,7 +302,13 @@ impl DecoderLayer {
         Ok(Self {
             self_attn: MultiHeadAttention::new(hidden, config.heads, &params.pp("self_attn"))?,
             norm1: RmsNorm::new(hidden, &params.pp("norm1"))?,
-            cross_attn: DeformableAttention::new(config, &params.pp("cross_attn"))?,
+            cross_attn: DeformableAttention::new(
+                hidden,
+                config.heads,
+                &config.points,
+                false,
+                &params.pp("cross_attn"),
+            )?,
             join,
             swish_ffn: SwiGlu::new(hidden, inner, &params.pp("swish_ffn"))?,
             norm3: RmsNorm::new(hidden, &params.pp("norm3"))?,
@@ -328,58 +334,6 @@ impl DecoderLayer {
         };
         let x = (&x + self.swish_ffn.forward(&x)?)?;
         self.norm3.forward(&x.clamp(-LIMIT, LIMIT)?)
-    }
-}
-
-/// Deformable attention that samples the encoder's levels as they are, without projections.
-struct DeformableAttention {
-    sampling_offsets: Linear,
-    attention_weights: Linear,
-    heads: usize,
-    /// One over the number of points of a sample's level: `[points, 1]`.
-    point_scale: Tensor,
-}
-
-impl DeformableAttention {
-    fn new(config: &DecoderConfig, params: &Params) -> Result<Self> {
-        let points: usize = config.points.iter().sum();
-        let samples = config.heads * points;
-        let mut scale = Vec::with_capacity(points);
-        for &count in &config.points {
-            scale.extend(std::iter::repeat_n(1.0 / count as f32, count));
-        }
-        let hidden = config.hidden;
-        Ok(Self {
-            sampling_offsets: Linear::new(hidden, samples * 2, &params.pp("sampling_offsets"))?,
-            attention_weights: Linear::new(hidden, samples, &params.pp("attention_weights"))?,
-            heads: config.heads,
-            point_scale: Tensor::from_vec(scale, (points, 1), params.device())?
-                .to_dtype(params.dtype())?,
-        })
-    }
-
-    fn forward(
-        &self,
-        query: &Tensor,
-        reference: &Tensor,
-        memory: &Tensor,
-        shape: &SampleShape,
-    ) -> Result<Tensor> {
-        let (batch, queries, hidden) = query.dims3()?;
-        let (heads, points) = (self.heads, shape.total_points());
-        let value = memory.reshape((batch, shape.total_cells(), heads, hidden / heads))?;
-        let weights = self.attention_weights.forward(query)?;
-        let weights = weights.reshape((batch, queries, heads, points))?;
-        let weights = candle_nn::ops::softmax(&weights, D::Minus1)?;
-        // Offsets are in half boxes, shared out over the points of a level.
-        let offsets = self.sampling_offsets.forward(query)?;
-        let offsets = offsets.reshape((batch, queries, heads, points, 2))?;
-        let offsets = offsets.broadcast_mul(&self.point_scale)?;
-        let box_shape = (batch, queries, 1, 1, 2);
-        let center = reference.narrow(2, 0, 2)?.reshape(box_shape)?;
-        let half = (reference.narrow(2, 2, 2)? * 0.5)?.reshape(box_shape)?;
-        let locations = offsets.broadcast_mul(&half)?.broadcast_add(&center)?;
-        deformable_attention(&value, &locations, &weights, shape)
     }
 }
 

@@ -5,9 +5,10 @@ use candle_core::{D, Device, Module, Result, Tensor};
 
 use super::conv_norm;
 use crate::layers::{
-    Activation, Conv, ConvNormAct, LayerNorm, Linear, Mlp, MultiHeadAttention, Params,
+    Activation, Conv, ConvNormAct, DeformableAttention, LayerNorm, Linear, Mlp, MultiHeadAttention,
+    Params,
 };
-use crate::ops::{SampleShape, deformable_attention, top_k_indices};
+use crate::ops::{SampleShape, top_k_indices};
 
 /// Sizes of the decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -264,7 +265,13 @@ impl DecoderLayer {
         Ok(Self {
             self_attn: MultiHeadAttention::new(hidden, config.heads, &params.pp("self_attn"))?,
             norm1: LayerNorm::new(hidden, &params.pp("norm1"))?,
-            cross_attn: DeformableAttention::new(config, &params.pp("cross_attn"))?,
+            cross_attn: DeformableAttention::new(
+                hidden,
+                config.heads,
+                &[config.points; LEVELS],
+                true,
+                &params.pp("cross_attn"),
+            )?,
             norm2: LayerNorm::new(hidden, &params.pp("norm2"))?,
             linear1: Linear::new(hidden, inner, &params.pp("linear1"))?,
             linear2: Linear::new(inner, hidden, &params.pp("linear2"))?,
@@ -289,55 +296,5 @@ impl DecoderLayer {
         let inner = self.linear1.forward(&x)?.relu()?;
         let x = (&x + self.linear2.forward(&inner)?)?;
         self.norm3.forward(&x)
-    }
-}
-
-struct DeformableAttention {
-    sampling_offsets: Linear,
-    attention_weights: Linear,
-    value_proj: Linear,
-    output_proj: Linear,
-    heads: usize,
-    points: usize,
-}
-
-impl DeformableAttention {
-    fn new(config: &DecoderConfig, params: &Params) -> Result<Self> {
-        let hidden = config.hidden;
-        let samples = config.heads * LEVELS * config.points;
-        Ok(Self {
-            sampling_offsets: Linear::new(hidden, samples * 2, &params.pp("sampling_offsets"))?,
-            attention_weights: Linear::new(hidden, samples, &params.pp("attention_weights"))?,
-            value_proj: Linear::new(hidden, hidden, &params.pp("value_proj"))?,
-            output_proj: Linear::new(hidden, hidden, &params.pp("output_proj"))?,
-            heads: config.heads,
-            points: config.points,
-        })
-    }
-
-    fn forward(
-        &self,
-        query: &Tensor,
-        reference: &Tensor,
-        memory: &Tensor,
-        shape: &SampleShape,
-    ) -> Result<Tensor> {
-        let (batch, queries, hidden) = query.dims3()?;
-        let (heads, samples) = (self.heads, shape.total_points());
-        let value = self.value_proj.forward(memory)?;
-        let value = value.reshape((batch, shape.total_cells(), heads, hidden / heads))?;
-        let weights = self.attention_weights.forward(query)?;
-        let weights = weights.reshape((batch, queries, heads, samples))?;
-        let weights = candle_nn::ops::softmax(&weights, D::Minus1)?;
-        // Offsets are in half boxes, shared out over the points.
-        let offsets = self.sampling_offsets.forward(query)?;
-        let offsets = offsets.reshape((batch, queries, heads * samples, 2))?;
-        let center = reference.narrow(2, 0, 2)?.unsqueeze(2)?;
-        let size = reference.narrow(2, 2, 2)?.unsqueeze(2)?;
-        let size = (size * (0.5 / self.points as f64))?;
-        let locations = offsets.broadcast_mul(&size)?.broadcast_add(&center)?;
-        let locations = locations.reshape((batch, queries, heads, samples, 2))?;
-        let mixed = deformable_attention(&value, &locations, &weights, shape)?;
-        self.output_proj.forward(&mixed)
     }
 }
