@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use mtmc_models::testing::{made_up_image, made_up_weights, shared};
+use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights, shared};
 use mtmc_models::{Description, expected_tensors};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -47,19 +47,10 @@ struct Material {
 fn material(frames: u32) -> Material {
     let folder = tempfile::tempdir().unwrap();
     let description = Description {
-        format: 1,
-        architecture: "deimv2-atto".to_string(),
         classes: ["person", "bicycle"].map(str::to_string).to_vec(),
         input_height: 320,
         input_width: 320,
-        resize: mtmc_models::ResizeMode::Stretch,
-        interpolation: mtmc_models::Interpolation::PilBilinear,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-        feature_dim: None,
-        batch_norm_eps: None,
-        source: "made up".to_string(),
-        licence: "none".to_string(),
+        ..made_up_description("deimv2-atto")
     };
     let made_up = made_up_weights(&description, &expected_tensors(&description).unwrap());
     let weights = folder.path().join("atto.safetensors");
@@ -85,6 +76,24 @@ fn str(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+impl Material {
+    /// `mtmc track` on the pictures, results in the folder `out`. Made-up weights give made-up
+    /// scores of made-up classes: everything is let through.
+    fn track(&self, out: &Path, more: &[&str]) -> Command {
+        let mut command = mtmc(&["track", str(&self.frames), "--weights", str(&self.weights)]);
+        command.args([
+            "--out",
+            str(out),
+            "--classes",
+            "all",
+            "--confidence",
+            "0.01",
+        ]);
+        command.args(["--score-floor", "0.01"]).args(more);
+        command
+    }
+}
+
 /// Lines of a file that has been written.
 fn lines(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap();
@@ -95,23 +104,7 @@ fn lines(path: &Path) -> Vec<String> {
 fn track_writes_all_its_files() {
     let material = material(7);
     let out = material.folder.path().join("results");
-    // Made-up weights give made-up scores: everything is let through.
-    let output = run(&[
-        "track",
-        str(&material.frames),
-        "--weights",
-        str(&material.weights),
-        "--out",
-        str(&out),
-        "--classes",
-        "all",
-        "--confidence",
-        "0.01",
-        "--score-floor",
-        "0.01",
-        "--batch",
-        "3",
-    ]);
+    let output = material.track(&out, &["--batch", "3"]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("lobby: 7 frames (0 skipped)"));
 
@@ -144,19 +137,7 @@ fn results_depend_on_neither_batch_nor_threads() {
     let mut results = Vec::new();
     for (batch, threads) in [("1", "1"), ("4", "2"), ("9", "3")] {
         let out = material.folder.path().join(format!("b{batch}"));
-        let output = run(&[
-            "track",
-            str(&material.frames),
-            "--weights",
-            str(&material.weights),
-            "--out",
-            str(&out),
-            "--classes",
-            "all",
-            "--confidence",
-            "0.01",
-            "--score-floor",
-            "0.01",
+        let more = [
             "--batch",
             batch,
             "--threads",
@@ -164,7 +145,8 @@ fn results_depend_on_neither_batch_nor_threads() {
             "--video",
             "none",
             "--quiet",
-        ]);
+        ];
+        let output = material.track(&out, &more).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         results.push(std::fs::read_to_string(out.join("lobby.txt")).unwrap());
     }
@@ -303,24 +285,12 @@ fn a_broken_frame_is_skipped_and_told() {
 fn ctrl_c_finishes_the_files() {
     let material = material(400);
     let out = material.folder.path().join("results");
-    let mut child = mtmc(&[
-        "track",
-        str(&material.frames),
-        "--weights",
-        str(&material.weights),
-        "--out",
-        str(&out),
-        "--classes",
-        "all",
-        "--confidence",
-        "0.01",
-        "--batch",
-        "1",
-    ])
-    .stdout(Stdio::piped())
-    .stderr(Stdio::piped())
-    .spawn()
-    .unwrap();
+    let mut child = material
+        .track(&out, &["--batch", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // The files' first parts appear once it is at work.
     for _ in 0..600 {
         std::thread::sleep(Duration::from_millis(50));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use crate::weights::FORMAT_VERSION;
@@ -135,6 +135,30 @@ pub fn made_up_weights(description: &Description, specs: &[TensorSpec]) -> Weigh
         tensors.insert(spec.name.clone(), tensor);
     }
     Weights::from_tensors(description.clone(), tensors)
+}
+
+/// A made-up image as networks take it: `[1, 3, height, width]`, RGB in 0..=1.
+///
+/// # Panics
+/// If a side is absurd.
+pub fn made_up_input(width: u32, height: u32, seed: u32) -> Tensor {
+    let image = made_up_image(width, height, seed);
+    let shape = (1, height as usize, width as usize, 3);
+    let planes = Tensor::from_vec(image.into_raw(), shape, &Device::Cpu)
+        .and_then(|pixels| pixels.permute((0, 3, 1, 2))?.to_dtype(DType::F32)? / 255.0);
+    #[allow(clippy::expect_used)]
+    planes.expect("an image is three planes")
+}
+
+/// FNV-1a, 64 bits, of `name:d0,d1,…` lines sorted by name, as the oracle scripts compute it.
+pub fn digest(specs: &[TensorSpec]) -> String {
+    let mut lines = Vec::new();
+    for spec in specs {
+        let sizes: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
+        lines.push(format!("{}:{}\n", spec.name, sizes.join(",")));
+    }
+    lines.sort();
+    format!("{:016x}", fnv1a(&lines.concat()))
 }
 
 /// A made-up image: slow waves and some noise, in integers alone, so that

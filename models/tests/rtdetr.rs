@@ -14,8 +14,8 @@ use candle_core::{DType, Device, Tensor};
 use mtmc_models::layers::{Mode, Params};
 use mtmc_models::ops::top_k;
 use mtmc_models::rtdetr::{RtDetr, RtDetrConfig};
-use mtmc_models::testing::{made_up_image, made_up_weights};
-use mtmc_models::{Description, Interpolation, ResizeMode, TensorSpec, expected_tensors};
+use mtmc_models::testing::{digest, made_up_description, made_up_input, made_up_weights};
+use mtmc_models::{Description, expected_tensors};
 use serde::Deserialize;
 
 const CLASSES: usize = 80;
@@ -71,29 +71,9 @@ fn golden<T: serde::de::DeserializeOwned>(name: &str) -> T {
 fn description(name: &str) -> Description {
     let ultralytics = ["rtdetr-l", "rtdetr-x"].contains(&name);
     Description {
-        format: 1,
-        architecture: name.to_string(),
-        classes: (0..CLASSES).map(|index| index.to_string()).collect(),
-        input_height: 640,
-        input_width: 640,
-        resize: ResizeMode::Stretch,
-        interpolation: Interpolation::OpencvBilinear,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-        feature_dim: None,
         batch_norm_eps: ultralytics.then_some(1e-3),
-        source: "made up".to_string(),
-        licence: "MIT OR Apache-2.0".to_string(),
+        ..made_up_description(name)
     }
-}
-
-/// `[1, 3, height, width]`, RGB in 0..=1.
-fn input(case: &Case) -> Tensor {
-    let image = made_up_image(case.width, case.height, case.seed);
-    let shape = (1, case.height as usize, case.width as usize, 3);
-    let pixels = Tensor::from_vec(image.into_raw(), shape, &Device::Cpu).unwrap();
-    let planes = pixels.permute((0, 3, 1, 2)).unwrap();
-    (planes.to_dtype(DType::F32).unwrap() / 255.0).unwrap()
 }
 
 fn network(name: &str) -> RtDetr {
@@ -137,7 +117,9 @@ fn assert_level(found: &Tensor, expected: &Level, what: &str) {
 
 fn check(network: &RtDetr, file: &str) {
     let case: Case = golden(file);
-    let trace = network.trace(&input(&case)).unwrap();
+    let trace = network
+        .trace(&made_up_input(case.width, case.height, case.seed))
+        .unwrap();
     for (index, level) in trace.backbone.iter().enumerate() {
         assert_level(
             level,
@@ -222,21 +204,6 @@ fn x_gives_what_ultralytics_gives() {
     let network = network("rtdetr-x");
     check(&network, "rtdetr-x-320x320.json");
     check(&network, "rtdetr-x-640x640.json");
-}
-
-/// FNV-1a, 64 bits, of `name:d0,d1,…` lines sorted by name, as the oracle script computes it.
-fn digest(specs: &[TensorSpec]) -> String {
-    let mut lines = Vec::new();
-    for spec in specs {
-        let sizes: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
-        lines.push(format!("{}:{}\n", spec.name, sizes.join(",")));
-    }
-    lines.sort();
-    let mut value: u64 = 0xCBF2_9CE4_8422_2325;
-    for byte in lines.concat().bytes() {
-        value = (value ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-    }
-    format!("{value:016x}")
 }
 
 #[test]

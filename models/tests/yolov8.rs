@@ -10,11 +10,12 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use mtmc_models::detect::{DenseNetwork, DenseOutput, DetectionNetwork, LoadedDetector};
 use mtmc_models::layers::{Mode, Params};
-use mtmc_models::testing::{made_up_image, made_up_weights};
+use mtmc_models::testing::{
+    digest, made_up_description, made_up_image, made_up_input, made_up_weights,
+};
 use mtmc_models::yolov8::{NAMES, YoloV8, YoloV8Config};
 use mtmc_models::{
-    Description, DetectOptions, Detector, Interpolation, ResizeMode, TensorSpec, Weights,
-    expected_tensors,
+    Description, DetectOptions, Detector, Interpolation, ResizeMode, Weights, expected_tensors,
 };
 use serde::Deserialize;
 
@@ -87,19 +88,13 @@ fn golden<T: serde::de::DeserializeOwned>(name: &str) -> T {
 
 fn description(name: &str) -> Description {
     Description {
-        format: 1,
-        architecture: name.to_string(),
         classes: (0..80).map(|index| index.to_string()).collect(),
         input_height: 320,
         input_width: 320,
         resize: ResizeMode::Letterbox,
         interpolation: Interpolation::OpencvBilinear,
-        mean: [0.0; 3],
-        std: [1.0; 3],
-        feature_dim: None,
         batch_norm_eps: Some(EPS),
-        source: "made up".to_string(),
-        licence: "MIT OR Apache-2.0".to_string(),
+        ..made_up_description(name)
     }
 }
 
@@ -112,15 +107,6 @@ fn network(weights: &Weights, mode: Mode) -> YoloV8 {
     let vb = weights.var_builder(DType::F32, &Device::Cpu);
     let config = YoloV8Config::named("yolov8n", 80).unwrap();
     YoloV8::new(&config, &Params::new(vb, mode, EPS)).unwrap()
-}
-
-/// `[1, 3, height, width]`, RGB in 0..=1.
-fn input(width: u32, height: u32, seed: u32) -> Tensor {
-    let image = made_up_image(width, height, seed);
-    let shape = (1, height as usize, width as usize, 3);
-    let pixels = Tensor::from_vec(image.into_raw(), shape, &Device::Cpu).unwrap();
-    let planes = pixels.permute((0, 3, 1, 2)).unwrap();
-    (planes.to_dtype(DType::F32).unwrap() / 255.0).unwrap()
 }
 
 /// Boxes and scores of image `index` of a batch, a row a cell.
@@ -175,7 +161,7 @@ fn outputs_are_those_of_ultralytics() {
     let outputs: Outputs = golden("outputs.json");
     for image in &outputs.images {
         let what = format!("{}×{}", image.width, image.height);
-        let input = input(image.width, image.height, image.seed);
+        let input = made_up_input(image.width, image.height, image.seed);
         let output = network.forward(&input).unwrap();
         assert_matches(&output, 0, &image.output, &what);
     }
@@ -188,7 +174,7 @@ fn a_batch_gives_what_ultralytics_and_single_images_give() {
     let singles: Vec<Tensor> = batch
         .seeds
         .iter()
-        .map(|&seed| input(batch.width, batch.height, seed))
+        .map(|&seed| made_up_input(batch.width, batch.height, seed))
         .collect();
     let together = network.forward(&Tensor::cat(&singles, 0).unwrap()).unwrap();
     for (index, single) in singles.iter().enumerate() {
@@ -206,27 +192,12 @@ fn a_batch_gives_what_ultralytics_and_single_images_give() {
 #[test]
 fn fused_and_plain_layers_agree() {
     let weights = weights();
-    let input = input(96, 64, 6);
+    let input = made_up_input(96, 64, 6);
     let fused = network(&weights, Mode::Inference).forward(&input).unwrap();
     let plain = network(&weights, Mode::Evaluation).forward(&input).unwrap();
     let ((boxes, scores), (plain_boxes, plain_scores)) = (rows(&fused, 0), rows(&plain, 0));
     assert_near(&boxes.concat(), &plain_boxes.concat(), 1e-4, "boxes");
     assert_near(&scores.concat(), &plain_scores.concat(), 1e-4, "scores");
-}
-
-/// FNV-1a, 64 bits, of `name:d0,d1,…` lines sorted by name, as the oracle script computes it.
-fn digest(specs: &[TensorSpec]) -> String {
-    let mut lines = Vec::new();
-    for spec in specs {
-        let sizes: Vec<String> = spec.shape.iter().map(ToString::to_string).collect();
-        lines.push(format!("{}:{}\n", spec.name, sizes.join(",")));
-    }
-    lines.sort();
-    let mut value: u64 = 0xCBF2_9CE4_8422_2325;
-    for byte in lines.concat().bytes() {
-        value = (value ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
-    }
-    format!("{value:016x}")
 }
 
 #[test]
@@ -260,7 +231,7 @@ fn gradients_are_the_slopes_of_the_loss() {
     let vb = candle_nn::VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
     let config = YoloV8Config::named("yolov8n", 80).unwrap();
     let network = YoloV8::new(&config, &Params::new(vb, Mode::Evaluation, EPS)).unwrap();
-    let input = input(64, 64, 7);
+    let input = made_up_input(64, 64, 7);
     let loss = || {
         let output = network.forward(&input).unwrap();
         let scores = output.scores.sqr().unwrap().mean_all().unwrap();
@@ -299,7 +270,10 @@ fn gradients_are_the_slopes_of_the_loss() {
 fn sides_must_be_multiples_of_32() {
     let network = network(&weights(), Mode::Inference);
     for (width, height) in [(48, 64), (64, 40)] {
-        let error = network.forward(&input(width, height, 1)).err().unwrap();
+        let error = network
+            .forward(&made_up_input(width, height, 1))
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("multiples of 32"), "{error}");
     }
 }
