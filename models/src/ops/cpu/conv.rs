@@ -40,10 +40,19 @@ pub struct Size {
     pub width: usize,
 }
 
+/// Input and output sizes of one run.
+#[derive(Clone, Copy)]
+struct Extent {
+    input: Size,
+    out_height: usize,
+    out_width: usize,
+}
+
 /// A pointer that threads may share because they write disjoint parts.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
-// SAFETY: every user writes only its own channels and columns, see `dense_tile`.
+// SAFETY: every user writes only its own channels, rows and columns, see `directly` and
+// `dense_tile`.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -90,29 +99,23 @@ impl Packed {
         let width = (size.width + 2 * padding - kernel) / stride + 1;
         let mut output = vec![0.0; size.batch * self.conv.output * height * width];
         let depthwise = self.conv.groups == self.conv.input && self.conv.groups == self.conv.output;
+        let extent = Extent {
+            input: size,
+            out_height: height,
+            out_width: width,
+        };
         match &self.weight {
-            Weight::Direct(weight) => {
-                self.directly(weight, input, size, &mut output, height, width);
-            }
+            Weight::Direct(weight) => self.directly(weight, input, extent, &mut output),
             Weight::Rows(weight) if depthwise => {
-                self.depthwise(weight, input, size, &mut output, height, width);
+                self.depthwise(weight, input, extent, &mut output);
             }
-            Weight::Rows(weight) => {
-                self.dense(weight, input, size, &mut output, height, width);
-            }
+            Weight::Rows(weight) => self.dense(weight, input, extent, &mut output),
         }
         Ok((output, height, width))
     }
 
-    fn depthwise(
-        &self,
-        weight: &[f32],
-        input: &[f32],
-        size: Size,
-        output: &mut [f32],
-        height: usize,
-        width: usize,
-    ) {
+    fn depthwise(&self, weight: &[f32], input: &[f32], extent: Extent, output: &mut [f32]) {
+        let (size, height, width) = (extent.input, extent.out_height, extent.out_width);
         let taps = self.conv.kernel * self.conv.kernel;
         output
             .par_chunks_mut(height * width)
@@ -132,15 +135,8 @@ impl Packed {
             });
     }
 
-    fn directly(
-        &self,
-        weight: &[f32],
-        input: &[f32],
-        size: Size,
-        output: &mut [f32],
-        height: usize,
-        width: usize,
-    ) {
+    fn directly(&self, weight: &[f32], input: &[f32], extent: Extent, output: &mut [f32]) {
+        let (size, height, width) = (extent.input, extent.out_height, extent.out_width);
         let image_size = self.conv.input * size.height * size.width;
         let shape = |first, rows| direct::BandShape {
             height: size.height,
@@ -181,15 +177,8 @@ impl Packed {
             });
     }
 
-    fn dense(
-        &self,
-        weight: &[f32],
-        input: &[f32],
-        size: Size,
-        output: &mut [f32],
-        height: usize,
-        width: usize,
-    ) {
+    fn dense(&self, weight: &[f32], input: &[f32], extent: Extent, output: &mut [f32]) {
+        let (size, height, width) = (extent.input, extent.out_height, extent.out_width);
         let depth = self.conv.input / self.conv.groups * self.conv.kernel * self.conv.kernel;
         let cells = height * width;
         // Columns a tile: a quarter of the image or as many as the cache holds. Never a matter of
