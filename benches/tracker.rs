@@ -60,6 +60,7 @@ fn frames(people: usize) -> Vec<FrameDetections> {
         frames.push(FrameDetections {
             frame: frame as u64,
             detections,
+            ..FrameDetections::default()
         });
     }
     let back: Vec<_> = frames.iter().rev().cloned().collect();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use image::{Rgb, RgbImage};
 use mtmc::sink::{FrameResult, JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
 use mtmc::source::{self, FrameSource, Mp4Source, OpenOptions};
-use mtmc::tracker::{Track, TrackState};
+use mtmc::tracker::{AppearanceCounts, Track, TrackState};
 use mtmc_models::{BBox, Detection};
 use serde_json::{Value, json};
 
@@ -23,6 +23,7 @@ fn track(track_id: u64, left: f32, detection_index: Option<usize>) -> Track {
         age: 3,
         velocity: [0.5, 0.0],
         detection_index,
+        appearance: AppearanceCounts::default(),
     }
 }
 

@@ -143,7 +143,11 @@ fn made_up(arguments: &MadeUp, frames: u64) -> Vec<FrameDetections> {
             let width = 10 * 64 + rng.below(60 * 64);
             detections.push(detection(x, y, width, 2 * width, rng.below(1024)));
         }
-        result.push(FrameDetections { frame, detections });
+        result.push(FrameDetections {
+            frame,
+            detections,
+            ..FrameDetections::default()
+        });
     }
     result
 }

@@ -18,10 +18,12 @@ pub mod yolov8;
 
 mod bbox;
 mod detector;
+mod embedder;
 mod error;
 
 pub use bbox::BBox;
 pub use detect::{LoadedDetector, expected_tensors};
 pub use detector::{DetectOptions, Detection, Detector};
+pub use embedder::{Crop, EmbedError, Embedder, Embedding};
 pub use error::{Error, Result};
 pub use weights::{Description, Interpolation, ResizeMode, TensorSpec, Weights};

@@ -218,6 +218,7 @@ impl<'scope> Line<'scope> {
         let found = FrameDetections {
             frame: frame.number,
             detections,
+            ..FrameDetections::default()
         };
         let tracks = self.tracker.update(&found);
         let seconds = started.elapsed().as_secs_f64();

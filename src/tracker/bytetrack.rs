@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use super::assignment::{Assignment, SparseCosts};
 use super::kalman::{KalmanState, Xyah};
 use super::overlap::{Corners, OverlapIndex};
-use super::{FrameDetections, MAX_DETECTIONS, SettingError, Track, TrackState, Tracker};
+use super::{
+    AppearanceCounts, FrameDetections, MAX_DETECTIONS, SettingError, Track, TrackState, Tracker,
+};
 
 /// How [`ByteTrack`] decides. The defaults are the reference's.
 ///
@@ -252,6 +254,7 @@ impl Tracklet {
             age: self.age(),
             velocity: [vx, vy],
             detection_index: (self.last_seen == time).then_some(self.detection),
+            appearance: AppearanceCounts::default(),
         }
     }
 }

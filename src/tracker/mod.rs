@@ -6,6 +6,7 @@
 //! detections give the same tracks.
 
 pub mod assignment;
+pub mod camera_motion;
 pub mod kalman;
 pub mod mot;
 
@@ -15,7 +16,8 @@ mod overlap;
 pub use bytetrack::{ByteTrack, ByteTrackSettings};
 pub use mtmc_models::Detection;
 
-use mtmc_models::BBox;
+use camera_motion::CameraMotion;
+use mtmc_models::{BBox, Embedding};
 use serde::{Deserialize, Serialize};
 
 /// Detections that a tracker takes of one frame; of more, the best by score are taken.
@@ -31,6 +33,20 @@ pub struct FrameDetections {
     pub frame: u64,
     /// All detections, also those with poor scores; boxes in pixels.
     pub detections: Vec<Detection>,
+    /// How each detection looks, `None` where it was not asked for or could not be told; empty if
+    /// none was asked for.
+    pub embeddings: Vec<Option<Embedding>>,
+    /// How the camera moved since the frame before, if that is known.
+    pub camera_motion: Option<CameraMotion>,
+}
+
+/// What a tracker wants to know of a frame beside its boxes.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Needs {
+    /// Detections above this score are wanted with their embeddings; `None`: none is.
+    pub embeddings_above: Option<f32>,
+    /// The camera's motion is wanted.
+    pub camera_motion: bool,
 }
 
 /// Follows the objects of one camera from frame to frame.
@@ -49,6 +65,11 @@ pub trait Tracker: Send {
 
     /// How many detections were left out since the tracker was made.
     fn dropped_detections(&self) -> u64;
+
+    /// What the tracker uses beside boxes; what it gets beyond that, it does not look at.
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
 }
 
 /// Where a track stands in its life.
@@ -84,6 +105,18 @@ pub struct Track {
     pub velocity: [f32; 2],
     /// Index into [`FrameDetections::detections`] of this frame; `None` if not seen in it.
     pub detection_index: Option<usize>,
+    /// What appearance did for this track.
+    #[serde(default)]
+    pub appearance: AppearanceCounts,
+}
+
+/// What appearance did for one track since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct AppearanceCounts {
+    /// Embeddings that the track took in.
+    pub embeddings: u64,
+    /// Matches that appearance decided: its cost was below that of motion and overlap.
+    pub matches: u64,
 }
 
 /// A tracker was asked for with a setting that makes no sense.

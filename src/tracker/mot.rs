@@ -73,7 +73,7 @@ pub fn parse_detections(text: impl BufRead, path: &Path) -> Result<Vec<FrameDete
         while (frames.len() as u64) < frame {
             frames.push(FrameDetections {
                 frame: frames.len() as u64 + 1,
-                detections: Vec::new(),
+                ..FrameDetections::default()
             });
         }
         // `frame` is in 1..=frames.len() here.

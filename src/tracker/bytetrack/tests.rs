@@ -15,8 +15,8 @@ fn person(x: f32, y: f32, score: f32) -> Detection {
 
 fn frame(detections: Vec<Detection>) -> FrameDetections {
     FrameDetections {
-        frame: 0,
         detections,
+        ..FrameDetections::default()
     }
 }
 

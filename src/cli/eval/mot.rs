@@ -1,29 +1,17 @@
-//! `mtmc eval`: results against ground truth.
+//! `mtmc eval mot`: tracks in MOT Challenge text against ground truth.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand};
+use clap::Args;
 
 use crate::eval::mot::{Benchmark, Boxes, prepare};
 use crate::eval::report::{Figures, Measured, table};
 
-/// Arguments of `mtmc eval`.
+/// Arguments of `mtmc eval mot`.
 #[derive(Debug, Args)]
-pub struct EvalArgs {
-    #[command(subcommand)]
-    command: EvalCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum EvalCommand {
-    /// Tracks in MOT Challenge text: CLEAR, Identity, HOTA
-    Mot(MotArgs),
-}
-
-#[derive(Debug, Args)]
-struct MotArgs {
+pub struct MotArgs {
     /// Ground truth: a file, or a benchmark's folder with SEQUENCE/gt/gt.txt
     #[arg(long, value_name = "FILE|DIR")]
     gt: PathBuf,
@@ -41,12 +29,11 @@ struct MotArgs {
     json: bool,
 }
 
-/// Runs the sub-command.
+/// Measures and prints.
 ///
 /// # Errors
 /// A file is missing or broken; the error names file and line.
-pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let EvalCommand::Mot(args) = &args.command;
+pub fn run(args: &MotArgs) -> anyhow::Result<()> {
     let mut names = Vec::new();
     let mut measured = Vec::new();
     for pair in pairs(args)? {

@@ -1,0 +1,128 @@
+//! The seam between the networks that recognise people and everything behind them.
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+use crate::{BBox, Result};
+
+/// One person in a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Crop<'a> {
+    /// The whole frame.
+    pub image: &'a RgbImage,
+    /// Where the person is, in pixels of the frame; it may reach beyond its edges.
+    pub bbox: BBox,
+}
+
+/// Why no vector can be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EmbedError {
+    /// Nothing is left of the box inside the frame.
+    #[error("the box has no pixels inside the frame")]
+    EmptyCrop,
+    /// The vector holds NaN or infinity.
+    #[error("the feature vector holds NaN or infinity")]
+    NotFinite,
+    /// The vector has no direction.
+    #[error("the feature vector is zero")]
+    Zero,
+}
+
+/// How a person looks: a finite vector of length 1 (L2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<f32>", into = "Vec<f32>")]
+pub struct Embedding(Vec<f32>);
+
+impl Embedding {
+    /// Brings `vector` to length 1.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotFinite`] or [`EmbedError::Zero`].
+    pub fn new(mut vector: Vec<f32>) -> Result<Self, EmbedError> {
+        // In f64, so that neither large nor small vectors overflow or vanish when squared.
+        let squares: f64 = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        if !squares.is_finite() {
+            return Err(EmbedError::NotFinite);
+        }
+        if squares == 0.0 {
+            return Err(EmbedError::Zero);
+        }
+        let scale = 1.0 / squares.sqrt();
+        for value in &mut vector {
+            *value = (f64::from(*value) * scale) as f32;
+        }
+        Ok(Self(vector))
+    }
+
+    /// The numbers.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.0
+    }
+
+    /// How many numbers there are.
+    pub fn dim(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Cosine similarity, -1..=1.
+    ///
+    /// # Panics
+    /// If the two are not of one size: vectors of different networks.
+    pub fn cosine(&self, other: &Self) -> f32 {
+        assert_eq!(self.dim(), other.dim(), "vectors of different networks");
+        self.0.iter().zip(&other.0).map(|(a, b)| a * b).sum()
+    }
+}
+
+impl TryFrom<Vec<f32>> for Embedding {
+    type Error = EmbedError;
+
+    fn try_from(vector: Vec<f32>) -> Result<Self, EmbedError> {
+        Self::new(vector)
+    }
+}
+
+impl From<Embedding> for Vec<f32> {
+    fn from(embedding: Embedding) -> Self {
+        embedding.0
+    }
+}
+
+/// A network that tells people apart: a batch of crops in, one vector a crop out.
+///
+/// Crops of one batch may come from frames of different cameras and sizes. A batch gives what its
+/// crops give one by one, up to rounding.
+pub trait Embedder: Send + Sync {
+    /// Embeds every crop; one that cannot be embedded gets its reason and costs the others
+    /// nothing.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    fn embed(&self, crops: &[Crop<'_>]) -> Result<Vec<Result<Embedding, EmbedError>>>;
+
+    /// Length of the vectors.
+    fn dim(&self) -> usize;
+
+    /// Height and width that crops are brought to, in pixels.
+    fn input_size(&self) -> (usize, usize);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // By hand: 3-4-5.
+    #[test]
+    fn vectors_get_length_one_or_an_error() {
+        let embedding = Embedding::new(vec![3.0, 4.0]).unwrap();
+        assert_eq!(embedding.as_slice(), [0.6, 0.8]);
+        let large = Embedding::new(vec![3e30, 4e30]).unwrap();
+        assert_eq!(large.as_slice(), [0.6, 0.8]);
+        assert_eq!(Embedding::new(vec![0.0; 4]), Err(EmbedError::Zero));
+        assert_eq!(
+            Embedding::new(vec![1.0, f32::NAN]),
+            Err(EmbedError::NotFinite)
+        );
+        assert!(serde_json::from_str::<Embedding>("[0.0, 0.0]").is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! `mtmc eval`: results against ground truth, one file a kind of result.
+
+mod mot;
+
+use clap::{Args, Subcommand};
+
+/// Arguments of `mtmc eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    #[command(subcommand)]
+    command: EvalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum EvalCommand {
+    /// Tracks in MOT Challenge text: CLEAR, Identity, HOTA
+    Mot(mot::MotArgs),
+}
+
+/// Runs the sub-command.
+///
+/// # Errors
+/// A file is missing or broken; the error names file and line.
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    match &args.command {
+        EvalCommand::Mot(args) => mot::run(args),
+    }
+}
