@@ -114,10 +114,17 @@ mod tests {
     // By hand: 3-4-5.
     #[test]
     fn vectors_get_length_one_or_an_error() {
-        let embedding = Embedding::new(vec![3.0, 4.0]).unwrap();
-        assert_eq!(embedding.as_slice(), [0.6, 0.8]);
-        let large = Embedding::new(vec![3e30, 4e30]).unwrap();
-        assert_eq!(large.as_slice(), [0.6, 0.8]);
+        for scale in [1.0_f32, 1e30, 1e-30] {
+            let embedding = Embedding::new(vec![3.0 * scale, 4.0 * scale]).unwrap();
+            assert!(
+                (embedding.as_slice()[0] - 0.6).abs() < 1e-6,
+                "{embedding:?}"
+            );
+            assert!(
+                (embedding.as_slice()[1] - 0.8).abs() < 1e-6,
+                "{embedding:?}"
+            );
+        }
         assert_eq!(Embedding::new(vec![0.0; 4]), Err(EmbedError::Zero));
         assert_eq!(
             Embedding::new(vec![1.0, f32::NAN]),
