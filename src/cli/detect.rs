@@ -37,7 +37,7 @@ pub struct DetectArgs {
 
 /// Detects and prints.
 pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
-    args.model.start_threads()?;
+    args.model.compute.start_threads()?;
     let detector = args.model.load()?;
     let options = args
         .detection

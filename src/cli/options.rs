@@ -7,13 +7,9 @@ use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, Weights};
 
-/// Which weights, on what.
+/// On what to compute, and how.
 #[derive(Debug, Args)]
-pub struct ModelArgs {
-    /// Detector weights: a .safetensors file, or a name of `mtmc models list`, fetched if absent
-    #[arg(short, long, env = "RTDETR_MODEL_PATH", default_value = "deimv2-femto")]
-    pub weights: String,
-
+pub struct ComputeArgs {
     /// Where to compute: cpu, cuda, cuda:N, or auto (CUDA if there is one)
     #[arg(long, env = "MTMC_DEVICE", default_value = "auto")]
     pub device: String,
@@ -22,14 +18,25 @@ pub struct ModelArgs {
     #[arg(long, env = "MTMC_PRECISION", default_value = "f32")]
     pub precision: Precision,
 
+    /// CPU threads; all cores if not given
+    #[arg(long, env = "MTMC_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+}
+
+/// Which detector, on what.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Detector weights: a .safetensors file, or a name of `mtmc models list`, fetched if absent
+    #[arg(short, long, env = "RTDETR_MODEL_PATH", default_value = "deimv2-femto")]
+    pub weights: String,
+
     /// Side in pixels of the detector's square input, a multiple of 32; by default what the weights
     /// were made for
     #[arg(long, env = "RTDETR_INPUT_SIZE", value_parser = input_size)]
     pub input_size: Option<usize>,
 
-    /// CPU threads; all cores if not given
-    #[arg(long, env = "MTMC_THREADS", value_parser = clap::value_parser!(u16).range(1..))]
-    pub threads: Option<u16>,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
 }
 
 /// Floating-point types of the networks.
@@ -76,7 +83,7 @@ pub fn unit(text: &str) -> Result<f32, String> {
     }
 }
 
-impl ModelArgs {
+impl ComputeArgs {
     /// Starts the compute threads; to be called before any other thread is started.
     pub fn start_threads(&self) -> anyhow::Result<()> {
         let threads = match self.threads {
@@ -86,8 +93,8 @@ impl ModelArgs {
         mtmc_models::ops::set_threads(threads).context("could not start the compute threads")
     }
 
-    /// Loads the detector, fetching its weights if they are only named.
-    pub fn load(&self) -> anyhow::Result<LoadedDetector> {
+    /// The device and the type of numbers, which must go together.
+    pub fn device(&self) -> anyhow::Result<(Device, DType)> {
         let device = device(&self.device)?;
         let dtype = match self.precision {
             Precision::F32 => DType::F32,
@@ -100,7 +107,15 @@ impl ModelArgs {
                 self.precision
             );
         }
-        let path = self.path()?;
+        Ok((device, dtype))
+    }
+}
+
+impl ModelArgs {
+    /// Loads the detector, fetching its weights if they are only named.
+    pub fn load(&self) -> anyhow::Result<LoadedDetector> {
+        let (device, dtype) = self.compute.device()?;
+        let path = weights_path(&self.weights)?;
         let mut weights = Weights::load(&path, &device)?;
         if let Some(side) = self.input_size {
             weights.set_input_side(side);
@@ -109,31 +124,32 @@ impl ModelArgs {
             .with_context(|| format!("{} does not hold a usable detector", path.display()))?;
         Ok(detector)
     }
+}
 
-    fn path(&self) -> anyhow::Result<PathBuf> {
-        let path = Path::new(&self.weights);
-        let foreign = ["pt", "pth", "onnx"]
-            .iter()
-            .any(|e| path.extension().is_some_and(|p| p == *e));
-        if foreign && path.exists() {
-            bail!(
-                "{0}: weights of another program; make them ours first: \
-                 `mtmc models convert {0} --out {1}`",
-                path.display(),
-                path.with_extension("safetensors").display()
-            );
-        }
-        if path.exists() {
-            return Ok(path.to_path_buf());
-        }
-        if self.weights.contains(['/', '\\', '.']) {
-            bail!(
-                "{}: no such file; `mtmc models list` shows weights that can be fetched by name",
-                self.weights
-            );
-        }
-        super::models::fetch(&self.weights)
+/// The file that `weights` stands for: itself, or what is fetched under that name.
+fn weights_path(weights: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(weights);
+    let foreign = ["pt", "pth", "onnx"]
+        .iter()
+        .any(|e| path.extension().is_some_and(|p| p == *e));
+    if foreign && path.exists() {
+        bail!(
+            "{0}: weights of another program; make them ours first: \
+             `mtmc models convert {0} --out {1}`",
+            path.display(),
+            path.with_extension("safetensors").display()
+        );
     }
+    if path.exists() {
+        return Ok(path.to_path_buf());
+    }
+    // Names hold dots too (`osnet-x0.25-market1501`); files have a folder or an ending.
+    if weights.contains(['/', '\\']) || weights.ends_with(".safetensors") || foreign {
+        bail!(
+            "{weights}: no such file; `mtmc models list` shows weights that can be fetched by name"
+        );
+    }
+    super::models::fetch(weights)
 }
 
 impl DetectionArgs {

@@ -82,7 +82,7 @@ enum VideoOutput {
 
 /// Tracks and writes.
 pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
-    args.model.start_threads()?;
+    args.model.compute.start_threads()?;
     // What can be wrong with the sources is told before minutes go into weights.
     let sources = open_sources(args)?;
     let detector = args.model.load()?;
