@@ -1,6 +1,6 @@
 //! Multi-target multi-camera tracking of people.
 //!
-//! Data flows one way: source → detector → tracker → sinks. Each module owns its state, takes
+//! Data flows one way: source → detector → embedder → tracker → sinks. Each module owns its state, takes
 //! plain data and returns plain data; only [`pipeline`] knows all of them.
 
 pub mod annotate;
@@ -8,6 +8,7 @@ pub mod cli;
 pub mod eval;
 pub mod geometry;
 pub mod pipeline;
+pub mod reid;
 pub mod sink;
 pub mod source;
 pub mod tracker;
