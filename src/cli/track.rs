@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::options::{DetectionArgs, ModelArgs, unit};
-use crate::pipeline::{self, Camera, Interrupted, Options, Summary};
+use crate::pipeline::{self, Camera, Interrupted, Networks, Options, Summary};
 use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
 use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
 use crate::tracker::{ByteTrack, ByteTrackSettings};
@@ -106,7 +106,11 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         detect,
         report_threshold: args.detection.confidence,
     };
-    let summary = pipeline::run(cameras, &detector, &options, &stop, |frames| {
+    let networks = Networks {
+        detector: &detector,
+        embedder: None,
+    };
+    let summary = pipeline::run(cameras, networks, &options, &stop, |frames| {
         progress.update(frames);
     })?;
     progress.finish();

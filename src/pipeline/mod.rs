@@ -1,7 +1,7 @@
-//! Ties the stations together: every camera's frames in step, one detection batch over all of
-//! them, one tracker a camera, results to the sinks.
+//! Ties the stations together: every camera's frames in step, one detection and one embedding
+//! batch over all of them, one tracker a camera, results to the sinks.
 //!
-//! Reading, detection with tracking, and writing overlap: one reading and one writing thread a
+//! Reading, the networks with tracking, and writing overlap: one reading and one writing thread a
 //! camera, joined by bounded channels, so that memory does not grow with the length of a video
 //! and a slow station holds back those before it. Results leave in the order of the frames, and
 //! timing decides nothing: the same input gives the same tracks.
@@ -13,8 +13,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use mtmc_models::{DetectOptions, Detection, Detector};
+use mtmc_models::{DetectOptions, Detection, Detector, Embedder};
 
+use crate::reid::{self, Embedded, Request};
 use crate::sink::{FrameResult, Sink, SinkError};
 use crate::source::{Frame, FrameSource, SkipCounts};
 use crate::tracker::{FrameDetections, Track, Tracker};
@@ -33,6 +34,15 @@ pub struct Camera {
     pub sinks: Vec<Box<dyn Sink>>,
     /// Class names by index.
     pub classes: Vec<String>,
+}
+
+/// The networks, shared by all cameras.
+#[derive(Clone, Copy)]
+pub struct Networks<'a> {
+    /// Finds people.
+    pub detector: &'a dyn Detector,
+    /// Tells how they look to trackers that want to know; without it they do without.
+    pub embedder: Option<&'a dyn Embedder>,
 }
 
 /// How to run.
@@ -58,7 +68,10 @@ pub struct Interrupted;
 pub enum PipelineError {
     /// The detector failed.
     #[error("detection failed: {0}")]
-    Detect(#[from] mtmc_models::Error),
+    Detect(#[source] mtmc_models::Error),
+    /// The embedder failed.
+    #[error("re-identification failed: {0}")]
+    Embed(#[source] mtmc_models::Error),
     /// A result could not be written.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -93,10 +106,10 @@ struct Done {
 /// A camera whose source fails is marked in the summary and the others go on.
 ///
 /// # Errors
-/// The detector fails or a result cannot be written.
+/// A network fails or a result cannot be written.
 pub fn run(
     cameras: Vec<Camera>,
-    detector: &dyn Detector,
+    networks: Networks<'_>,
     options: &Options,
     stop: &AtomicBool,
     progress: impl Fn(u64),
@@ -110,7 +123,7 @@ pub fn run(
             .into_iter()
             .map(|camera| Line::start(scope, camera, options, halted))
             .collect();
-        let outcome = steps(&mut lines, detector, options, &progress);
+        let outcome = steps(&mut lines, networks, options, &progress);
         abandoned.store(true, Ordering::Relaxed);
         // The writers finish their files in any case; their errors come first, since a failed
         // writer is what makes the steps end early.
@@ -147,8 +160,15 @@ struct Line<'scope> {
     summary: CameraSummary,
     ids: IdSet,
     read_seconds: f64,
-    detect_seconds: f64,
+    network_seconds: NetworkSeconds,
     track_seconds: f64,
+}
+
+/// One frame's share of the networks' time.
+#[derive(Debug, Clone, Copy, Default)]
+struct NetworkSeconds {
+    detect: f64,
+    embed: f64,
 }
 
 impl<'scope> Line<'scope> {
@@ -177,7 +197,7 @@ impl<'scope> Line<'scope> {
             ended: false,
             ids: IdSet::default(),
             read_seconds: 0.0,
-            detect_seconds: 0.0,
+            network_seconds: NetworkSeconds::default(),
             track_seconds: 0.0,
         }
     }
@@ -213,23 +233,33 @@ impl<'scope> Line<'scope> {
     }
 
     /// Tracks one frame and passes it on. False when the writer is gone.
-    fn track(&mut self, frame: Frame, detections: Vec<Detection>, detect_seconds: f64) -> bool {
+    fn track(
+        &mut self,
+        frame: Frame,
+        detections: Vec<Detection>,
+        embedded: Embedded,
+        networks: NetworkSeconds,
+    ) -> bool {
         let started = Instant::now();
         let found = FrameDetections {
             frame: frame.number,
             detections,
-            ..FrameDetections::default()
+            embeddings: embedded.embeddings,
+            camera_motion: None,
         };
         let tracks = self.tracker.update(&found);
         let seconds = started.elapsed().as_secs_f64();
-        self.detect_seconds += detect_seconds;
+        self.network_seconds.detect += networks.detect;
+        self.network_seconds.embed += networks.embed;
         self.track_seconds += seconds;
         self.summary.frames += 1;
+        self.summary.embeddings += embedded.made;
+        self.summary.refused_embeddings += embedded.refused;
         self.summary.detections += found.detections.len() as u64;
         for track in &tracks {
             self.ids.insert(track.track_id);
         }
-        let processing_time_ms = (detect_seconds + seconds) * 1e3;
+        let processing_time_ms = (networks.detect + networks.embed + seconds) * 1e3;
         self.results
             .send(Done {
                 frame,
@@ -256,7 +286,8 @@ impl<'scope> Line<'scope> {
             self.summary.frames,
             [
                 self.read_seconds,
-                self.detect_seconds,
+                self.network_seconds.detect,
+                self.network_seconds.embed,
                 self.track_seconds,
                 write_seconds,
             ],
@@ -290,40 +321,78 @@ impl IdSet {
     }
 }
 
-/// Steps through all cameras: a batch takes one frame of each that still has some, and starts
-/// over while there is room.
+/// Steps through all cameras, batch after batch.
 fn steps(
     lines: &mut [Line<'_>],
-    detector: &dyn Detector,
+    networks: Networks<'_>,
     options: &Options,
     progress: &impl Fn(u64),
 ) -> Result<(), PipelineError> {
     let mut done = 0;
     loop {
-        let mut batch: Vec<(usize, Frame)> = Vec::with_capacity(options.batch);
-        let mut index = 0;
-        while batch.len() < options.batch && lines.iter().any(|line| !line.ended) {
-            let camera = index % lines.len();
-            if let Some(frame) = lines[camera].next() {
-                batch.push((camera, frame));
-            }
-            index += 1;
-        }
-        if batch.is_empty() {
+        let frames = next_batch(lines, options.batch);
+        if frames.is_empty() {
             return Ok(());
         }
+        let share = |started: Instant| started.elapsed().as_secs_f64() / frames.len() as f64;
         let started = Instant::now();
-        let images: Vec<_> = batch.iter().map(|(_, frame)| &frame.image).collect();
-        let lists = detector.detect(&images, &options.detect)?;
-        let share = started.elapsed().as_secs_f64() / batch.len() as f64;
-        for ((camera, frame), detections) in batch.into_iter().zip(lists) {
-            if !lines[camera].track(frame, detections, share) {
+        let images: Vec<_> = frames.iter().map(|(_, frame)| &frame.image).collect();
+        let lists = networks
+            .detector
+            .detect(&images, &options.detect)
+            .map_err(PipelineError::Detect)?;
+        let detect = share(started);
+        let started = Instant::now();
+        let embedded = embed(lines, networks.embedder, &frames, &lists)?;
+        let seconds = NetworkSeconds {
+            detect,
+            embed: share(started),
+        };
+        for (((camera, frame), detections), embedded) in frames.into_iter().zip(lists).zip(embedded)
+        {
+            if !lines[camera].track(frame, detections, embedded, seconds) {
                 return Ok(()); // the writer's error is collected by `finish`
             }
             done += 1;
         }
         progress(done);
     }
+}
+
+/// One frame of each camera that still has some, and the next ones while there is room: camera
+/// and frame.
+fn next_batch(lines: &mut [Line<'_>], size: usize) -> Vec<(usize, Frame)> {
+    let mut batch = Vec::with_capacity(size);
+    let mut index = 0;
+    while batch.len() < size && lines.iter().any(|line| !line.ended) {
+        let camera = index % lines.len();
+        if let Some(frame) = lines[camera].next() {
+            batch.push((camera, frame));
+        }
+        index += 1;
+    }
+    batch
+}
+
+/// Embeds what each frame's tracker wants; nothing without an embedder.
+fn embed(
+    lines: &[Line<'_>],
+    embedder: Option<&dyn Embedder>,
+    frames: &[(usize, Frame)],
+    lists: &[Vec<Detection>],
+) -> Result<Vec<Embedded>, PipelineError> {
+    let Some(embedder) = embedder else {
+        return Ok(vec![Embedded::default(); frames.len()]);
+    };
+    let mut requests = Vec::with_capacity(frames.len());
+    for ((camera, frame), detections) in frames.iter().zip(lists) {
+        requests.push(Request {
+            image: &frame.image,
+            detections,
+            above: lines[*camera].tracker.needs().embeddings_above,
+        });
+    }
+    reid::embed(embedder, &requests).map_err(PipelineError::Embed)
 }
 
 fn read(

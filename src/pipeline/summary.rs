@@ -39,6 +39,11 @@ pub struct CameraSummary {
     /// Detections that the tracker could not use: numbers that are not finite, no extent, or
     /// beyond its limit.
     pub dropped_detections: u64,
+    /// Embeddings made for the tracker.
+    pub embeddings: u64,
+    /// Embeddings that could not be made: nothing of the box inside the frame, or numbers that
+    /// are not finite.
+    pub refused_embeddings: u64,
     /// Different track IDs.
     pub tracks: u64,
     /// Why its source could not be read to the end.
@@ -70,6 +75,8 @@ pub struct Stages {
     pub decode_ms: f64,
     /// Preprocessing, network, postprocessing.
     pub detect_ms: f64,
+    /// Cropping and embedding.
+    pub embed_ms: f64,
     /// Tracking.
     pub track_ms: f64,
     /// Drawing, encoding, writing.
@@ -79,14 +86,15 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Adds a camera's frames and its seconds in the four stations.
-    pub(super) fn add(&mut self, frames: u64, seconds: [f64; 4]) {
+    /// Adds a camera's frames and its seconds in the stations, in the order of [`rows`](Self::rows).
+    pub(super) fn add(&mut self, frames: u64, seconds: [f64; 5]) {
         let before = self.frames as f64;
         self.frames += frames;
         let after = (self.frames as f64).max(1.0);
         let fields = [
             &mut self.decode_ms,
             &mut self.detect_ms,
+            &mut self.embed_ms,
             &mut self.track_ms,
             &mut self.write_ms,
         ];
@@ -96,10 +104,11 @@ impl Stages {
     }
 
     /// Name and milliseconds a frame of each station.
-    pub fn rows(&self) -> [(&'static str, f64); 4] {
+    pub fn rows(&self) -> [(&'static str, f64); 5] {
         [
             ("decode", self.decode_ms),
             ("detect", self.detect_ms),
+            ("embed", self.embed_ms),
             ("track", self.track_ms),
             ("write", self.write_ms),
         ]
@@ -143,8 +152,8 @@ mod tests {
     #[test]
     fn stages_average_over_cameras_by_frames() {
         let mut stages = Stages::default();
-        stages.add(10, [1.0, 0.0, 0.0, 0.0]);
-        stages.add(30, [1.0, 0.0, 0.0, 2.0]);
+        stages.add(10, [1.0, 0.0, 0.0, 0.0, 0.0]);
+        stages.add(30, [1.0, 0.0, 0.0, 0.0, 2.0]);
         assert!((stages.decode_ms - 50.0).abs() < 1e-9);
         assert!((stages.write_ms - 50.0).abs() < 1e-9);
     }

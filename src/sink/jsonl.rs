@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::part::PartFile;
 use super::{FrameResult, Sink, SinkError, class_name};
-use crate::tracker::Track;
+use crate::tracker::{AppearanceCounts, Track};
 
 /// Writes one line a frame:
 /// `{"camera_id", "frame_number", "timestamp", "detection_data"}`; `timestamp` is in seconds
@@ -43,6 +43,9 @@ pub struct DetectionEntry {
     pub bbox: BoxEntry,
     /// The track that it belongs to within its camera, if any.
     pub track_id: Option<u64>,
+    /// What appearance did for the track so far; left out where it did nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub appearance: Option<AppearanceCounts>,
     /// The identity across cameras, if known.
     pub global_id: Option<u64>,
     /// The place on the map, if known.
@@ -79,6 +82,15 @@ struct FrameLine<'a> {
     detection_data: DetectionData,
 }
 
+impl DetectionEntry {
+    /// Notes the track that the entry belongs to.
+    fn follow(&mut self, track: &Track) {
+        self.track_id = Some(track.track_id);
+        let counts = track.appearance;
+        self.appearance = (counts != AppearanceCounts::default()).then_some(counts);
+    }
+}
+
 /// The boxes of one frame in the service's form.
 ///
 /// A detection that a track was updated with carries the track's ID (and keeps its own box, not
@@ -100,7 +112,7 @@ pub fn detection_data(
             detected.then_some(index)
         });
         if let Some(index) = known {
-            entries[index].track_id = Some(track.track_id);
+            entries[index].follow(track);
             continue;
         }
         let mut own = entry(
@@ -110,7 +122,7 @@ pub fn detection_data(
             track.class,
             classes,
         );
-        own.track_id = Some(track.track_id);
+        own.follow(track);
         entries.push(own);
     }
     DetectionData {
@@ -139,6 +151,7 @@ fn entry(index: usize, bbox: &BBox, score: f32, class: u32, classes: &[String]) 
             center_y: pixels(center_y),
         },
         track_id: None,
+        appearance: None,
         global_id: None,
         map_coords: None,
     }
