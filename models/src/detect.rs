@@ -6,9 +6,8 @@ use image::RgbImage;
 use crate::layers::{Mode, Params};
 use crate::ops::{non_maximum_suppression, top_k};
 use crate::preprocess::{Placement, Preprocessor};
-use crate::weights::Recorder;
-use crate::{BBox, Description, DetectOptions, Detection, Detector, Error, Result, TensorSpec};
-use crate::{Weights, network};
+use crate::{BBox, Description, DetectOptions, Detection, Detector, Result, Weights};
+use crate::{expected_tensors, network};
 
 /// Most detections that one image can give: COCO's evaluation and DETR's post-processing use 300.
 pub const MAX_DETECTIONS: usize = 300;
@@ -219,23 +218,4 @@ fn best(row: &[f32]) -> Option<(u32, f32)> {
         }
     }
     best
-}
-
-/// Names and shapes of the tensors that the network of a description needs.
-///
-/// # Errors
-/// The architecture is unknown.
-pub fn expected_tensors(description: &Description) -> Result<Vec<TensorSpec>> {
-    let specs = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let vb = candle_nn::VarBuilder::from_backend(
-        Box::new(Recorder(specs.clone())),
-        DType::F32,
-        Device::Cpu,
-    );
-    // Building for training records the raw tensors without folding or packing anything.
-    network::build(description, &Params::new(vb, Mode::Training, 1e-5))?;
-    let specs = specs
-        .lock()
-        .map_err(|_| Error::Input("a thread panicked while listing tensors".to_string()))?;
-    Ok(specs.clone())
 }

@@ -14,6 +14,14 @@ pub struct Crop<'a> {
     pub bbox: BBox,
 }
 
+impl<'a> Crop<'a> {
+    /// An image that is a crop already, as the data sets of re-identification hold them.
+    pub fn whole(image: &'a RgbImage) -> Self {
+        let bbox = BBox::from_xyxy(0.0, 0.0, image.width() as f32, image.height() as f32);
+        Self { image, bbox }
+    }
+}
+
 /// Why no vector can be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {

@@ -177,14 +177,7 @@ impl ConvNormAct {
     pub fn new(conv: Conv, conv_params: &Params, norm_params: &Params) -> Result<Self> {
         let weight = conv_params.get(conv.weight_shape(), "weight")?;
         if conv_params.mode.is_plain() {
-            let norm = candle_nn::batch_norm(
-                conv.output,
-                candle_nn::BatchNormConfig {
-                    eps: norm_params.batch_norm_eps,
-                    ..Default::default()
-                },
-                norm_params.vb.clone(),
-            )?;
+            let norm = plain_batch_norm(conv.output, norm_params)?;
             return Ok(Self {
                 form: ConvForm::Plain {
                     conv,
@@ -205,6 +198,26 @@ impl ConvNormAct {
     /// A tensor is missing or has the wrong shape.
     pub fn with_norm(conv: Conv, params: &Params, norm_name: &str) -> Result<Self> {
         Self::new(conv, &params.pp("conv"), &params.pp(norm_name))
+    }
+
+    /// A convolution with neither bias nor norm, tensor `weight` under `params`.
+    ///
+    /// # Errors
+    /// The tensor is missing or has the wrong shape.
+    pub fn without_norm(conv: Conv, params: &Params) -> Result<Self> {
+        let weight = params.get(conv.weight_shape(), "weight")?;
+        if params.mode.is_plain() {
+            return Ok(Self {
+                form: ConvForm::Plain {
+                    conv,
+                    weight,
+                    bias: None,
+                    norm: None,
+                    training: false,
+                },
+            });
+        }
+        Self::fused(conv, &weight, None)
     }
 
     /// A convolution with bias and no norm, tensors `weight` and `bias` under `params`.
@@ -271,6 +284,118 @@ pub fn forward_all<M: Module>(layers: &[M], x: &Tensor) -> Result<Tensor> {
         x = layer.forward(&x)?;
     }
     Ok(x)
+}
+
+fn plain_batch_norm(channels: usize, params: &Params) -> Result<candle_nn::BatchNorm> {
+    let config = candle_nn::BatchNormConfig {
+        eps: params.batch_norm_eps,
+        ..Default::default()
+    };
+    candle_nn::batch_norm(channels, config, params.vb.clone())
+}
+
+/// A batch norm that follows no convolution, such as the neck of a re-identification network.
+pub struct BatchNorm {
+    form: NormForm,
+}
+
+enum NormForm {
+    /// `[channels]` each.
+    Fused { scale: Tensor, shift: Tensor },
+    Plain {
+        norm: candle_nn::BatchNorm,
+        training: bool,
+    },
+}
+
+impl BatchNorm {
+    /// Tensors `weight`, `bias`, `running_mean` and `running_var` under `params`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(channels: usize, params: &Params) -> Result<Self> {
+        if params.mode.is_plain() {
+            let norm = plain_batch_norm(channels, params)?;
+            let training = params.mode == Mode::Training;
+            return Ok(Self {
+                form: NormForm::Plain { norm, training },
+            });
+        }
+        let ones = Tensor::ones((channels, 1, 1, 1), params.dtype(), params.device())?;
+        let (scale, shift) = fold_batch_norm(&ones, None, params)?;
+        let scale = scale.flatten_all()?;
+        Ok(Self {
+            form: NormForm::Fused { scale, shift },
+        })
+    }
+}
+
+impl Module for BatchNorm {
+    // [batch, channels, ..] -> the same
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.form {
+            NormForm::Plain { norm, training } => norm.forward_t(x, *training),
+            NormForm::Fused { scale, shift } => {
+                let shape = channel_shape(x)?;
+                let scaled = x.broadcast_mul(&scale.reshape(shape.as_slice())?)?;
+                scaled.broadcast_add(&shift.reshape(shape.as_slice())?)
+            }
+        }
+    }
+}
+
+/// `[1, channels, 1, ..]`: the shape of one number a channel, beside `x`.
+fn channel_shape(x: &Tensor) -> Result<Vec<usize>> {
+    let mut shape = vec![1; x.rank()];
+    shape[1] = x.dim(1)?;
+    Ok(shape)
+}
+
+/// Instance norm (Ulyanov et al., 2016) with weight and bias: every channel of every image gets
+/// mean 0 and variance 1 before them. Keeps no statistics, so it never folds.
+pub struct InstanceNorm {
+    weight: Tensor, // [1, channels, 1]
+    bias: Tensor,   // [1, channels, 1]
+}
+
+impl InstanceNorm {
+    const EPS: f64 = 1e-5;
+
+    /// Tensors `weight` and `bias` under `params`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(channels: usize, params: &Params) -> Result<Self> {
+        let shape = (1, channels, 1);
+        Ok(Self {
+            weight: params.get(channels, "weight")?.reshape(shape)?,
+            bias: params.get(channels, "bias")?.reshape(shape)?,
+        })
+    }
+}
+
+impl Module for InstanceNorm {
+    // [batch, channels, height, width] -> the same
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let flat = x.flatten_from(2)?;
+        let centred = flat.broadcast_sub(&flat.mean_keepdim(2)?)?;
+        let variance = centred.sqr()?.mean_keepdim(2)?;
+        let scale = self
+            .weight
+            .broadcast_div(&(variance + Self::EPS)?.sqrt()?)?;
+        centred
+            .broadcast_mul(&scale)?
+            .broadcast_add(&self.bias)?
+            .reshape(x.shape())
+    }
+}
+
+/// Mean of every channel: `[batch, channels, height, width]` to `[batch, channels]`.
+///
+/// # Errors
+/// `x` has other dimensions, or the device fails.
+pub fn global_average(x: &Tensor) -> Result<Tensor> {
+    x.flatten_from(2)?.mean(2)
 }
 
 /// Weight and bias of a convolution with its batch norm folded in.

@@ -5,10 +5,12 @@
 
 pub mod deimv2;
 pub mod detect;
+pub mod embed;
 pub mod hgnetv2;
 pub mod layers;
 pub mod network;
 pub mod ops;
+pub mod osnet;
 pub mod preprocess;
 pub mod rtdetr;
 #[doc(hidden)]
@@ -22,8 +24,10 @@ mod embedder;
 mod error;
 
 pub use bbox::BBox;
-pub use detect::{LoadedDetector, expected_tensors};
+pub use detect::LoadedDetector;
 pub use detector::{DetectOptions, Detection, Detector};
+pub use embed::LoadedEmbedder;
 pub use embedder::{Crop, EmbedError, Embedder, Embedding};
 pub use error::{Error, Result};
+pub use network::expected_tensors;
 pub use weights::{Description, Interpolation, ResizeMode, TensorSpec, Weights};

@@ -1,11 +1,19 @@
 //! Which network an architecture's name stands for.
 
+use std::sync::{Arc, Mutex};
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+
 use crate::deimv2::{Deimv2, Deimv2Config};
 use crate::detect::DetectionNetwork;
-use crate::layers::Params;
+use crate::embed::EmbeddingNetwork;
+use crate::layers::{Mode, Params};
+use crate::osnet::{OsNet, OsNetConfig};
 use crate::rtdetr::{RtDetr, RtDetrConfig};
+use crate::weights::Recorder;
 use crate::yolov8::{YoloV8, YoloV8Config};
-use crate::{Description, Error, Result};
+use crate::{Description, Error, Result, TensorSpec};
 
 /// Names of all detection architectures, for messages and for the converter.
 pub const DETECTORS: &[&str] = &[
@@ -24,6 +32,19 @@ pub const DETECTORS: &[&str] = &[
     "yolov8m",
     "yolov8l",
     "yolov8x",
+];
+
+/// Names of all architectures that recognise people, for messages and for the converter.
+pub const EMBEDDERS: &[&str] = &[
+    "osnet-x0.25",
+    "osnet-x0.5",
+    "osnet-x0.75",
+    "osnet-x1.0",
+    "osnet-ibn-x1.0",
+    "osnet-ain-x0.25",
+    "osnet-ain-x0.5",
+    "osnet-ain-x0.75",
+    "osnet-ain-x1.0",
 ];
 
 /// Builds the detection network that `description` names.
@@ -51,4 +72,57 @@ pub fn build(description: &Description, params: &Params) -> Result<DetectionNetw
         "`{name}` is no detection architecture; known are {}",
         DETECTORS.join(", ")
     )))
+}
+
+/// Builds the network that `description` names and that gives a vector for each person.
+///
+/// # Errors
+/// The architecture is unknown, or a tensor is missing or has a wrong shape.
+pub fn build_embedder(
+    description: &Description,
+    params: &Params,
+) -> Result<Box<dyn EmbeddingNetwork>> {
+    check_is_embedder(description)?;
+    let name = description.architecture.as_str();
+    if let Some(config) = OsNetConfig::named(name) {
+        return Ok(Box::new(OsNet::new(&config, params)?));
+    }
+    Err(Error::Input(format!("`{name}` cannot be built")))
+}
+
+/// Whether an architecture gives vectors, not detections.
+pub fn is_embedder(architecture: &str) -> bool {
+    EMBEDDERS.contains(&architecture)
+}
+
+pub(crate) fn check_is_embedder(description: &Description) -> Result<()> {
+    let name = &description.architecture;
+    if is_embedder(name) {
+        return Ok(());
+    }
+    Err(Error::Input(format!(
+        "`{name}` is no architecture that tells people apart; known are {}",
+        EMBEDDERS.join(", ")
+    )))
+}
+
+/// Names and shapes of the tensors that the network of a description needs.
+///
+/// # Errors
+/// The architecture is unknown.
+pub fn expected_tensors(description: &Description) -> Result<Vec<TensorSpec>> {
+    let specs = Arc::new(Mutex::new(Vec::new()));
+    let recorder = Box::new(Recorder(specs.clone()));
+    let vb = VarBuilder::from_backend(recorder, DType::F32, Device::Cpu);
+    // Building for training records the raw tensors without folding or packing anything.
+    let params = Params::new(vb, Mode::Training, 1e-5);
+    if is_embedder(&description.architecture) {
+        build_embedder(description, &params)?;
+    } else {
+        build(description, &params)?;
+    }
+    let specs = specs
+        .lock()
+        .map_err(|_| Error::Input("a thread panicked while listing tensors".to_string()))?;
+    Ok(specs.clone())
 }

@@ -1,14 +1,18 @@
 //! From frames to a network's input: resize as the weights' origin did it, scale, normalise.
 
+use std::borrow::Cow;
+
 use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::{BBox, Description, Error, Interpolation, ResizeMode, Result};
 
+mod crop;
 mod opencv;
 mod pil;
 
+pub use crop::Region;
 pub use opencv::resize_bilinear as resize_opencv_bilinear;
 pub use pil::{Filter, resize as resize_pil};
 
@@ -77,18 +81,36 @@ impl Preprocessor {
     /// # Errors
     /// An image without pixels.
     pub fn batch(&self, images: &[&RgbImage], device: &Device) -> Result<(Tensor, Vec<Placement>)> {
+        self.batch_of(images, |image| Cow::Borrowed(*image), device)
+    }
+
+    /// A batch of parts of frames as `[batch, 3, height, width]`, f32.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn crops(&self, crops: &[(&RgbImage, Region)], device: &Device) -> Result<Tensor> {
+        let cut = |(image, region): &(&RgbImage, Region)| Cow::Owned(region.cut(image));
+        Ok(self.batch_of(crops, cut, device)?.0)
+    }
+
+    fn batch_of<'a, T: Sync>(
+        &self,
+        items: &'a [T],
+        image_of: impl Fn(&'a T) -> Cow<'a, RgbImage> + Sync,
+        device: &Device,
+    ) -> Result<(Tensor, Vec<Placement>)> {
         let plane = (self.width * self.height) as usize;
-        let mut data = vec![0.0_f32; images.len() * 3 * plane];
+        let mut data = vec![0.0_f32; items.len() * 3 * plane];
         let placements = data
             .par_chunks_mut(3 * plane)
-            .zip(images)
-            .map(|(data, image)| {
-                let (resized, placement) = self.fit(image)?;
+            .zip(items)
+            .map(|(data, item)| {
+                let (resized, placement) = self.fit(&image_of(item))?;
                 self.normalise(&resized, data);
                 Ok(placement)
             })
             .collect::<Result<Vec<_>>>()?;
-        let shape = (images.len(), 3, self.height as usize, self.width as usize);
+        let shape = (items.len(), 3, self.height as usize, self.width as usize);
         Ok((Tensor::from_vec(data, shape, device)?, placements))
     }
 
