@@ -425,10 +425,11 @@ pub fn fold_batch_norm(
     Ok((folded.to_dtype(dtype)?, bias.to_dtype(dtype)?))
 }
 
-/// A linear layer with bias: `x · weightᵀ + bias`.
+/// A linear layer with bias and activation: `x · weightᵀ + bias`.
 pub struct Linear {
     weight: Tensor, // [output, input]
     bias: Tensor,   // [output]
+    activation: Activation,
 }
 
 impl Linear {
@@ -437,15 +438,24 @@ impl Linear {
     /// # Errors
     /// A tensor is missing or has the wrong shape.
     pub fn new(input: usize, output: usize, params: &Params) -> Result<Self> {
-        Ok(Self {
-            weight: params.get((output, input), "weight")?,
-            bias: params.get(output, "bias")?,
-        })
+        Ok(Self::from_tensors(
+            params.get((output, input), "weight")?,
+            params.get(output, "bias")?,
+        ))
     }
 
     /// A layer from tensors that are loaded already.
     pub fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
-        Self { weight, bias }
+        Self {
+            weight,
+            bias,
+            activation: Activation::Identity,
+        }
+    }
+
+    /// The same followed by an activation.
+    pub fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
     }
 }
 
@@ -461,7 +471,7 @@ impl Module for Linear {
         let y = x.reshape((rows, input))?.matmul(&self.weight.t()?)?;
         let mut shape = leading.to_vec();
         shape.push(self.bias.dim(0)?);
-        y.broadcast_add(&self.bias)?.reshape(shape)
+        ops::add_bias(y, &self.bias, self.activation)?.reshape(shape)
     }
 }
 

@@ -2,6 +2,9 @@
 
 use candle_core::{Module, Result, Tensor};
 
+/// Slope of [`Activation::QuickGelu`]'s sigmoid.
+pub(crate) const QUICK_GELU_SLOPE: f64 = 1.702;
+
 /// What follows a convolution or a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -13,6 +16,8 @@ pub enum Activation {
     Silu,
     /// x · Φ(x), by the error function (PyTorch's default).
     Gelu,
+    /// x · sigmoid(1.702 x), OpenAI CLIP's approximation of the one before.
+    QuickGelu,
 }
 
 impl Activation {
@@ -26,6 +31,7 @@ impl Activation {
             Self::Relu => x.relu(),
             Self::Silu => x.silu(),
             Self::Gelu => x.gelu_erf(),
+            Self::QuickGelu => x * candle_nn::ops::sigmoid(&(x * QUICK_GELU_SLOPE)?)?,
         }
     }
 }

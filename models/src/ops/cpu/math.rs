@@ -2,6 +2,7 @@
 
 use super::simd::dispatch;
 use crate::ops::Activation;
+use crate::ops::activation::QUICK_GELU_SLOPE;
 
 /// eˣ for f32 by range reduction to ±ln2/2 and a polynomial of degree 6 (coefficients of Cephes'
 /// `expf`); relative error below 2e-7 (tested), saturating outside ±87.
@@ -54,12 +55,34 @@ fn epilogue_body(row: &mut [f32], bias: f32, activation: Activation) {
                     * y;
             }
         }
+        Activation::QuickGelu => {
+            const SLOPE: f32 = QUICK_GELU_SLOPE as f32;
+            for x in row {
+                let y = *x + bias;
+                *x = y / (1.0 + exp(-SLOPE * y));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn row_epilogue_body(row: &mut [f32], bias: &[f32], activation: Activation) {
+    for (x, b) in row.iter_mut().zip(bias) {
+        *x += b;
+    }
+    if activation != Activation::Identity {
+        epilogue_body(row, 0.0, activation);
     }
 }
 
 dispatch! {
     /// Adds `bias` to one channel's numbers and applies the activation, in place.
     pub fn epilogue(row: &mut [f32], bias: f32, activation: Activation) = epilogue_body
+}
+
+dispatch! {
+    /// Adds to each number of a row its own bias and applies the activation, in place.
+    pub fn row_epilogue(row: &mut [f32], bias: &[f32], activation: Activation) = row_epilogue_body
 }
 
 #[cfg(test)]
@@ -88,6 +111,7 @@ mod tests {
             Activation::Relu,
             Activation::Silu,
             Activation::Gelu,
+            Activation::QuickGelu,
         ] {
             let x = (Tensor::new(values.clone(), &Device::Cpu)? + 0.3)?;
             let expected = activation.apply(&x)?.to_vec1::<f32>()?;
