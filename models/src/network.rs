@@ -106,16 +106,21 @@ pub(crate) fn check_is_embedder(description: &Description) -> Result<()> {
     )))
 }
 
+/// Length of the vectors of the encoder that `description` names.
+///
+/// # Errors
+/// The architecture is unknown.
+pub fn embedding_dim(description: &Description) -> Result<usize> {
+    let (params, _) = recording();
+    Ok(build_embedder(description, &params)?.dim())
+}
+
 /// Names and shapes of the tensors that the network of a description needs.
 ///
 /// # Errors
 /// The architecture is unknown.
 pub fn expected_tensors(description: &Description) -> Result<Vec<TensorSpec>> {
-    let specs = Arc::new(Mutex::new(Vec::new()));
-    let recorder = Box::new(Recorder(specs.clone()));
-    let vb = VarBuilder::from_backend(recorder, DType::F32, Device::Cpu);
-    // Building for training records the raw tensors without folding or packing anything.
-    let params = Params::new(vb, Mode::Training, 1e-5);
+    let (params, specs) = recording();
     if is_embedder(&description.architecture) {
         build_embedder(description, &params)?;
     } else {
@@ -125,4 +130,13 @@ pub fn expected_tensors(description: &Description) -> Result<Vec<TensorSpec>> {
         .lock()
         .map_err(|_| Error::Input("a thread panicked while listing tensors".to_string()))?;
     Ok(specs.clone())
+}
+
+/// Zeros under every name, and the list of those that were asked for.
+fn recording() -> (Params, Arc<Mutex<Vec<TensorSpec>>>) {
+    let specs = Arc::new(Mutex::new(Vec::new()));
+    let recorder = Box::new(Recorder(specs.clone()));
+    let vb = VarBuilder::from_backend(recorder, DType::F32, Device::Cpu);
+    // Building for training records the raw tensors without folding or packing anything.
+    (Params::new(vb, Mode::Training, 1e-5), specs)
 }

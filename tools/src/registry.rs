@@ -167,6 +167,8 @@ fn repo(repository: &str, revision: &str) -> Repo {
 
 #[cfg(test)]
 mod tests {
+    use mtmc_models::network::{DETECTORS, is_embedder};
+
     use super::*;
 
     #[test]
@@ -174,9 +176,9 @@ mod tests {
         let entries = parse(REGISTRY).unwrap();
         assert!(entries.len() >= 15);
         for (index, entry) in entries.iter().enumerate() {
-            let detectors = mtmc_models::network::DETECTORS;
+            let architecture = entry.architecture.as_str();
             assert!(
-                detectors.contains(&entry.architecture.as_str()),
+                DETECTORS.contains(&architecture) || is_embedder(architecture),
                 "{}",
                 entry.name
             );

@@ -5,13 +5,15 @@
 //! reason. Nothing is folded.
 
 pub mod deimv2;
+pub mod encoder;
 pub mod huggingface;
+pub mod osnet;
 pub mod ultralytics;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use mtmc_models::network::DETECTORS;
+use mtmc_models::network::{DETECTORS, EMBEDDERS, is_embedder};
 use mtmc_models::{Description, Interpolation, ResizeMode, expected_tensors, weights};
 
 use crate::read::Checkpoint;
@@ -101,6 +103,8 @@ enum Origin {
     Transformers,
     /// The authors of DEIMv2.
     Deimv2,
+    /// Whoever named a network that tells people apart.
+    Encoder,
 }
 
 /// Tensors under our names, before anybody has compared them with a network.
@@ -160,7 +164,7 @@ pub fn plan(checkpoint: &Checkpoint, options: &Options) -> Result<Plan> {
         Some(name) => vec![name.as_str()],
         None => candidates,
     };
-    let classes = class_count(&renamed, &shapes).ok_or_else(|| Error::Architecture {
+    let classes = class_count(origin, &renamed, &shapes).ok_or_else(|| Error::Architecture {
         path: path.to_path_buf(),
         reason: "has no classification head that tells the number of its classes".to_string(),
     })?;
@@ -185,7 +189,7 @@ pub fn plan(checkpoint: &Checkpoint, options: &Options) -> Result<Plan> {
             best = Some((problems, description));
         }
     }
-    Err(misfit(path, best, options))
+    Err(misfit(path, origin, best, options))
 }
 
 fn plan_graph(
@@ -207,11 +211,12 @@ fn plan_graph(
     }
     let description = describe(checkpoint, options, Origin::Deimv2, architecture, classes);
     let Some(description) = description else {
-        return Err(misfit(path, None, options));
+        return Err(misfit(path, Origin::Deimv2, None, options));
     };
     let problems = compare(&description, &tensors, &[])?;
     if !problems.is_empty() {
-        return Err(misfit(path, Some((problems, description)), options));
+        let best = Some((problems, description));
+        return Err(misfit(path, Origin::Deimv2, best, options));
     }
     Ok(Plan {
         description,
@@ -245,6 +250,9 @@ fn rename(shapes: &Shapes) -> Option<(Origin, Renamed, Vec<&'static str>)> {
     if let Some(renamed) = huggingface::rename_rtdetr(shapes) {
         return Some((Origin::Transformers, renamed, family("rtdetr-r")));
     }
+    if let Some((renamed, candidates)) = encoder::rename(shapes) {
+        return Some((Origin::Encoder, renamed, candidates));
+    }
     let renamed = rename_authors(shapes)?;
     Some((Origin::Authors, renamed, family("rtdetr-")))
 }
@@ -276,8 +284,11 @@ pub(crate) fn needless(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Class count from the classification head, under our names.
-fn class_count(renamed: &Renamed, shapes: &Shapes) -> Option<usize> {
+/// Class count from the classification head, under our names; encoders have no classes.
+fn class_count(origin: Origin, renamed: &Renamed, shapes: &Shapes) -> Option<usize> {
+    if origin == Origin::Encoder {
+        return Some(0);
+    }
     let heads = ["decoder.enc_score_head.weight", "model.22.cv3.0.2.weight"];
     let sources = heads.iter().find_map(|head| renamed.kept.get(*head))?;
     let shape = shapes.get(sources.first()?)?;
@@ -363,13 +374,22 @@ fn compare(
     Ok(problems)
 }
 
-fn misfit(path: &Path, best: Option<(Vec<Problem>, Description)>, options: &Options) -> Error {
+fn misfit(
+    path: &Path,
+    origin: Origin,
+    best: Option<(Vec<Problem>, Description)>,
+    options: &Options,
+) -> Error {
     let asked = options.architecture.as_deref();
     let Some((problems, description)) = best else {
+        let known = match origin {
+            Origin::Encoder => EMBEDDERS,
+            _ => DETECTORS,
+        };
         let reason = format!(
             "`{}` is no architecture of these weights' family; known are {}",
             asked.unwrap_or("?"),
-            DETECTORS.join(", ")
+            known.join(", ")
         );
         return Error::Architecture {
             path: path.to_path_buf(),
@@ -410,10 +430,11 @@ fn unknown_network(checkpoint: &Checkpoint) -> String {
         None => String::new(),
     };
     format!(
-        "its {} tensors{module} (`{}`, …) are those of no network known here; known are {}",
+        "its {} tensors{module} (`{}`, …) are those of no network known here; known are {}, {}",
         checkpoint.tensors().len(),
         names.join("`, `"),
-        DETECTORS.join(", ")
+        DETECTORS.join(", "),
+        EMBEDDERS.join(", ")
     )
 }
 
@@ -425,7 +446,11 @@ fn describe(
     name: &str,
     classes: usize,
 ) -> Option<Description> {
-    if !DETECTORS.contains(&name) {
+    let of_this_kind = match origin {
+        Origin::Encoder => is_embedder(name),
+        _ => DETECTORS.contains(&name),
+    };
+    if !of_this_kind {
         return None;
     }
     let facts = checkpoint.facts();
@@ -454,6 +479,9 @@ fn describe(
             licence,
             ..own
         });
+    }
+    if origin == Origin::Encoder {
+        return encoder::description(name, &source, &licence);
     }
     let classes = class_names(checkpoint, options, classes);
     if origin == Origin::Deimv2 {
