@@ -3,6 +3,7 @@
 //! A network is written once, from the layers in [`layers`], and mentions no device. Layers run
 //! as plain candle operations where gradients are needed and through [`ops`] for inference.
 
+pub mod clip;
 pub mod deimv2;
 pub mod detect;
 pub mod embed;
@@ -12,6 +13,7 @@ pub mod network;
 pub mod ops;
 pub mod osnet;
 pub mod preprocess;
+pub mod resnet50;
 pub mod rtdetr;
 #[doc(hidden)]
 pub mod testing;
@@ -30,4 +32,4 @@ pub use embed::LoadedEmbedder;
 pub use embedder::{Crop, EmbedError, Embedder, Embedding};
 pub use error::{Error, Result};
 pub use network::expected_tensors;
-pub use weights::{Description, Interpolation, ResizeMode, TensorSpec, Weights};
+pub use weights::{Description, Interpolation, ResizeMode, TensorSpec, Variant, Weights};

@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
+use crate::clip::{self, ClipVit, ClipVitConfig};
 use crate::deimv2::{Deimv2, Deimv2Config};
 use crate::detect::DetectionNetwork;
 use crate::embed::EmbeddingNetwork;
 use crate::layers::{Mode, Params};
 use crate::osnet::{OsNet, OsNetConfig};
+use crate::resnet50::{self, ResNet50, ResNet50Config};
 use crate::rtdetr::{RtDetr, RtDetrConfig};
 use crate::weights::Recorder;
 use crate::yolov8::{YoloV8, YoloV8Config};
@@ -45,6 +47,8 @@ pub const EMBEDDERS: &[&str] = &[
     "osnet-ain-x0.5",
     "osnet-ain-x0.75",
     "osnet-ain-x1.0",
+    resnet50::NAME,
+    clip::NAME,
 ];
 
 /// Builds the detection network that `description` names.
@@ -86,6 +90,12 @@ pub fn build_embedder(
     let name = description.architecture.as_str();
     if let Some(config) = OsNetConfig::named(name) {
         return Ok(Box::new(OsNet::new(&config, params)?));
+    }
+    if let Some(config) = ResNet50Config::of(description) {
+        return Ok(Box::new(ResNet50::new(&config, params)?));
+    }
+    if let Some(config) = ClipVitConfig::of(description) {
+        return Ok(Box::new(ClipVit::new(&config, params)?));
     }
     Err(Error::Input(format!("`{name}` cannot be built")))
 }

@@ -192,6 +192,7 @@ mod tests {
             mean: [0.5, 0.0, 0.0],
             std: [0.5, 1.0, 1.0],
             feature_dim: None,
+            variant: None,
             batch_norm_eps: None,
             source: String::new(),
             licence: String::new(),

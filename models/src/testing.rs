@@ -115,6 +115,7 @@ pub fn made_up_description(architecture: &str) -> Description {
         mean: [0.0; 3],
         std: [1.0; 3],
         feature_dim: None,
+        variant: None,
         batch_norm_eps: None,
         source: "made up".to_string(),
         licence: "none".to_string(),

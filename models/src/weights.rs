@@ -11,6 +11,8 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 use serde::{Deserialize, Serialize};
 
+use crate::clip::ClipVitVariant;
+use crate::resnet50::ResNet50Config;
 use crate::{Error, Result};
 
 /// Metadata key of the description.
@@ -41,6 +43,16 @@ pub enum Interpolation {
     PilBicubic,
 }
 
+/// What the names of some architectures leave open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Variant {
+    /// Of `resnet50-reid`.
+    Resnet50(ResNet50Config),
+    /// Of `clip-reid-vit-b16`.
+    ClipVit(ClipVitVariant),
+}
+
 /// What a weights file says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Description {
@@ -65,6 +77,9 @@ pub struct Description {
     /// Length of the feature vector; only for encoders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feature_dim: Option<usize>,
+    /// What the architecture's name leaves open; only for encoders that come in variants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<Variant>,
     /// Epsilon of the batch norms where it differs from PyTorch's 1e-5 (Ultralytics: 1e-3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_norm_eps: Option<f64>,

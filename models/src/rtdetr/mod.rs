@@ -23,6 +23,7 @@ pub use decoder::{Decoder, DecoderConfig, DecoderTrace};
 pub(crate) use decoder::{candidates, flatten_levels, inverse_sigmoid, pick};
 pub(crate) use encoder::{AttentionLayer, CellOrder, RepConv};
 pub use encoder::{EncoderConfig, HybridEncoder};
+pub(crate) use resnet::{Block as ResidualBlock, Shortcut};
 pub use resnet::{ResNet, ResNetConfig};
 
 /// Which backbone, with its sizes.

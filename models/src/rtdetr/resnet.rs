@@ -111,14 +111,20 @@ impl ResNet {
     }
 }
 
-struct Block {
-    branch: Vec<ConvNormAct>,
-    short: Option<Shortcut>,
+/// A residual block: what the branch adds to the input or to its projection, then ReLU.
+pub(crate) struct Block {
+    /// The convolutions; the last one has no activation.
+    pub branch: Vec<ConvNormAct>,
+    /// Only where the branch changes the shape.
+    pub short: Option<Shortcut>,
 }
 
-struct Shortcut {
-    pool: bool,
-    conv: ConvNormAct,
+/// The projection of a block's input.
+pub(crate) struct Shortcut {
+    /// Whether 2×2 averages come first (ResNet-vd).
+    pub pool: bool,
+    /// The projection.
+    pub conv: ConvNormAct,
 }
 
 impl Block {

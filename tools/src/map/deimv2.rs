@@ -59,6 +59,7 @@ pub fn description(
         mean: [0.0; 3],
         std: [1.0; 3],
         feature_dim: None,
+        variant: None,
         batch_norm_eps: None,
         source: source.to_string(),
         licence: licence.to_string(),

@@ -50,6 +50,7 @@ pub fn description(name: &str, source: &str, licence: &str) -> Option<Descriptio
         mean: IMAGENET_MEAN,
         std: IMAGENET_STD,
         feature_dim: None,
+        variant: None,
         batch_norm_eps: None,
         source: source.to_string(),
         licence: licence.to_string(),

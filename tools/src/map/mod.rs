@@ -508,6 +508,7 @@ fn describe(
         mean: [0.0; 3],
         std: [1.0; 3],
         feature_dim: None,
+        variant: None,
         batch_norm_eps: if ultralytics {
             Some(facts.batch_norm_eps.unwrap_or(1e-3))
         } else {

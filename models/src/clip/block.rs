@@ -1,0 +1,175 @@
+//! Transformer layers with the norms first: attention, then two linear layers with QuickGELU.
+
+use candle_core::{D, Module, Result, Tensor};
+
+use crate::layers::{Activation, LayerNorm, Linear, Params};
+
+/// One layer over all tokens.
+pub struct Block {
+    ln_1: LayerNorm,
+    attention: SelfAttention,
+    rest: FeedForward,
+}
+
+impl Block {
+    /// `width` numbers a token in `heads` heads.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(width: usize, heads: usize, params: &Params) -> Result<Self> {
+        let (in_proj, out_proj) = projections(width, params)?;
+        Ok(Self {
+            ln_1: LayerNorm::new(width, &params.pp("ln_1"))?,
+            attention: SelfAttention {
+                in_proj: Linear::from_tensors(in_proj.0, in_proj.1),
+                out_proj,
+                heads,
+                plain: params.mode().is_plain(),
+            },
+            rest: FeedForward::new(width, params)?,
+        })
+    }
+}
+
+impl Module for Block {
+    // [batch, tokens, width] -> the same
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = (x + self.attention.forward(&self.ln_1.forward(x)?)?)?;
+        self.rest.forward(&x)
+    }
+}
+
+/// The last layer, of which only the class token is wanted: the others need no query, no output
+/// and no feed-forward part, five sixths of a layer.
+pub struct LastBlock {
+    ln_1: LayerNorm,
+    query: Linear,
+    key_value: Linear,
+    out_proj: Linear,
+    heads: usize,
+    plain: bool,
+    rest: FeedForward,
+}
+
+impl LastBlock {
+    /// As [`Block::new`], with the same tensors.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub fn new(width: usize, heads: usize, params: &Params) -> Result<Self> {
+        let ((weight, bias), out_proj) = projections(width, params)?;
+        // Views: training changes the tensors in place.
+        let part = |first: usize, count: usize| -> Result<Linear> {
+            Ok(Linear::from_tensors(
+                weight.narrow(0, first, count)?,
+                bias.narrow(0, first, count)?,
+            ))
+        };
+        Ok(Self {
+            ln_1: LayerNorm::new(width, &params.pp("ln_1"))?,
+            query: part(0, width)?,
+            key_value: part(width, 2 * width)?,
+            out_proj,
+            heads,
+            plain: params.mode().is_plain(),
+            rest: FeedForward::new(width, params)?,
+        })
+    }
+}
+
+impl Module for LastBlock {
+    // [batch, tokens, width] -> [batch, width]
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, width) = x.dims3()?;
+        let head = width / self.heads;
+        let normed = self.ln_1.forward(x)?;
+        let class = normed.narrow(1, 0, 1)?.contiguous()?;
+        let query = self.query.forward(&class)?; // [batch, 1, width]
+        let query = query.reshape((batch, self.heads, 1, head))?;
+        let key_value = self.key_value.forward(&normed)?;
+        let key_value = key_value
+            .reshape((batch, tokens, 2, self.heads, head))?
+            .permute((2, 0, 3, 1, 4))?
+            .contiguous()?; // [2, batch, heads, tokens, head]
+        let mixed = attend(&query, &key_value.get(0)?, &key_value.get(1)?, self.plain)?;
+        let mixed = self.out_proj.forward(&mixed.reshape((batch, width))?)?;
+        let class = x.narrow(1, 0, 1)?.squeeze(1)?;
+        self.rest.forward(&(class + mixed)?)
+    }
+}
+
+/// A weight and its bias.
+type Packed = (Tensor, Tensor);
+
+/// PyTorch's packed projection of queries, keys and values, and the one after the attention.
+fn projections(width: usize, params: &Params) -> Result<(Packed, Linear)> {
+    let params = params.pp("attn");
+    let weight = params.get((3 * width, width), "in_proj_weight")?;
+    let bias = params.get(3 * width, "in_proj_bias")?;
+    let out_proj = Linear::new(width, width, &params.pp("out_proj"))?;
+    Ok(((weight, bias), out_proj))
+}
+
+/// Attention of tokens to each other, with one matrix product for queries, keys and values.
+struct SelfAttention {
+    in_proj: Linear,
+    out_proj: Linear,
+    heads: usize,
+    plain: bool,
+}
+
+impl Module for SelfAttention {
+    // [batch, tokens, width] -> the same
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, width) = x.dims3()?;
+        let parts = self
+            .in_proj
+            .forward(x)?
+            .reshape((batch, tokens, 3, self.heads, width / self.heads))?
+            .permute((2, 0, 3, 1, 4))?
+            .contiguous()?; // [3, batch, heads, tokens, head]
+        let mixed = attend(&parts.get(0)?, &parts.get(1)?, &parts.get(2)?, self.plain)?;
+        let mixed = mixed.transpose(1, 2)?.reshape((batch, tokens, width))?;
+        self.out_proj.forward(&mixed)
+    }
+}
+
+/// Softmax of scaled products, applied to the values: `[batch, heads, queries, head]` and
+/// `[batch, heads, tokens, head]` to the queries' shape.
+fn attend(query: &Tensor, key: &Tensor, value: &Tensor, plain: bool) -> Result<Tensor> {
+    let scale = 1.0 / (query.dim(D::Minus1)? as f64).sqrt();
+    let scores = (query * scale)?.matmul(&key.t()?)?;
+    let scores = if plain {
+        candle_nn::ops::softmax(&scores, D::Minus1)?
+    } else {
+        candle_nn::ops::softmax_last_dim(&scores)?
+    };
+    scores.matmul(value)
+}
+
+/// The second half of a layer, with what it is added to.
+struct FeedForward {
+    ln_2: LayerNorm,
+    c_fc: Linear,
+    c_proj: Linear,
+}
+
+impl FeedForward {
+    fn new(width: usize, params: &Params) -> Result<Self> {
+        let mlp = params.pp("mlp");
+        let c_fc = Linear::new(width, 4 * width, &mlp.pp("c_fc"))?;
+        Ok(Self {
+            ln_2: LayerNorm::new(width, &params.pp("ln_2"))?,
+            c_fc: c_fc.activation(Activation::QuickGelu),
+            c_proj: Linear::new(4 * width, width, &mlp.pp("c_proj"))?,
+        })
+    }
+}
+
+impl Module for FeedForward {
+    // [.., width] -> the same
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let inner = self.c_fc.forward(&self.ln_2.forward(x)?)?;
+        x + self.c_proj.forward(&inner)?
+    }
+}

@@ -1,0 +1,116 @@
+//! The convolutions of ResNet-50, with torchvision's names.
+
+use candle_core::{Module as _, Result, Tensor};
+
+use super::{ResNet50Config, Stem};
+use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
+use crate::ops::{Window, max_pool2d};
+use crate::rtdetr::{ResidualBlock, Shortcut};
+
+/// Blocks of the four stages, and the channels inside their blocks.
+const STAGES: [(usize, usize); 4] = [(3, 64), (4, 128), (6, 256), (3, 512)];
+
+/// How much wider a block's output is than its inside.
+const EXPANSION: usize = 4;
+
+/// The backbone: `[batch, 3, height, width]` to `[batch, 2048, height / 16, width / 16]`, or
+/// `/ 32` with last stride 2.
+pub struct Backbone {
+    conv1: ConvNormAct,
+    stem: Stem,
+    blocks: Vec<ResidualBlock>,
+}
+
+impl Backbone {
+    /// Builds it from weights.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(config: &ResNet50Config, params: &Params) -> Result<Self> {
+        let activation = match config.stem {
+            Stem::WithoutRelu => Activation::Identity,
+            Stem::Standard | Stem::Ceiling => Activation::Relu,
+        };
+        let conv = Conv::new(3, 64, 7).stride(2).activation(activation);
+        let mut blocks = Vec::new();
+        let mut input = 64;
+        for (stage, (count, width)) in STAGES.into_iter().enumerate() {
+            let stride = match stage {
+                0 => 1,
+                3 => config.last_stride,
+                _ => 2,
+            };
+            let params = params.pp(format!("layer{}", stage + 1));
+            for index in 0..count {
+                let stride = if index == 0 { stride } else { 1 };
+                blocks.push(bottleneck(input, width, stride, &params.pp(index))?);
+                input = width * EXPANSION;
+            }
+        }
+        Ok(Self {
+            conv1: ConvNormAct::new(conv, &params.pp("conv1"), &params.pp("bn1"))?,
+            stem: config.stem,
+            blocks,
+        })
+    }
+
+    /// The last map.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let x = self.conv1.forward(images)?;
+        let x = match self.stem {
+            Stem::Standard | Stem::WithoutRelu => max_pool2d(&x, window(1))?,
+            Stem::Ceiling => max_pool2d(&over_the_edge(&x)?, window(0))?,
+        };
+        forward_all(&self.blocks, &x)
+    }
+}
+
+fn window(padding: usize) -> Window {
+    Window {
+        kernel: 3,
+        stride: 2,
+        padding,
+    }
+}
+
+/// Zeros after the far edges, so that the last window, which begins inside, ends inside too. After
+/// a ReLU they are never the largest number alone.
+fn over_the_edge(x: &Tensor) -> Result<Tensor> {
+    let (_, _, height, width) = x.dims4()?;
+    // Three wide at every second pixel: with an even size the last one lacks one.
+    let missing = |size: usize| usize::from(size % 2 == 0);
+    x.pad_with_zeros(2, 0, missing(height))?
+        .pad_with_zeros(3, 0, missing(width))
+}
+
+/// 1×1, 3×3, 1×1; the 3×3 convolution strides (torchvision's variant "v1.5").
+fn bottleneck(input: usize, width: usize, stride: usize, params: &Params) -> Result<ResidualBlock> {
+    let output = width * EXPANSION;
+    let layer = |number: usize, conv: Conv| {
+        let (conv_params, norm_params) = (
+            params.pp(format!("conv{number}")),
+            params.pp(format!("bn{number}")),
+        );
+        ConvNormAct::new(conv, &conv_params, &norm_params)
+    };
+    let relu = |conv: Conv| conv.activation(Activation::Relu);
+    let branch = vec![
+        layer(1, relu(Conv::new(input, width, 1)))?,
+        layer(2, relu(Conv::new(width, width, 3).stride(stride)))?,
+        layer(3, Conv::new(width, output, 1))?,
+    ];
+    let short = if stride != 1 || input != output {
+        let conv = Conv::new(input, output, 1).stride(stride);
+        let params = params.pp("downsample");
+        Some(Shortcut {
+            pool: false,
+            conv: ConvNormAct::new(conv, &params.pp(0), &params.pp(1))?,
+        })
+    } else {
+        None
+    };
+    Ok(ResidualBlock { branch, short })
+}

@@ -1,0 +1,84 @@
+//! From the backbone's last map to the vector: pooling, neck, reduction.
+
+use candle_core::{Module, Result, Tensor};
+
+use super::{CHANNELS, Pooling, ResNet50Config};
+use crate::layers::{BatchNorm, Linear, Params, global_average};
+
+/// Smallest number that a generalised mean looks at: fastreid's.
+const GEM_EPS: f32 = 1e-6;
+
+/// The head.
+pub struct Head {
+    /// Exponent of the generalised mean, `[1]`; without it the mean is the plain one.
+    exponent: Option<Tensor>,
+    neck: Option<BatchNorm>,
+    reduction: Option<(Linear, BatchNorm)>,
+    relu: bool,
+}
+
+impl Head {
+    /// Builds it from weights: `pool.p`, `bn`, `fc` and `bn_feat` under `params`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(config: &ResNet50Config, params: &Params) -> Result<Self> {
+        let exponent = match config.pooling {
+            Pooling::Average => None,
+            Pooling::GeneralizedMean => Some(params.pp("pool").get(1, "p")?),
+        };
+        let neck = if config.neck {
+            Some(BatchNorm::new(CHANNELS, &params.pp("bn"))?)
+        } else {
+            None
+        };
+        let reduction = match config.reduced {
+            Some(dim) => Some((
+                Linear::new(CHANNELS, dim, &params.pp("fc"))?,
+                BatchNorm::new(dim, &params.pp("bn_feat"))?,
+            )),
+            None => None,
+        };
+        Ok(Self {
+            exponent,
+            neck,
+            reduction,
+            relu: config.relu,
+        })
+    }
+
+    /// `[batch, 2048, height, width]` to `[batch, 2048]`.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    pub fn pool(&self, map: &Tensor) -> Result<Tensor> {
+        let Some(exponent) = &self.exponent else {
+            return global_average(map);
+        };
+        // Powers by logarithm, because gradients reach the exponent too.
+        let map = map.maximum(GEM_EPS)?;
+        let powers = map.log()?.broadcast_mul(exponent)?.exp()?;
+        global_average(&powers)?
+            .log()?
+            .broadcast_div(exponent)?
+            .exp()
+    }
+
+    /// `[batch, 2048]` to `[batch, dim]`.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    pub fn finish(&self, pooled: &Tensor) -> Result<Tensor> {
+        let mut x = pooled.clone();
+        if let Some(neck) = &self.neck {
+            x = neck.forward(&x)?;
+        }
+        if let Some((linear, norm)) = &self.reduction {
+            x = norm.forward(&linear.forward(&x)?)?;
+        }
+        if self.relu {
+            x = x.relu()?;
+        }
+        Ok(x)
+    }
+}

@@ -1,0 +1,155 @@
+//! ResNet50 that tells people apart: the baseline of person re-identification.
+//!
+//! The backbone is ResNet-50 (He et al., 2016), mostly with the last stage at stride 1 instead of
+//! 2 ("bag of tricks", Luo et al., 2019): twice the resolution for the same weights. Its last map
+//! is averaged to 2048 numbers; a head may norm them (BNNeck) or reduce them. Projects differ in
+//! small things that no tensor shows, so [`ResNet50Config`] names them and weights files carry it.
+//!
+//! Tensor names: torchvision's under `backbone`, then `pool.p`, `bn`, `fc`, `bn_feat`, whichever
+//! the configuration has. Attention blocks (non-local) and instance norms (IBN) are not there.
+
+mod backbone;
+mod head;
+
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::embed::EmbeddingNetwork;
+use crate::layers::Params;
+use crate::{Description, Variant};
+
+pub use backbone::Backbone;
+pub use head::Head;
+
+/// The architecture's name in descriptions.
+pub const NAME: &str = "resnet50-reid";
+
+/// Channels of the backbone's last map.
+pub const CHANNELS: usize = 2048;
+
+/// What follows the first convolution and its norm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stem {
+    /// ReLU, then 3×3 maxima with a border (torchvision, torchreid).
+    Standard,
+    /// The same without ReLU (reid-strong-baseline and what descends from it).
+    WithoutRelu,
+    /// ReLU, then 3×3 maxima that begin at the corner and run over the far edge (fastreid).
+    Ceiling,
+}
+
+/// How the last map becomes one number a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The mean.
+    Average,
+    /// The generalised mean (GeM, Radenović et al., 2018) with a learnt exponent, `pool.p`.
+    GeneralizedMean,
+}
+
+/// How a ResNet50 encoder is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResNet50Config {
+    /// Stride of the last stage, 1 or 2.
+    pub last_stride: usize,
+    /// What follows the first convolution.
+    pub stem: Stem,
+    /// How the last map is pooled.
+    pub pooling: Pooling,
+    /// Whether the pooled vector goes through a batch norm of its own (BNNeck), `bn`.
+    pub neck: bool,
+    /// Length that a linear layer, `fc`, and a batch norm, `bn_feat`, then reduce it to.
+    pub reduced: Option<usize>,
+    /// Whether a ReLU follows that (torchreid's `resnet50_fc512`).
+    pub relu: bool,
+}
+
+impl Default for ResNet50Config {
+    /// The recipe to train with: last stride 1, average, BNNeck.
+    fn default() -> Self {
+        Self {
+            last_stride: 1,
+            stem: Stem::Standard,
+            pooling: Pooling::Average,
+            neck: true,
+            reduced: None,
+            relu: false,
+        }
+    }
+}
+
+impl ResNet50Config {
+    /// What a description says; `None` if it is of another architecture.
+    pub fn of(description: &Description) -> Option<Self> {
+        if description.architecture != NAME {
+            return None;
+        }
+        match &description.variant {
+            Some(Variant::Resnet50(config)) => Some(*config),
+            Some(Variant::ClipVit(_)) => None,
+            None => Some(Self::default()),
+        }
+    }
+
+    /// Length of the vectors.
+    pub fn dim(&self) -> usize {
+        self.reduced.unwrap_or(CHANNELS)
+    }
+}
+
+/// The network.
+pub struct ResNet50 {
+    backbone: Backbone,
+    head: Head,
+    dim: usize,
+}
+
+impl ResNet50 {
+    /// Builds it from weights.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape, or the configuration makes no sense.
+    pub fn new(config: &ResNet50Config, params: &Params) -> Result<Self> {
+        if !(1..=2).contains(&config.last_stride) || config.dim() == 0 {
+            candle_core::bail!(
+                "a ResNet50 with last stride {} and vectors of {} numbers",
+                config.last_stride,
+                config.dim()
+            );
+        }
+        Ok(Self {
+            backbone: Backbone::new(config, &params.pp("backbone"))?,
+            head: Head::new(config, params)?,
+            dim: config.dim(),
+        })
+    }
+
+    /// The pooled map before neck and reduction, which metric losses are computed on:
+    /// `[batch, 3, height, width]` to `[batch, 2048]`.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    pub fn pooled(&self, images: &Tensor) -> Result<Tensor> {
+        self.head.pool(&self.backbone.forward(images)?)
+    }
+
+    /// The head of [`ResNet50::pooled`] vectors: `[batch, 2048]` to `[batch, dim]`.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    pub fn finish(&self, pooled: &Tensor) -> Result<Tensor> {
+        self.head.finish(pooled)
+    }
+}
+
+impl EmbeddingNetwork for ResNet50 {
+    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.finish(&self.pooled(images)?)
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+}
