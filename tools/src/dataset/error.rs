@@ -65,6 +65,9 @@ pub enum DataError {
         /// Expected and found, one a count.
         problems: Vec<String>,
     },
+    /// What the rest of the crate says.
+    #[error(transparent)]
+    Other(#[from] crate::Error),
     /// A setting makes no sense.
     #[error("{0}")]
     Setting(String),

@@ -10,6 +10,10 @@ use std::str::FromStr;
 
 use super::DataError;
 
+mod prepare;
+
+pub use prepare::{Metadata, Options, SplitCounts, prepare};
+
 /// Person of a junk image: neither right nor wrong when it is found.
 pub const JUNK: i64 = -1;
 
