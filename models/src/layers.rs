@@ -475,6 +475,72 @@ impl Module for Linear {
     }
 }
 
+/// Linear layer, batch norm, activation: what makes a vector of a network's last features.
+pub struct LinearNormAct {
+    form: LinearForm,
+}
+
+enum LinearForm {
+    /// Folded, as a pointwise convolution of images of one pixel: it takes image by image, so that
+    /// no bit of a vector depends on the batch it came in.
+    Fused(ops::Conv2d),
+    Plain {
+        linear: Linear,
+        norm: BatchNorm,
+        activation: Activation,
+    },
+}
+
+impl LinearNormAct {
+    /// Tensors `weight` and `bias` under `linear`, a batch norm under `norm`.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn new(
+        input: usize,
+        output: usize,
+        activation: Activation,
+        linear: &Params,
+        norm: &Params,
+    ) -> Result<Self> {
+        if linear.mode.is_plain() {
+            return Ok(Self {
+                form: LinearForm::Plain {
+                    linear: Linear::new(input, output, linear)?,
+                    norm: BatchNorm::new(output, norm)?,
+                    activation,
+                },
+            });
+        }
+        let conv = Conv::new(input, output, 1).activation(activation);
+        let weight = linear.get((output, input), "weight")?;
+        let weight = weight.reshape(conv.weight_shape())?;
+        let bias = linear.get(output, "bias")?;
+        let (weight, bias) = fold_batch_norm(&weight, Some(&bias), norm)?;
+        Ok(Self {
+            form: LinearForm::Fused(ops::Conv2d::new(conv, &weight, Some(&bias))?),
+        })
+    }
+}
+
+impl Module for LinearNormAct {
+    // [batch, input] -> [batch, output]
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.form {
+            LinearForm::Fused(conv) => {
+                let (batch, input) = x.dims2()?;
+                conv.forward(&x.reshape((batch, input, 1, 1))?)?
+                    .flatten_from(1)
+            }
+            LinearForm::Plain {
+                linear,
+                norm,
+                activation,
+            } => activation.apply(&norm.forward(&linear.forward(x)?)?),
+        }
+    }
+}
+
 /// Linear layers with an activation between them (the heads of DETR-like networks).
 pub struct Mlp {
     layers: Vec<Linear>,

@@ -14,8 +14,7 @@ use candle_core::{Module, Result, Tensor};
 
 use crate::embed::EmbeddingNetwork;
 use crate::layers::{
-    Activation, BatchNorm, Conv, ConvNormAct, InstanceNorm, Linear, Params, forward_all,
-    global_average,
+    Activation, Conv, ConvNormAct, InstanceNorm, LinearNormAct, Params, forward_all, global_average,
 };
 use crate::ops::{Window, max_pool2d};
 
@@ -104,8 +103,7 @@ pub struct OsNet {
     stem: Stem,
     stages: Vec<Stage>,
     last: ConvNormAct,
-    fc: Linear,
-    fc_norm: BatchNorm,
+    fc: LinearNormAct,
 }
 
 impl OsNet {
@@ -123,8 +121,13 @@ impl OsNet {
             stem: Stem::new(config, &params.pp("conv1"))?,
             stages,
             last: conv_relu(Conv::new(channels, channels, 1), &params.pp("conv5"))?,
-            fc: Linear::new(channels, FEATURES, &params.pp("fc.0"))?,
-            fc_norm: BatchNorm::new(FEATURES, &params.pp("fc.1"))?,
+            fc: LinearNormAct::new(
+                channels,
+                FEATURES,
+                Activation::Relu,
+                &params.pp("fc.0"),
+                &params.pp("fc.1"),
+            )?,
         })
     }
 }
@@ -141,7 +144,7 @@ impl EmbeddingNetwork for OsNet {
             x = stage.forward(&x)?;
         }
         let pooled = global_average(&self.last.forward(&x)?)?;
-        self.fc_norm.forward(&self.fc.forward(&pooled)?)?.relu()
+        self.fc.forward(&pooled)
     }
 
     fn dim(&self) -> usize {
