@@ -1,10 +1,11 @@
 //! Data sets: reading what others publish, preparing it for training and evaluation.
 //!
 //! [`market1501`] reads and prepares re-ID folders in Market-1501's format, [`mot17`] the tracking
-//! benchmark; `crops` chooses people to cut out of a video whose truth ([`mot`]) is known. What
+//! benchmark; [`crops`] chooses people to cut out of a video whose truth ([`mot`]) is known. What
 //! is prepared gets a [`manifest`], by which it can be verified later.
 
 pub mod coco;
+pub mod crops;
 mod error;
 pub mod folder;
 pub mod manifest;
