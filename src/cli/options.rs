@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
-use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, Weights};
+use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, LoadedEmbedder, Weights};
 
 /// On what to compute, and how.
 #[derive(Debug, Args)]
@@ -109,6 +109,15 @@ impl ComputeArgs {
         }
         Ok((device, dtype))
     }
+
+    /// Loads re-ID weights, fetching them if they are only named.
+    pub fn embedder(&self, weights: &str) -> anyhow::Result<LoadedEmbedder> {
+        let (device, dtype) = self.device()?;
+        let path = weights_path(weights)?;
+        let weights = Weights::load(&path, &device)?;
+        LoadedEmbedder::new(&weights, &device, dtype)
+            .with_context(|| format!("{} does not hold a usable re-ID encoder", path.display()))
+    }
 }
 
 impl ModelArgs {
@@ -127,7 +136,7 @@ impl ModelArgs {
 }
 
 /// The file that `weights` stands for: itself, or what is fetched under that name.
-fn weights_path(weights: &str) -> anyhow::Result<PathBuf> {
+pub fn weights_path(weights: &str) -> anyhow::Result<PathBuf> {
     let path = Path::new(weights);
     let foreign = ["pt", "pth", "onnx"]
         .iter()

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mtmc_models::Embedder;
 
 use super::options::{DetectionArgs, ModelArgs, unit};
 use crate::pipeline::{self, Camera, Interrupted, Networks, Options, Summary};
@@ -29,6 +30,11 @@ pub struct TrackArgs {
 
     #[command(flatten)]
     detection: DetectionArgs,
+
+    /// Re-ID weights: a .safetensors file, or a name of `mtmc models list`, fetched if absent.
+    /// Trackers that use appearance get it; off if not given
+    #[arg(long, env = "REID_MODEL_PATH", value_name = "WEIGHTS")]
+    reid: Option<String>,
 
     /// Folder of the results: NAME.txt, NAME.jsonl and NAME.mp4 a source, and summary.json
     #[arg(
@@ -86,6 +92,10 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     // What can be wrong with the sources is told before minutes go into weights.
     let sources = open_sources(args)?;
     let detector = args.model.load()?;
+    let embedder = match &args.reid {
+        Some(weights) => Some(args.model.compute.embedder(weights)?),
+        None => None,
+    };
     let detect = args.detection.options(&detector, args.score_floor)?;
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let total = total_frames(&sources, args.max_frames);
@@ -108,7 +118,7 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     };
     let networks = Networks {
         detector: &detector,
-        embedder: None,
+        embedder: embedder.as_ref().map(|embedder| embedder as &dyn Embedder),
     };
     let summary = pipeline::run(cameras, networks, &options, &stop, |frames| {
         progress.update(frames);
