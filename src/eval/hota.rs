@@ -1,7 +1,7 @@
 //! Higher Order Tracking Accuracy (Luiten et al. 2020, doi:10.1007/s11263-020-01375-2): detection
 //! and association in balance, over 19 thresholds of localisation.
 
-use super::{EPS, EvalSequence, best_pairs};
+use super::{EPS, EvalFrame, EvalSequence, Matcher, PairIndex};
 
 /// Number of thresholds: 0.05, 0.10 … 0.95.
 pub const ALPHAS: usize = 19;
@@ -46,21 +46,43 @@ impl Default for Hota {
     }
 }
 
-/// Boxes of every identity, and how much they overlap in sum.
+/// In place of a pair's number: the two never overlap.
+const NO_PAIR: usize = usize::MAX;
+
+/// Boxes of every identity, and how well the pairs that ever overlap do so over all frames.
 struct Alignment {
     truth_boxes: Vec<f64>,
     track_boxes: Vec<f64>,
+    index: PairIndex,
+    /// By the pair's number: 0..=1, the Jaccard index of the two identities.
     score: Vec<f64>,
 }
 
-fn align(sequence: &EvalSequence) -> Alignment {
-    let mut truth_boxes = vec![0.0; sequence.truths];
-    let mut track_boxes = vec![0.0; sequence.tracks];
-    let mut score = vec![0.0; sequence.truths * sequence.tracks];
-    for frame in &sequence.frames {
-        let columns = frame.track.len();
+impl Alignment {
+    fn of(sequence: &EvalSequence) -> Self {
+        let mut alignment = Self {
+            truth_boxes: vec![0.0; sequence.truths],
+            track_boxes: vec![0.0; sequence.tracks],
+            index: PairIndex::new(sequence.truths),
+            score: Vec::new(),
+        };
+        for frame in &sequence.frames {
+            alignment.add(frame);
+        }
+        for (truth, row) in alignment.index.rows().iter().enumerate() {
+            for &(track, pair) in row {
+                let together = alignment.score[pair];
+                let all = alignment.truth_boxes[truth] + alignment.track_boxes[track];
+                alignment.score[pair] = together / (all - together);
+            }
+        }
+        alignment
+    }
+
+    /// Adds each pair's overlap, as a part of all that the two boxes overlap in this frame.
+    fn add(&mut self, frame: &EvalFrame) {
         let mut row_sums = vec![0.0; frame.truth.len()];
-        let mut column_sums = vec![0.0; columns];
+        let mut column_sums = vec![0.0; frame.track.len()];
         for (row, row_sum) in row_sums.iter_mut().enumerate() {
             for (column, column_sum) in column_sums.iter_mut().enumerate() {
                 *row_sum += frame.similarity(row, column);
@@ -68,86 +90,92 @@ fn align(sequence: &EvalSequence) -> Alignment {
             }
         }
         for (row, &truth) in frame.truth.iter().enumerate() {
-            truth_boxes[truth] += 1.0;
+            self.truth_boxes[truth] += 1.0;
             for (column, &track) in frame.track.iter().enumerate() {
                 let overlap = frame.similarity(row, column);
                 let all = row_sums[row] + column_sums[column] - overlap;
-                if all > EPS {
-                    score[truth * sequence.tracks + track] += overlap / all;
+                if overlap > 0.0 && all > EPS {
+                    let pair = self.index.number(truth, track);
+                    self.score.resize(self.index.len(), 0.0);
+                    self.score[pair] += overlap / all;
                 }
             }
         }
         for &track in &frame.track {
-            track_boxes[track] += 1.0;
+            self.track_boxes[track] += 1.0;
         }
-    }
-    for (index, score) in score.iter_mut().enumerate() {
-        let (truth, track) = (index / sequence.tracks, index % sequence.tracks);
-        *score /= truth_boxes[truth] + track_boxes[track] - *score;
-    }
-    Alignment {
-        truth_boxes,
-        track_boxes,
-        score,
     }
 }
 
 impl Hota {
     /// Measures one sequence.
     pub fn of(sequence: &EvalSequence) -> Self {
-        let alignment = align(sequence);
-        let pairs_size = sequence.truths * sequence.tracks;
+        let alignment = Alignment::of(sequence);
         let mut hota = Self {
             loc_a: [0.0; ALPHAS],
             ..Self::default()
         };
         // How often each pair was matched, at every threshold.
-        let mut matches = vec![[0_u32; ALPHAS]; pairs_size];
-        let (mut truths, mut tracks) = (0.0, 0.0);
+        let mut matches = vec![[0_u32; ALPHAS]; alignment.index.len()];
+        let mut matcher = Matcher::default();
+        // Numbers of the frame's pairs, so that each is looked up once.
+        let mut numbers: Vec<usize> = Vec::new();
         for frame in &sequence.frames {
-            let columns = frame.track.len();
-            let mut scores = Vec::with_capacity(frame.similarity.len());
+            numbers.clear();
             for (row, &truth) in frame.truth.iter().enumerate() {
                 for (column, &track) in frame.track.iter().enumerate() {
-                    let aligned = alignment.score[truth * sequence.tracks + track];
-                    scores.push(aligned * frame.similarity(row, column));
+                    let pair = if frame.similarity(row, column) > 0.0 {
+                        alignment.index.get(truth, track)
+                    } else {
+                        None
+                    };
+                    numbers.push(pair.unwrap_or(NO_PAIR));
                 }
             }
-            let pairs = best_pairs(&scores, columns);
-            for &(row, column) in &pairs {
-                let overlap = frame.similarity(row, column);
-                let pair = frame.truth[row] * sequence.tracks + frame.track[column];
-                for (index, matches) in matches[pair].iter_mut().enumerate() {
-                    if overlap >= alpha(index) - EPS {
-                        *matches += 1;
-                        hota.loc_a[index] += overlap;
-                        hota.true_positives[index] += 1.0;
-                    }
+            let (rows, columns) = (frame.truth.len(), frame.track.len());
+            let score = |row: usize, column: usize| {
+                let pair = numbers[row * columns + column];
+                let aligned = alignment.score.get(pair).copied().unwrap_or(0.0);
+                aligned * frame.similarity(row, column)
+            };
+            for &(row, column) in matcher.best_pairs(rows, columns, score) {
+                let pair = numbers[row * columns + column];
+                if let Some(counts) = matches.get_mut(pair) {
+                    hota.take(frame.similarity(row, column), counts);
                 }
             }
-            truths += frame.truth.len() as f64;
-            tracks += columns as f64;
         }
-        hota.false_negatives = hota.true_positives.map(|matched| truths - matched);
-        hota.false_positives = hota.true_positives.map(|matched| tracks - matched);
-        hota.associate(sequence, &alignment, &matches);
+        let (truths, tracks) = sequence.boxes();
+        hota.false_negatives = hota.true_positives.map(|matched| truths as f64 - matched);
+        hota.false_positives = hota.true_positives.map(|matched| tracks as f64 - matched);
+        hota.associate(&alignment, &matches);
         hota
     }
 
-    fn associate(
-        &mut self,
-        sequence: &EvalSequence,
-        alignment: &Alignment,
-        matches: &[[u32; ALPHAS]],
-    ) {
-        for (pair, counts) in matches.iter().enumerate() {
-            let truth = alignment.truth_boxes[pair / sequence.tracks];
-            let track = alignment.track_boxes[pair % sequence.tracks];
-            for (index, &count) in counts.iter().enumerate() {
-                let count = f64::from(count);
-                self.ass_a[index] += count * (count / (truth + track - count).max(1.0));
-                self.ass_re[index] += count * (count / truth.max(1.0));
-                self.ass_pr[index] += count * (count / track.max(1.0));
+    /// Counts a match at every threshold that its overlap reaches.
+    fn take(&mut self, overlap: f64, counts: &mut [u32; ALPHAS]) {
+        for (index, count) in counts.iter_mut().enumerate() {
+            if overlap < alpha(index) - EPS {
+                break;
+            }
+            *count += 1;
+            self.loc_a[index] += overlap;
+            self.true_positives[index] += 1.0;
+        }
+    }
+
+    fn associate(&mut self, alignment: &Alignment, matches: &[[u32; ALPHAS]]) {
+        for (truth, row) in alignment.index.rows().iter().enumerate() {
+            let truth_boxes = alignment.truth_boxes[truth];
+            for &(track, pair) in row {
+                let track_boxes = alignment.track_boxes[track];
+                for (index, &count) in matches[pair].iter().enumerate() {
+                    let count = f64::from(count);
+                    let all = truth_boxes + track_boxes - count;
+                    self.ass_a[index] += count * (count / all.max(1.0));
+                    self.ass_re[index] += count * (count / truth_boxes.max(1.0));
+                    self.ass_pr[index] += count * (count / track_boxes.max(1.0));
+                }
             }
         }
         for index in 0..ALPHAS {
@@ -213,6 +241,13 @@ impl Hota {
     pub fn hota(&self) -> [f64; ALPHAS] {
         let det_a = self.det_a();
         std::array::from_fn(|i| (det_a[i] * self.ass_a[i]).sqrt())
+    }
+
+    /// Open-world tracking accuracy at every threshold: HOTA with detection recall in place of
+    /// detection accuracy. Older versions of TrackEval call it RHOTA.
+    pub fn owta(&self) -> [f64; ALPHAS] {
+        let det_re = self.det_re();
+        std::array::from_fn(|i| (det_re[i] * self.ass_a[i]).sqrt())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Identity metrics (Ristani et al. 2016, doi:10.1007/978-3-319-48881-3_2): whole tracks are
 //! matched with whole identities, so that as many boxes as possible carry the right one.
 
-use super::{EvalSequence, best_pairs};
+use super::{EvalSequence, Matcher, PairIndex};
 
 /// IoU from which a track's box may stand for a true one.
 const THRESHOLD: f64 = 0.5;
@@ -20,24 +20,33 @@ pub struct Identity {
 impl Identity {
     /// Measures one sequence.
     pub fn of(sequence: &EvalSequence) -> Self {
-        let mut together = vec![0.0; sequence.truths * sequence.tracks];
-        let (mut truths, mut tracks) = (0_u64, 0_u64);
+        let mut index = PairIndex::new(sequence.truths);
+        // Frames that each pair spends together.
+        let mut together: Vec<f64> = Vec::new();
         for frame in &sequence.frames {
-            truths += frame.truth.len() as u64;
-            tracks += frame.track.len() as u64;
             for (row, &truth) in frame.truth.iter().enumerate() {
                 for (column, &track) in frame.track.iter().enumerate() {
                     if frame.similarity(row, column) >= THRESHOLD {
-                        together[truth * sequence.tracks + track] += 1.0;
+                        let pair = index.number(truth, track);
+                        together.resize(index.len(), 0.0);
+                        together[pair] += 1.0;
                     }
                 }
             }
         }
         // Unmatched boxes cost the same wherever they are, so the best matching is the one with
         // the most boxes together.
-        let pairs = best_pairs(&together, sequence.tracks);
-        let shared = |&(truth, track): &(usize, usize)| together[truth * sequence.tracks + track];
-        let true_positives = pairs.iter().map(shared).sum::<f64>() as u64;
+        let rows = index.rows().iter().map(|row| {
+            let scored = row.iter();
+            scored.map(|&(track, pair)| (track, together[pair]))
+        });
+        let mut matcher = Matcher::default();
+        let pairs = matcher.best_sparse_pairs(sequence.tracks, rows);
+        let numbers = pairs
+            .iter()
+            .filter_map(|&(truth, track)| index.get(truth, track));
+        let true_positives = numbers.map(|pair| together[pair]).sum::<f64>() as u64;
+        let (truths, tracks) = sequence.boxes();
         Self {
             true_positives,
             false_negatives: truths - true_positives,

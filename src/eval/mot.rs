@@ -1,23 +1,31 @@
 //! MOT Challenge text: reading, and the benchmark's preparation of truth and tracks.
+//!
+//! The preparation is MOT Challenge's, as TrackEval does it (MOT16, arXiv:1603.00831, section
+//! 4.1.3): in each frame, tracks are first matched with *all* true boxes, and those that stand for
+//! a box that nobody has to find are taken out ([`Benchmark`]); then the true boxes that do not
+//! count are taken out. Visibility plays no part: a true box counts however much of it is hidden,
+//! unless its flag is 0.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufRead, BufReader};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::{EPS, EvalFrame, EvalSequence, best_pairs};
+use super::{EPS, EvalFrame, EvalSequence, Matcher};
 use crate::tracker::mot::{MotError, read_lines};
 
-/// Which benchmark's rules apply.
+/// Which benchmark's rules apply to classes and ignored boxes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Benchmark {
-    /// All boxes whose flag is not 0 count.
+    /// No classes: all true boxes count whose flag (column 7) is not 0
     Mot15,
-    /// Only pedestrians count; tracks on persons on vehicles, static persons, distractors and
-    /// reflections are taken out.
+    /// True boxes count if they are pedestrians (class 1) and their flag is not 0. Tracks that stand
+    /// for a person on a vehicle, a static person, a distractor or a reflection (classes 2, 7, 8, 12;
+    /// IoU from 0.5) are taken out: neither right nor wrong. Visibility (column 9) plays no part
     #[default]
     Mot17,
-    /// As MOT17, and also tracks on non-motorised vehicles are taken out.
+    /// As mot17, and tracks on non-motorised vehicles (class 6) are taken out too
     Mot20,
 }
 
@@ -54,23 +62,83 @@ pub struct Boxes {
     last_frame: u64,
 }
 
+/// The classes of MOT16 and its successors.
+const CLASSES: RangeInclusive<i64> = 1..=13;
+
 /// No sequence of the field is longer: a bound against a hostile frame number.
-const MAX_FRAMES: u64 = 10_000_000;
+const MAX_FRAMES: u64 = 1_000_000;
+
+/// Most boxes of one frame in one file, some ten times what the fullest benchmark has: every pair
+/// of truth and track is looked at.
+const MAX_BOXES: usize = 2_000;
 
 impl Boxes {
-    /// Reads truth or tracks.
+    /// Reads tracks, or truth without a look at its classes.
     ///
     /// # Errors
     /// The file cannot be read; a line has too few or unreadable columns; a frame has an identity
-    /// twice. The error names file and line.
+    /// twice, or more than 2,000 boxes. The error names file and line.
     pub fn read(path: &Path) -> Result<Self, MotError> {
         let file = File::open(path).map_err(|source| MotError::io(path, source))?;
+        Self::parse(BufReader::new(file), path)
+    }
+
+    /// As [`Boxes::read`], from text in memory or elsewhere; `path` is its name in errors.
+    ///
+    /// # Errors
+    /// As [`Boxes::read`].
+    pub fn parse(text: impl BufRead, path: &Path) -> Result<Self, MotError> {
         let mut boxes = Self::default();
-        read_lines(BufReader::new(file), path, |line| boxes.add(line))?;
+        read_lines(text, path, |line| boxes.add(line).map(drop))?;
         Ok(boxes)
     }
 
-    fn add(&mut self, line: &str) -> Result<(), String> {
+    /// Reads truth in the format of `benchmark`.
+    ///
+    /// # Errors
+    /// As [`Boxes::read`]; and a line has no flag, or a class that the benchmark does not know:
+    /// measured by wrong rules, nothing would count and every figure would be 0.
+    pub fn read_truth(path: &Path, benchmark: Benchmark) -> Result<Self, MotError> {
+        let file = File::open(path).map_err(|source| MotError::io(path, source))?;
+        let mut boxes = Self::default();
+        read_lines(BufReader::new(file), path, |line| {
+            let (row, columns) = boxes.add(line)?;
+            if columns < 7 {
+                return Err(format!(
+                    "{columns} columns, truth needs at least 7: the last says whether the box counts"
+                ));
+            }
+            if benchmark != Benchmark::Mot15 && !CLASSES.contains(&row.class) {
+                return Err(format!(
+                    "class {} (column 8) is none of 1 to 13; truth without classes is measured by \
+                     the rules of MOT15 (`--benchmark mot15`)",
+                    row.class
+                ));
+            }
+            Ok(())
+        })?;
+        Ok(boxes)
+    }
+
+    /// Adds one box, in pixels; `frame` counts from 1. A frame's identities must differ.
+    pub fn push(&mut self, frame: u64, id: i64, tlwh: [f64; 4]) {
+        let row = Row {
+            id,
+            tlwh,
+            flag: 1.0,
+            class: PEDESTRIAN,
+        };
+        self.frames.entry(frame).or_default().push(row);
+        self.last_frame = self.last_frame.max(frame);
+    }
+
+    /// Whether there is no box at all.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Takes in one line; gives it back with its number of columns.
+    fn add(&mut self, line: &str) -> Result<(Row, usize), String> {
         let mut numbers = Vec::with_capacity(10);
         for (column, text) in line
             .split([',', ' ', '\t'])
@@ -100,12 +168,15 @@ impl Boxes {
             class: numbers.get(7).map_or(-1, |class| *class as i64),
         };
         let rows = self.frames.entry(frame).or_default();
+        if rows.len() == MAX_BOXES {
+            return Err(format!("more than {MAX_BOXES} boxes in frame {frame}"));
+        }
         if rows.iter().any(|other| other.id == row.id) {
             return Err(format!("identity {} stands twice in frame {frame}", row.id));
         }
         rows.push(row);
         self.last_frame = self.last_frame.max(frame);
-        Ok(())
+        Ok((row, numbers.len()))
     }
 
     /// The highest frame number with a box; 0 without any.
@@ -138,18 +209,28 @@ pub fn prepare(
     length: Option<u64>,
 ) -> EvalSequence {
     let length = length.unwrap_or(truth.last_frame.max(tracks.last_frame));
+    prepare_frames(truth, tracks, benchmark, 1..=length)
+}
+
+/// As [`prepare`], of some frames of the sequence: what lies outside is not looked at.
+pub fn prepare_frames(
+    truth: &Boxes,
+    tracks: &Boxes,
+    benchmark: Benchmark,
+    numbers: RangeInclusive<u64>,
+) -> EvalSequence {
     let mut truth_ids = HashMap::new();
     let mut track_ids = HashMap::new();
+    let mut matcher = Matcher::default();
     let mut frames = Vec::new();
-    for number in 1..=length {
+    for number in numbers {
         let rows = truth.frame(number);
-        let found = without_distractors(rows, tracks.frame(number), benchmark);
+        let found = without_distractors(rows, tracks.frame(number), benchmark, &mut matcher);
         let counts = |row: &&Row| {
             row.flag != 0.0 && (benchmark == Benchmark::Mot15 || row.class == PEDESTRIAN)
         };
-        let wanted: Vec<&Row> = rows.iter().filter(counts).collect();
         let mut frame = EvalFrame::default();
-        for row in &wanted {
+        for row in rows.iter().filter(counts) {
             frame.truth.push(dense(&mut truth_ids, row.id));
             for track in &found {
                 frame.similarity.push(iou(&row.tlwh, &track.tlwh));
@@ -174,20 +255,22 @@ fn dense(ids: &mut HashMap<i64, usize>, id: i64) -> usize {
 }
 
 /// The tracks that are not best explained by a box that nobody has to find.
-fn without_distractors<'a>(truth: &[Row], tracks: &'a [Row], benchmark: Benchmark) -> Vec<&'a Row> {
+fn without_distractors<'a>(
+    truth: &[Row],
+    tracks: &'a [Row],
+    benchmark: Benchmark,
+    matcher: &mut Matcher,
+) -> Vec<&'a Row> {
     let excused = |row: &Row| benchmark.distractors().contains(&row.class);
     if tracks.is_empty() || !truth.iter().any(excused) {
         return tracks.iter().collect();
     }
-    let mut scores = Vec::with_capacity(truth.len() * tracks.len());
-    for row in truth {
-        for track in tracks {
-            let overlap = iou(&row.tlwh, &track.tlwh);
-            scores.push(if overlap < 0.5 - EPS { 0.0 } else { overlap });
-        }
-    }
+    let score = |row: usize, column: usize| {
+        let overlap = iou(&truth[row].tlwh, &tracks[column].tlwh);
+        if overlap < 0.5 - EPS { 0.0 } else { overlap }
+    };
     let mut keep = vec![true; tracks.len()];
-    for (row, column) in best_pairs(&scores, tracks.len()) {
+    for &(row, column) in matcher.best_pairs(truth.len(), tracks.len(), score) {
         if excused(&truth[row]) {
             keep[column] = false;
         }

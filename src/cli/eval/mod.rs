@@ -1,6 +1,7 @@
 //! `mtmc eval`: results against ground truth, one file a kind of result.
 
 mod mot;
+mod output;
 
 use clap::{Args, Subcommand};
 

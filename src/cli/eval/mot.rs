@@ -3,30 +3,46 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::Args;
+use rayon::prelude::*;
 
+use super::output::Output;
+use crate::eval::clear::Rules;
+use crate::eval::folder::{Sequence, read_info, sequences};
 use crate::eval::mot::{Benchmark, Boxes, prepare};
-use crate::eval::report::{Figures, Measured, table};
+use crate::eval::report::{Measured, with_combined};
 
 /// Arguments of `mtmc eval mot`.
 #[derive(Debug, Args)]
 pub struct MotArgs {
     /// Ground truth: a file, or a benchmark's folder with SEQUENCE/gt/gt.txt
-    #[arg(long, value_name = "FILE|DIR")]
+    #[arg(long, env = "MTMC_EVAL_GT", value_name = "FILE|DIR")]
     gt: PathBuf,
 
     /// Tracks: a file, or a folder with SEQUENCE.txt for each sequence of the benchmark
-    #[arg(long, value_name = "FILE|DIR")]
+    #[arg(long, env = "MTMC_EVAL_TRACKS", value_name = "FILE|DIR")]
     tracks: PathBuf,
 
     /// Whose rules apply to classes and ignored boxes
-    #[arg(long, default_value = "mot17")]
+    #[arg(long, env = "MTMC_EVAL_BENCHMARK", default_value = "mot17")]
     benchmark: Benchmark,
 
-    /// Print JSON, ratios as fractions, instead of a table
-    #[arg(long)]
-    json: bool,
+    /// Whose small print CLEAR follows (MOTA, ID switches, Frag)
+    #[arg(long, env = "MTMC_EVAL_CLEAR_RULES", default_value = "trackeval")]
+    clear_rules: Rules,
+
+    /// Only these sequences of the folder, separated by commas
+    #[arg(
+        long,
+        env = "MTMC_EVAL_SEQUENCES",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    sequences: Vec<String>,
+
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Measures and prints.
@@ -34,102 +50,120 @@ pub struct MotArgs {
 /// # Errors
 /// A file is missing or broken; the error names file and line.
 pub fn run(args: &MotArgs) -> anyhow::Result<()> {
-    let mut names = Vec::new();
-    let mut measured = Vec::new();
-    for pair in pairs(args)? {
-        let truth = Boxes::read(&pair.truth)?;
-        let tracks = Boxes::read(&pair.tracks)?;
-        let sequence = prepare(
-            &truth,
-            &tracks,
-            args.benchmark,
-            sequence_length(&pair.truth),
-        );
-        names.push(pair.name);
-        measured.push(Measured::of(&sequence));
-    }
-    let mut rows: Vec<(String, Figures)> = names
-        .into_iter()
-        .zip(measured.iter().map(Measured::figures))
+    let pairs = pairs(args)?;
+    let measured: Vec<anyhow::Result<Measured>> = pairs
+        .par_iter()
+        .map(|pair| measure(pair, args.benchmark, args.clear_rules))
         .collect();
-    if rows.len() > 1 {
-        rows.push((
-            "COMBINED".to_string(),
-            Measured::combine(&measured).figures(),
-        ));
+    let mut rows = Vec::new();
+    for (pair, measured) in pairs.into_iter().zip(measured) {
+        rows.push((pair.name, measured?));
     }
-    let mut stdout = std::io::stdout().lock();
-    if args.json {
-        let json: serde_json::Value = match rows.as_slice() {
-            [(_, figures)] => serde_json::to_value(figures)?,
-            rows => serde_json::to_value(
-                rows.iter()
-                    .cloned()
-                    .collect::<std::collections::BTreeMap<_, _>>(),
-            )?,
-        };
-        writeln!(stdout, "{}", serde_json::to_string_pretty(&json)?)?;
-    } else {
-        write!(stdout, "{}", table(&rows))?;
-    }
-    Ok(())
+    args.output.write("", &with_combined(rows))
 }
 
+/// One sequence's files.
 struct Pair {
     name: String,
     truth: PathBuf,
     tracks: PathBuf,
+    length: Option<u64>,
+}
+
+fn measure(pair: &Pair, benchmark: Benchmark, rules: Rules) -> anyhow::Result<Measured> {
+    let truth = Boxes::read_truth(&pair.truth, benchmark)?;
+    let tracks = Boxes::read(&pair.tracks)?;
+    if truth.is_empty() {
+        bail!(
+            "{}: no boxes, nothing to measure against",
+            pair.truth.display()
+        );
+    }
+    if tracks.is_empty() {
+        // A tracker that found nobody is a result, if a poor one.
+        writeln!(
+            std::io::stderr(),
+            "{}: no boxes; every person counts as missed",
+            pair.tracks.display()
+        )?;
+    }
+    if let Some(length) = pair.length {
+        for (boxes, path) in [(&truth, &pair.truth), (&tracks, &pair.tracks)] {
+            if boxes.last_frame() > length {
+                bail!(
+                    "{}: a box in frame {}, but seqinfo.ini says that {} has {length} frames",
+                    path.display(),
+                    boxes.last_frame(),
+                    pair.name
+                );
+            }
+        }
+    }
+    let sequence = prepare(&truth, &tracks, benchmark, pair.length);
+    Ok(Measured::by(&sequence, rules))
 }
 
 /// Truth and tracks of every sequence that is to be measured.
 fn pairs(args: &MotArgs) -> anyhow::Result<Vec<Pair>> {
     if args.gt.is_file() {
-        let name = args.tracks.file_stem().unwrap_or_default();
-        return Ok(vec![Pair {
-            name: name.to_string_lossy().into_owned(),
-            truth: args.gt.clone(),
-            tracks: args.tracks.clone(),
-        }]);
-    }
-    let mut pairs = Vec::new();
-    let entries = std::fs::read_dir(&args.gt).with_context(|| args.gt.display().to_string())?;
-    for entry in entries {
-        let folder = entry?.path();
-        let truth = folder.join("gt").join("gt.txt");
-        if !truth.is_file() {
-            continue;
+        if !args.sequences.is_empty() {
+            bail!("--sequences chooses from a folder, but --gt is a file");
         }
-        let name = folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let tracks = args.tracks.join(format!("{name}.txt"));
-        if !tracks.is_file() {
-            bail!("{}: no tracks of sequence {name}", tracks.display());
-        }
-        pairs.push(Pair {
-            name,
-            truth,
-            tracks,
-        });
+        return Ok(vec![single(&args.gt, &args.tracks)?]);
     }
-    if pairs.is_empty() {
+    let sequences = sequences(&args.gt, &args.sequences)?;
+    if let ([sequence], true) = (sequences.as_slice(), args.tracks.is_file()) {
+        return Ok(vec![pair(sequence, args.tracks.clone())]);
+    }
+    if args.tracks.is_file() {
         bail!(
-            "{}: neither a file nor a folder with SEQUENCE/gt/gt.txt in it",
-            args.gt.display()
+            "{}: one file of tracks for {} sequences; a folder with SEQUENCE.txt is needed",
+            args.tracks.display(),
+            sequences.len()
         );
     }
-    pairs.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut pairs = Vec::new();
+    let mut missing = Vec::new();
+    for sequence in &sequences {
+        let tracks = args.tracks.join(format!("{}.txt", sequence.name));
+        if tracks.is_file() {
+            pairs.push(pair(sequence, tracks));
+        } else {
+            missing.push(format!("{}.txt", sequence.name));
+        }
+    }
+    if !missing.is_empty() {
+        bail!(
+            "{}: no tracks of {} of {} sequences: {} (`--sequences` measures only some)",
+            args.tracks.display(),
+            missing.len(),
+            sequences.len(),
+            missing.join(", ")
+        );
+    }
     Ok(pairs)
 }
 
-/// The number of frames that `seqinfo.ini` beside the truth's folder states.
-fn sequence_length(truth: &Path) -> Option<u64> {
-    let folder = truth.parent()?.parent()?;
-    let text = std::fs::read_to_string(folder.join("seqinfo.ini")).ok()?;
-    let value = text
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("seqLength="))?;
-    value.trim().parse().ok()
+fn pair(sequence: &Sequence, tracks: PathBuf) -> Pair {
+    Pair {
+        name: sequence.name.clone(),
+        truth: sequence.truth(),
+        tracks,
+        length: sequence.length(),
+    }
+}
+
+/// Two files; the truth's sequence tells its length where it lies in a benchmark's folder.
+fn single(truth: &Path, tracks: &Path) -> anyhow::Result<Pair> {
+    let name = tracks.file_stem().unwrap_or_default();
+    let mut length = None;
+    if let Some(folder) = truth.parent().and_then(Path::parent) {
+        length = read_info(folder)?.map(|info| info.frames);
+    }
+    Ok(Pair {
+        name: name.to_string_lossy().into_owned(),
+        truth: truth.to_path_buf(),
+        tracks: tracks.to_path_buf(),
+        length,
+    })
 }
