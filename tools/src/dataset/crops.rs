@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mtmc_models::BBox;
-use sha2::{Digest as _, Sha256};
 
 use super::DataError;
+use super::draw::draw;
 use super::market1501::{GALLERY, ImageName, QUERY, TRAIN};
 use super::mot::{PEDESTRIAN, TruthBox};
 
@@ -89,7 +89,7 @@ pub fn plan(
     check(settings)?;
     let candidates = candidates(truth, width, height, settings)?;
     let people: BTreeSet<i64> = candidates.keys().map(|(id, _)| *id).collect();
-    let train = training_people(&people, settings);
+    let train = draw(&people, settings.train_ids, settings.seed);
     let mut crops = Vec::new();
     for id in people {
         let cameras: Vec<(u32, Vec<&TruthBox>)> = candidates
@@ -256,13 +256,6 @@ fn evenly<'a>(boxes: &[&'a TruthBox], count: usize) -> Vec<&'a TruthBox> {
     middles
         .filter_map(|index| boxes.get(index).copied())
         .collect()
-}
-
-fn training_people(people: &BTreeSet<i64>, settings: &Settings) -> BTreeSet<i64> {
-    let mut people: Vec<i64> = people.iter().copied().collect();
-    // A digest's order is as good as a shuffle, and the same everywhere.
-    people.sort_by_cached_key(|id| Sha256::digest(format!("{}:{id}", settings.seed)).to_vec());
-    people.into_iter().take(settings.train_ids).collect()
 }
 
 fn crop(

@@ -6,6 +6,7 @@
 
 pub mod coco;
 pub mod crops;
+mod draw;
 mod error;
 pub mod folder;
 pub mod manifest;

@@ -7,9 +7,9 @@ use std::path::Path;
 use mtmc_models::preprocess::{Filter, resize_pil};
 use rayon::prelude::*;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
 use super::{DISTRACTOR, GALLERY, Image, JUNK, QUERY, TRAIN, list_split};
+use crate::dataset::draw::draw;
 use crate::dataset::folder::{Staging, describe, link_or_copy};
 use crate::dataset::pictures::{Decode, Normalisation, PixelSums, write_jpeg};
 use crate::dataset::{DataError, Progress};
@@ -264,11 +264,9 @@ fn count_problems(found: &Found) -> Vec<String> {
 
 /// Training and validation images: no person is in both.
 fn split(images: &[Image], share: f64, seed: u64) -> (Vec<Image>, Vec<Image>) {
-    let mut people: Vec<i64> = identities(images).into_iter().collect();
-    // A digest's order is as good as a shuffle, and the same everywhere.
-    people.sort_by_cached_key(|id| Sha256::digest(format!("{seed}:{id}")).to_vec());
+    let people = identities(images);
     let count = (people.len() as f64 * share).round() as usize;
-    let chosen: BTreeSet<i64> = people.into_iter().take(count).collect();
+    let chosen = draw(&people, count, seed);
     let all = images.iter().cloned();
     all.partition(|image| !chosen.contains(&image.name.id))
 }
