@@ -1,5 +1,6 @@
 //! The command line: one file a sub-command, and what they share.
 
+mod data;
 mod detect;
 mod eval;
 mod models;
@@ -24,6 +25,8 @@ enum Command {
     Track(track::TrackArgs),
     /// Measure results against ground truth
     Eval(eval::EvalArgs),
+    /// Prepare and verify data sets
+    Data(data::DataArgs),
     /// List, describe, fetch and convert weights
     Models(models::ModelsArgs),
 }
@@ -37,6 +40,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Detect(args) => detect::run(args),
         Command::Track(args) => track::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Data(args) => data::run(args),
         Command::Models(args) => models::run(args),
     }
 }

@@ -1,0 +1,475 @@
+//! `mtmc data`: data sets prepared, verified, and cut out of videos.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use mtmc_models::preprocess::Region;
+use mtmc_tools::dataset::crops::{self, PlannedCrop};
+use mtmc_tools::dataset::folder::Staging;
+use mtmc_tools::dataset::manifest::{Manifest, Verification};
+use mtmc_tools::dataset::market1501::{self, GALLERY, QUERY, TRAIN};
+use mtmc_tools::dataset::mot::{TruthFormat, read_truth};
+use mtmc_tools::dataset::pictures::write_jpeg;
+use mtmc_tools::dataset::{Progress, mot17};
+
+use crate::source::{self, OpenOptions, read_image};
+
+/// Arguments of `mtmc data`.
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    command: DataCommand,
+
+    /// No progress, only the result
+    #[arg(short, long, env = "MTMC_QUIET", global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum DataCommand {
+    /// Check a published data set and bring it to the form that training and evaluation read
+    #[command(subcommand)]
+    Prepare(PrepareCommand),
+    /// Compare a prepared data set with its manifest: missing, changed and extra files
+    Verify(VerifyArgs),
+    /// Cut people out of a video with MOT ground truth: a small re-ID set as Market-1501
+    Crops(CropsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum PrepareCommand {
+    /// MOT17: COCO annotations, split by sequence and by halves
+    Mot17(Mot17Args),
+    /// Market-1501: junk out, training people split, statistics, camera map
+    Market1501(Market1501Args),
+}
+
+#[derive(Debug, Args)]
+struct Mot17Args {
+    /// The unpacked MOT17, with train/MOT17-02-FRCNN and so on
+    dir: PathBuf,
+
+    /// New folder for annotations/, images/ (hard links where possible) and manifest.json
+    #[arg(
+        short,
+        long,
+        env = "MTMC_OUT",
+        value_name = "DIR",
+        default_value = "data/processed/mot17"
+    )]
+    out: PathBuf,
+
+    /// Go on with a warning where sequences are missing or of another length
+    #[arg(long, env = "MTMC_ALLOW_INCOMPLETE")]
+    allow_incomplete: bool,
+
+    /// Write the annotations alone; the images need not be there
+    #[arg(long, env = "MTMC_WITHOUT_IMAGES")]
+    without_images: bool,
+}
+
+#[derive(Debug, Args)]
+struct Market1501Args {
+    /// The unpacked Market-1501, with `bounding_box_train`, query and `bounding_box_test`
+    dir: PathBuf,
+
+    /// New folder for train/, val/, query/, gallery/ (hard links where possible), labels and
+    /// manifest.json
+    #[arg(
+        short,
+        long,
+        env = "MTMC_OUT",
+        value_name = "DIR",
+        default_value = "data/processed/market1501"
+    )]
+    out: PathBuf,
+
+    /// Share of the training people that validation gets (0..1); 0 trains on all of them
+    #[arg(long, env = "MTMC_VAL_SHARE", default_value_t = 0.2)]
+    val_share: f64,
+
+    /// Which people validation gets: another seed, others
+    #[arg(long, env = "MTMC_SEED", default_value_t = 0)]
+    seed: u64,
+
+    /// Go on with a warning where counts are not the published ones
+    #[arg(long, env = "MTMC_ALLOW_INCOMPLETE")]
+    allow_incomplete: bool,
+
+    /// Write the images in this size, such as 256x128, instead of as they are: encoders bring
+    /// images to their size themselves, and resizing twice blurs
+    #[arg(long, env = "MTMC_RESIZE", value_name = "HEIGHTxWIDTH", value_parser = height_and_width)]
+    resize: Option<(u32, u32)>,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// A folder with a manifest.json, as `mtmc data prepare` and `crops` write it
+    dir: PathBuf,
+
+    /// Print JSON instead of lines
+    #[arg(long, env = "MTMC_JSON")]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CropsArgs {
+    /// The video, or a folder of images
+    #[arg(long, value_name = "SOURCE")]
+    video: String,
+
+    /// Its true boxes, as MOT Challenge text
+    #[arg(long, value_name = "FILE")]
+    gt: PathBuf,
+
+    /// What the columns of --gt mean
+    #[arg(long, default_value = "mot15")]
+    benchmark: TruthColumns,
+
+    /// New folder for `bounding_box_train`, query, `bounding_box_test` and manifest.json
+    #[arg(short, long, env = "MTMC_OUT", value_name = "DIR")]
+    out: PathBuf,
+
+    /// Spans of time that stand for cameras
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    cameras: u32,
+
+    /// Most crops of a person in a span; one of them becomes a query
+    #[arg(long, default_value_t = 4)]
+    per_camera: usize,
+
+    /// Frames left out between spans: a person looks the same just before and after a cut
+    #[arg(long, default_value_t = 14)]
+    gap: u64,
+
+    /// Least share of a person that can be seen (0..1); where the truth does not state it, it is
+    /// estimated from the boxes of people in front
+    #[arg(long, default_value_t = 0.7)]
+    min_visibility: f64,
+
+    /// Least width of a box in pixels
+    #[arg(long, default_value_t = 12.0)]
+    min_width: f64,
+
+    /// Least height of a box in pixels
+    #[arg(long, default_value_t = 32.0)]
+    min_height: f64,
+
+    /// People that are put into `bounding_box_train`; the others are queries and gallery
+    #[arg(long, default_value_t = 0)]
+    train_ids: usize,
+
+    /// Which people are for training: another seed, others
+    #[arg(long, env = "MTMC_SEED", default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TruthColumns {
+    /// frame, id, left, top, width, height, flag
+    Mot15,
+    /// … and class and visibility (MOT16, MOT17, MOT20)
+    Mot17,
+}
+
+impl From<TruthColumns> for TruthFormat {
+    fn from(columns: TruthColumns) -> Self {
+        match columns {
+            TruthColumns::Mot15 => Self::Mot15,
+            TruthColumns::Mot17 => Self::Mot17,
+        }
+    }
+}
+
+/// `256x128` as width and height.
+fn height_and_width(text: &str) -> Result<(u32, u32), String> {
+    let side = |text: &str| text.parse().ok().filter(|side| (1..=4096).contains(side));
+    let sides = text.split_once('x');
+    let parsed = sides.and_then(|(height, width)| Some((side(width)?, side(height)?)));
+    parsed.ok_or_else(|| "not HEIGHTxWIDTH, such as 256x128".to_string())
+}
+
+/// Runs the sub-command.
+///
+/// # Errors
+/// A data set is incomplete or damaged, differs from its manifest, or cannot be written.
+pub fn run(args: &DataArgs) -> anyhow::Result<()> {
+    let bar = Bar::new(args.quiet);
+    match &args.command {
+        DataCommand::Prepare(PrepareCommand::Mot17(args)) => prepare_mot17(args, &bar),
+        DataCommand::Prepare(PrepareCommand::Market1501(args)) => prepare_market(args, &bar),
+        DataCommand::Verify(args) => verify(args, &bar),
+        DataCommand::Crops(args) => cut_crops(args, &bar),
+    }
+}
+
+fn prepare_mot17(args: &Mot17Args, bar: &Bar) -> anyhow::Result<()> {
+    let options = mot17::Options {
+        allow_incomplete: args.allow_incomplete,
+        without_images: args.without_images,
+    };
+    let prepared = mot17::prepare(&args.dir, &args.out, options, bar);
+    let metadata = prepared.map_err(|error| hint_incomplete(error.into()))?;
+    bar.finish();
+    warn(&metadata.warnings);
+    let mut stdout = std::io::stdout().lock();
+    writeln!(
+        stdout,
+        "{:<16} {:>7} {:>8} {:>7}  SPLIT",
+        "SEQUENCE", "FRAMES", "BOXES", "TRACKS"
+    )?;
+    for s in &metadata.sequences {
+        writeln!(
+            stdout,
+            "{:<16} {:>7} {:>8} {:>7}  {}",
+            s.name, s.frames, s.boxes, s.tracks, s.split
+        )?;
+    }
+    for (split, counts) in &metadata.splits {
+        writeln!(
+            stdout,
+            "{:<16} {:>7} {:>8} {:>7}",
+            format!("{split}.json"),
+            counts.images,
+            counts.boxes,
+            counts.tracks
+        )?;
+    }
+    writeln!(stdout, "prepared in {}", args.out.display())?;
+    Ok(())
+}
+
+fn prepare_market(args: &Market1501Args, bar: &Bar) -> anyhow::Result<()> {
+    let options = market1501::Options {
+        val_share: args.val_share,
+        seed: args.seed,
+        allow_incomplete: args.allow_incomplete,
+        resize: args.resize,
+    };
+    let decode = |path: &Path| read_image(path).map_err(|error| error.to_string());
+    let prepared = market1501::prepare(&args.dir, &args.out, &options, &decode, bar);
+    let metadata = prepared.map_err(|error| hint_incomplete(error.into()))?;
+    bar.finish();
+    warn(&metadata.warnings);
+    let mut stdout = std::io::stdout().lock();
+    writeln!(
+        stdout,
+        "{:<8} {:>7} {:>7} {:>8}",
+        "SPLIT", "IMAGES", "PEOPLE", "CAMERAS"
+    )?;
+    for (split, counts) in &metadata.splits {
+        writeln!(
+            stdout,
+            "{split:<8} {:>7} {:>7} {:>8}",
+            counts.images,
+            counts.identities,
+            counts.cameras.len()
+        )?;
+    }
+    let colours = &metadata.normalisation;
+    writeln!(stdout, "mean {:.4?}, std {:.4?}", colours.mean, colours.std)?;
+    writeln!(
+        stdout,
+        "{} images of junk left out, {} distractors in the gallery, {} queries without a match",
+        metadata.junk, metadata.distractors, metadata.queries_without_match
+    )?;
+    writeln!(stdout, "prepared in {}", args.out.display())?;
+    Ok(())
+}
+
+fn verify(args: &VerifyArgs, bar: &Bar) -> anyhow::Result<()> {
+    let manifest = Manifest::read(&args.dir)?;
+    let found = manifest.verify(&args.dir, bar)?;
+    bar.finish();
+    let mut stdout = std::io::stdout().lock();
+    if args.json {
+        writeln!(stdout, "{}", serde_json::to_string_pretty(&found)?)?;
+    } else {
+        let kinds = [
+            ("missing", &found.missing),
+            ("changed", &found.changed),
+            ("extra", &found.extra),
+        ];
+        for (kind, files) in kinds {
+            for file in files {
+                writeln!(stdout, "{kind}: {file}")?;
+            }
+        }
+    }
+    let Verification { files, bytes, .. } = found;
+    if !found.is_good() {
+        bail!(
+            "{}: {} of {files} files missing, {} changed, {} extra",
+            args.dir.display(),
+            found.missing.len(),
+            found.changed.len(),
+            found.extra.len()
+        );
+    }
+    if !args.json {
+        writeln!(
+            stdout,
+            "{}: {files} files of {}, {bytes} bytes, are as they were prepared",
+            args.dir.display(),
+            manifest.data_set
+        )?;
+    }
+    Ok(())
+}
+
+fn cut_crops(args: &CropsArgs, bar: &Bar) -> anyhow::Result<()> {
+    let settings = crops::Settings {
+        cameras: args.cameras,
+        per_camera: args.per_camera,
+        gap: args.gap,
+        min_visibility: args.min_visibility,
+        min_width: args.min_width,
+        min_height: args.min_height,
+        train_ids: args.train_ids,
+        seed: args.seed,
+    };
+    let staging = Staging::begin(&args.out)?;
+    let truth = read_truth(&args.gt, args.benchmark.into())?;
+    let mut frames = source::open(&args.video, &OpenOptions::default())?;
+    let (width, height) = frames.info().size;
+    let plan = crops::plan(&truth, width, height, &settings)
+        .with_context(|| args.gt.display().to_string())?;
+    let mut open: BTreeMap<u64, Vec<&PlannedCrop>> = BTreeMap::new();
+    for crop in &plan {
+        open.entry(crop.frame).or_default().push(crop);
+    }
+    for folder in [TRAIN, QUERY, GALLERY] {
+        let folder = staging.place(folder)?;
+        std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+    }
+    bar.begin("cutting crops", plan.len() as u64);
+    while !open.is_empty() {
+        let Some(frame) = frames.next_frame()? else {
+            break;
+        };
+        for crop in open.remove(&frame.number).unwrap_or_default() {
+            let region = Region::of(&crop.bbox, &frame.image)
+                .with_context(|| format!("{}: no pixels in frame {}", crop.path(), frame.number))?;
+            write_jpeg(&staging.place(crop.path())?, &region.cut(&frame.image))?;
+            bar.advance();
+        }
+    }
+    if !open.is_empty() {
+        let missing: Vec<String> = open.keys().take(10).map(ToString::to_string).collect();
+        bail!(
+            "{}: {} frames with true boxes are not there or broken, such as {}; does {} belong \
+             to this video?",
+            args.video,
+            open.len(),
+            missing.join(", "),
+            args.gt.display()
+        );
+    }
+    staging.finish("crops", bar)?;
+    bar.finish();
+    print_crops(args, &plan)
+}
+
+fn print_crops(args: &CropsArgs, plan: &[PlannedCrop]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(
+        stdout,
+        "{:<18} {:>7} {:>7} {:>8}",
+        "FOLDER", "IMAGES", "PEOPLE", "CAMERAS"
+    )?;
+    for folder in [TRAIN, QUERY, GALLERY] {
+        let own = || plan.iter().filter(|crop| crop.folder == folder);
+        let people: BTreeSet<i64> = own().map(|crop| crop.name.id).collect();
+        let cameras: BTreeSet<u32> = own().map(|crop| crop.name.camera).collect();
+        writeln!(
+            stdout,
+            "{folder:<18} {:>7} {:>7} {:>8}",
+            own().count(),
+            people.len(),
+            cameras.len()
+        )?;
+    }
+    writeln!(stdout, "written to {}", args.out.display())?;
+    Ok(())
+}
+
+/// An error about counts, with the way around it.
+fn hint_incomplete(error: anyhow::Error) -> anyhow::Error {
+    use mtmc_tools::dataset::DataError;
+    match error.downcast_ref() {
+        Some(DataError::Counts { .. }) => {
+            anyhow::anyhow!("{error}\nTo prepare what there is, add --allow-incomplete.")
+        }
+        _ => error,
+    }
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        // Nobody is left to hear of a closed standard error.
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+}
+
+/// A bar for each step on a terminal, elsewhere a line.
+struct Bar {
+    bar: ProgressBar,
+    lines: bool,
+}
+
+impl Bar {
+    fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = if quiet || !terminal {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::no_length()
+        };
+        if let Ok(style) =
+            ProgressStyle::with_template("{msg} {bar:40} {pos}/{len}  {per_sec}  {eta} left")
+        {
+            bar.set_style(style);
+        }
+        Self {
+            bar,
+            lines: !quiet && !terminal,
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Progress for Bar {
+    fn begin(&self, what: &'static str, total: u64) {
+        self.bar.set_length(total);
+        self.bar.set_position(0);
+        self.bar.set_message(what);
+        if self.lines {
+            // Nobody is left to hear of a closed standard error.
+            let _ = writeln!(std::io::stderr(), "{what}: {total}");
+        }
+    }
+
+    fn advance(&self) {
+        self.bar.inc(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_height_by_width() {
+        assert_eq!(height_and_width("256x128"), Ok((128, 256)));
+        for text in ["256", "256x", "0x128", "256x-1", "9999x1", "256x128x3"] {
+            assert!(height_and_width(text).is_err(), "accepted {text}");
+        }
+    }
+}
