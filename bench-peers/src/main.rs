@@ -1,0 +1,36 @@
+//! Compares mtmc's trackers with published ones, on the same detections and in the same run:
+//! `quality` by the field's metrics, `speed` by the clock. What came out is in docs/comparison.md.
+//!
+//!     cargo run --release -- quality --data MOT17 --out DIR --python VENV/bin/python
+//!     cargo run --release -- speed --python VENV/bin/python
+
+mod crates;
+mod peer;
+mod python;
+mod quality;
+mod scene;
+mod speed;
+
+use clap::{Parser, Subcommand};
+
+/// Compares trackers.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Tracks a benchmark's public detections and evaluates
+    Quality(quality::QualityArgs),
+    /// Times one update at several numbers of people
+    Speed(speed::SpeedArgs),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Quality(args) => quality::run(&args),
+        Command::Speed(args) => speed::run(&args),
+    }
+}
