@@ -5,6 +5,7 @@ mod detect;
 mod eval;
 mod models;
 mod options;
+mod progress;
 mod track;
 
 use clap::{Parser, Subcommand};

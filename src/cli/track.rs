@@ -1,18 +1,15 @@
 //! `mtmc track`: videos in, tracks out, as MOT text, JSON lines and annotated video.
 
 use std::collections::HashSet;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mtmc_models::Embedder;
 
 use super::options::{DetectionArgs, ModelArgs, unit};
+use super::progress::{Progress, stop_on_ctrl_c};
 use crate::pipeline::{self, Camera, Interrupted, Networks, Options, Summary};
 use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
 use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
@@ -108,8 +105,8 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
             detector.description().classes.clone(),
         )?);
     }
-    let stop = stop_on_ctrl_c()?;
-    let progress = Progress::new(total, args.quiet);
+    let stop = stop_on_ctrl_c("finishing the files")?;
+    let progress = Progress::new(total, "frames", args.quiet);
     let options = Options {
         batch: usize::from(args.batch),
         max_frames: args.max_frames,
@@ -235,84 +232,6 @@ fn camera(
         sinks,
         classes,
     })
-}
-
-/// A flag that the first Ctrl-C (or SIGTERM) raises; the second ends the program at once.
-fn stop_on_ctrl_c() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        let _ = writeln!(
-            std::io::stderr(),
-            "\nstopping: finishing the files (again to quit now)"
-        );
-    })
-    .context("could not listen for Ctrl-C")?;
-    Ok(stop)
-}
-
-/// A bar on a terminal, a line now and then elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    plain: Option<std::sync::Mutex<Instant>>,
-    started: Instant,
-}
-
-/// Time between two plain progress lines.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
-
-impl Progress {
-    fn new(total: Option<u64>, quiet: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = match total {
-            Some(total) => ProgressBar::new(total),
-            None => ProgressBar::new_spinner(),
-        };
-        if quiet || !terminal {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
-        let template = if total.is_some() {
-            "{bar:40} {pos}/{len} frames  {per_sec}  {elapsed} elapsed, {eta} left"
-        } else {
-            "{spinner} {pos} frames  {per_sec}  {elapsed} elapsed"
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        let started = Instant::now();
-        let plain = (!quiet && !terminal).then(|| std::sync::Mutex::new(started));
-        Self {
-            bar,
-            plain,
-            started,
-        }
-    }
-
-    fn update(&self, frames: u64) {
-        self.bar.set_position(frames);
-        let Some(last) = &self.plain else { return };
-        let Ok(mut last) = last.lock() else { return };
-        if last.elapsed() < LINE_INTERVAL {
-            return;
-        }
-        *last = Instant::now();
-        let rate = frames as f64 / self.started.elapsed().as_secs_f64();
-        let total = match self.bar.length() {
-            Some(total) => format!("/{total}"),
-            None => String::new(),
-        };
-        let _ = writeln!(
-            std::io::stderr(),
-            "{frames}{total} frames, {rate:.1} a second"
-        );
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
 }
 
 fn write_summary(out: &Path, summary: &Summary) -> anyhow::Result<()> {

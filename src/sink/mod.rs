@@ -21,7 +21,7 @@ use crate::tracker::Track;
 
 pub use jpegs::JpegSink;
 pub use jsonl::{DetectionData, DetectionEntry, JsonLinesSink, detection_data};
-pub use mot::MotSink;
+pub use mot::{MotSink, mot_line};
 pub use video::VideoSink;
 
 /// Where the results of one source go, frame after frame.
