@@ -55,6 +55,30 @@ fn converts_describes_and_names_what_it_left_out() {
 }
 
 #[test]
+fn an_encoder_tells_its_input_and_the_size_of_its_vectors() {
+    let Some(input) = shared("weights/reid-osnet/osnet_x0_25_market1501.pth") else {
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("osnet.safetensors");
+    let (input, output) = (input.to_str().unwrap(), file.to_str().unwrap());
+    let run = models(folder.path(), &["convert", input, "--out", output]);
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let run = models(folder.path(), &["info", output]);
+    let said = text(&run.stdout);
+    for word in [
+        "osnet-x0.25",
+        "128×256",
+        "PilBilinear",
+        "vectors of 512 numbers",
+        "0.485",
+    ] {
+        assert!(said.contains(word), "`{word}` is not in: {said}");
+    }
+    assert!(!said.contains("classes"), "{said}");
+}
+
+#[test]
 fn a_failed_conversion_leaves_nothing_behind() {
     let folder = TempDir::new().unwrap();
     let input = folder.path().join("broken.pt");

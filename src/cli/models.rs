@@ -86,7 +86,7 @@ fn list(out: &mut impl Write) -> anyhow::Result<()> {
     let fetcher = Fetcher::from_env()?;
     writeln!(
         out,
-        "{:<14} {:>9}  {:<12} {:<8} FROM",
+        "{:<26} {:>9}  {:<12} {:<8} FROM",
         "NAME", "MIB", "LICENCE", "HERE"
     )?;
     for entry in &fetcher.entries {
@@ -102,7 +102,7 @@ fn list(out: &mut impl Write) -> anyhow::Result<()> {
         let (name, licence, origin) = (&entry.name, &entry.licence, entry.origin());
         writeln!(
             out,
-            "{name:<14} {size:>9}  {licence:<12} {here:<8} {origin}"
+            "{name:<26} {size:>9}  {licence:<12} {here:<8} {origin}"
         )?;
     }
     writeln!(out, "\nCache: {}", fetcher.cache.display())?;
@@ -132,12 +132,14 @@ fn info(out: &mut impl Write, weights: &str) -> anyhow::Result<()> {
         about.mean, about.std
     )?;
     if let Some(size) = about.feature_dim {
-        writeln!(out, "feature size  {size}")?;
+        writeln!(out, "gives         vectors of {size} numbers")?;
     }
     writeln!(out, "source        {}", about.source)?;
     writeln!(out, "licence       {}", about.licence)?;
-    let classes = about.classes.join(", ");
-    writeln!(out, "classes       {}: {classes}", about.classes.len())?;
+    if !about.classes.is_empty() {
+        let classes = about.classes.join(", ");
+        writeln!(out, "classes       {}: {classes}", about.classes.len())?;
+    }
     Ok(())
 }
 

@@ -30,13 +30,16 @@ pub struct Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let description = &self.description;
+        let gives = match description.feature_dim {
+            Some(size) => format!("vectors of {size} numbers"),
+            None => format!("{} classes", description.classes.len()),
+        };
         writeln!(
             f,
-            "{}: {} tensors, {} numbers, {} classes, from {} ({}); licence: {}",
+            "{}: {} tensors, {} numbers, {gives}, from {} ({}); licence: {}",
             description.architecture,
             self.tensors,
             self.parameters,
-            description.classes.len(),
             description.source,
             self.format.name(),
             description.licence

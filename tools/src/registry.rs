@@ -187,7 +187,7 @@ mod tests {
                 .any(|other| other.name == entry.name);
             assert!(!twice, "{} is there twice", entry.name);
             // A name is also a file's name.
-            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
             assert!(entry.name.chars().all(plain), "{}", entry.name);
         }
     }

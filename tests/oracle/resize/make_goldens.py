@@ -17,16 +17,20 @@ def picture(width, height):
 
 
 cases = []
-for source in [(37, 23), (64, 48), (101, 7)]:
-    for target in [(16, 12), (20, 11), (53, 41), (37, 46), (8, 23)]:
-        image = picture(*source)
-        cases.append({
-            "source": source,
-            "target": target,
-            "opencv": cv2.resize(image, target, interpolation=cv2.INTER_LINEAR).flatten().tolist(),
-            "pil_bilinear": np.asarray(Image.fromarray(image).resize(target, Image.BILINEAR)).flatten().tolist(),
-            "pil_bicubic": np.asarray(Image.fromarray(image).resize(target, Image.BICUBIC)).flatten().tolist(),
-        })
+sizes = [(37, 23), (64, 48), (101, 7)]
+pairs = [(size, target) for size in sizes for target in [(16, 12), (20, 11), (53, 41), (37, 46), (8, 23)]]
+# Pillow 13 begins with the rows if more than twice as many of them go away as columns: so in the
+# first two, no longer in the last.
+pairs += [((13, 90), (16, 12)), ((40, 43), (39, 40)), ((40, 43), (39, 41))]
+for source, target in pairs:
+    image = picture(*source)
+    cases.append({
+        "source": source,
+        "target": target,
+        "opencv": cv2.resize(image, target, interpolation=cv2.INTER_LINEAR).flatten().tolist(),
+        "pil_bilinear": np.asarray(Image.fromarray(image).resize(target, Image.BILINEAR)).flatten().tolist(),
+        "pil_bicubic": np.asarray(Image.fromarray(image).resize(target, Image.BICUBIC)).flatten().tolist(),
+    })
 for case in cases:  # the larger ones by their sum and every 7th value, to stay small
     for key in ("opencv", "pil_bilinear", "pil_bicubic"):
         case[key] = {"sum": sum(case[key]), "every_7th": case[key][::7]}
