@@ -80,6 +80,14 @@ impl Annotator {
         }
     }
 
+    /// Writes a line of text `size` pixels high, its upper left corner at `x`, `y`; what reaches
+    /// beyond the image is cut off.
+    pub fn write(&self, image: &mut RgbImage, text: &str, size: u32, x: i64, y: i64, ink: Rgb<u8>) {
+        let text: String = text.chars().take(MAX_LABEL_CHARS).collect();
+        let line = self.text.layout(&text, size);
+        self.text.draw(image, &line, x, y, ink);
+    }
+
     fn draw_label(&self, image: &mut RgbImage, area: Area, style: Style, item: &Label) {
         if item.text.is_empty() {
             return;

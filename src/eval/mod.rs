@@ -11,6 +11,7 @@ pub mod hota;
 pub mod identity;
 pub mod mot;
 pub mod plot;
+pub mod reid;
 pub mod report;
 
 use crate::tracker::assignment::{Assignment, SparseCosts};

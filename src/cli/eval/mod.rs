@@ -1,6 +1,7 @@
 //! `mtmc eval`: results against ground truth, one file a kind of result.
 
 mod mot;
+mod reid;
 mod output;
 
 use clap::{Args, Subcommand};
@@ -16,6 +17,8 @@ pub struct EvalArgs {
 enum EvalCommand {
     /// Tracks in MOT Challenge text: CLEAR, Identity, HOTA
     Mot(mot::MotArgs),
+    /// Features of people under the Market-1501 protocol: CMC, mAP, mINP
+    Reid(reid::ReidArgs),
 }
 
 /// Runs the sub-command.
@@ -25,5 +28,6 @@ enum EvalCommand {
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     match &args.command {
         EvalCommand::Mot(args) => mot::run(args),
+        EvalCommand::Reid(args) => reid::run(args),
     }
 }
