@@ -1,20 +1,28 @@
 //! From boxes to tracks: one tracker a camera, detections of one frame in, its tracks out.
 //!
-//! [`Tracker`] is the seam; [`ByteTrack`] is behind it, made of a Kalman filter ([`kalman`]), an
-//! index of overlapping boxes and an optimal assignment ([`assignment`]). [`mot`] reads detections
-//! in MOT Challenge text. A tracker knows neither images nor cameras nor threads: the same
-//! detections give the same tracks.
+//! [`Tracker`] is the seam; [`ByteTrack`] and [`BotSort`] are behind it, chosen and set up by
+//! [`TrackerSettings`]. Both are made of a Kalman filter ([`kalman`]), an index of overlapping
+//! boxes, an optimal assignment ([`assignment`]) and one life of tracks around them (`byte`).
+//! [`mot`] reads detections in MOT Challenge text. A tracker knows neither images nor cameras nor
+//! threads: the same detections give the same tracks.
 
 pub mod assignment;
 pub mod camera_motion;
 pub mod kalman;
 pub mod mot;
 
+mod botsort;
+mod byte;
 mod bytetrack;
 mod overlap;
+mod settings;
+#[cfg(test)]
+mod testing;
 
+pub use botsort::{BotSort, BotSortSettings};
 pub use bytetrack::{ByteTrack, ByteTrackSettings};
 pub use mtmc_models::Detection;
+pub use settings::{SettingError, TrackerSettings, UnknownTracker};
 
 use camera_motion::CameraMotion;
 use mtmc_models::{BBox, Embedding};
@@ -66,6 +74,12 @@ pub trait Tracker: Send {
     /// How many detections were left out since the tracker was made.
     fn dropped_detections(&self) -> u64;
 
+    /// How many embeddings were left out since the tracker was made, because they are of another
+    /// size than those its tracks have; their detections are matched without.
+    fn dropped_embeddings(&self) -> u64 {
+        0
+    }
+
     /// What the tracker uses beside boxes; what it gets beyond that, it does not look at.
     fn needs(&self) -> Needs {
         Needs::default()
@@ -76,7 +90,8 @@ pub trait Tracker: Send {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrackState {
-    /// Begun by one detection and not yet confirmed by a second; not reported.
+    /// Begun by one detection and not yet confirmed by a second; reported only by trackers that
+    /// are set so.
     Tentative,
     /// Seen in the current frame.
     Tracked,
@@ -97,7 +112,8 @@ pub struct Track {
     pub score: f32,
     /// Class of the track's latest detection.
     pub class: u32,
-    /// Where the track stands; [`Tracker::update`] returns tracks that are `Tracked`.
+    /// Where the track stands; [`Tracker::update`] returns tracks that are `Tracked` and, if
+    /// the tracker is set so, `Tentative`.
     pub state: TrackState,
     /// Frames from the track's first to its latest detection; 0 in its first frame.
     pub age: u64,
@@ -117,16 +133,4 @@ pub struct AppearanceCounts {
     pub embeddings: u64,
     /// Matches that appearance decided: its cost was below that of motion and overlap.
     pub matches: u64,
-}
-
-/// A tracker was asked for with a setting that makes no sense.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{setting} = {value}: must be {expected}")]
-pub struct SettingError {
-    /// Name of the setting.
-    pub setting: &'static str,
-    /// What was given.
-    pub value: f64,
-    /// What is allowed.
-    pub expected: &'static str,
 }

@@ -1,33 +1,17 @@
 //! What must hold of ByteTrack whatever the detections; equality with the reference is tested in
-//! `tests/tracker_goldens.rs`.
+//! `tests/tracker_goldens`.
 
+use mtmc_models::BBox;
 use proptest::prelude::*;
 
 use super::*;
-
-fn person(x: f32, y: f32, score: f32) -> Detection {
-    Detection {
-        bbox: BBox::from_tlwh(x, y, 40.0, 100.0),
-        score,
-        class: 0,
-    }
-}
-
-fn frame(detections: Vec<Detection>) -> FrameDetections {
-    FrameDetections {
-        detections,
-        ..FrameDetections::default()
-    }
-}
+use crate::tracker::testing::{Noise, Watch, assert_same, frame, ids, person, places};
+use crate::tracker::{MAX_DETECTIONS, TrackState};
 
 fn tracker(changes: impl FnOnce(&mut ByteTrackSettings)) -> ByteTrack {
     let mut settings = ByteTrackSettings::default();
     changes(&mut settings);
     ByteTrack::new(settings).unwrap()
-}
-
-fn ids(tracks: &[Track]) -> Vec<u64> {
-    tracks.iter().map(|t| t.track_id).collect()
 }
 
 #[test]
@@ -210,59 +194,19 @@ fn settings_out_of_range_are_named() {
     }
 }
 
-/// Knuth's MMIX generator: noise that is the same on every machine.
-struct Noise(u64);
-
-impl Noise {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 32) % limit
-    }
-
-    fn boxes(&mut self, count: u64) -> Vec<Detection> {
-        let mut boxes = Vec::new();
-        for _ in 0..count {
-            let (x, y) = (self.below(1900) as f32, self.below(1000) as f32);
-            boxes.push(person(x, y, self.below(1000) as f32 / 1000.0));
-        }
-        boxes
-    }
-}
-
 #[test]
 fn noise_leaves_a_bounded_state() {
     let mut noise = Noise(1);
     let mut tracker = tracker(|s| s.track_buffer = 20);
-    let (mut latest, mut most) = (0, 0);
+    let mut watch = Watch::default();
     for _ in 0..10_000 {
         let count = noise.below(30);
         let tracks = tracker.update(&frame(noise.boxes(count)));
-        let kept = tracker.kept();
-        most = most.max(kept.len());
-        latest = kept
-            .iter()
-            .map(|t| t.track_id)
-            .max()
-            .unwrap_or(latest)
-            .max(latest);
-        let mut seen = ids(&tracks);
-        seen.sort_unstable();
-        seen.dedup();
-        assert_eq!(seen.len(), tracks.len(), "an ID twice in one frame");
-        for track in &tracks {
-            assert!(
-                [track.bbox.x1, track.bbox.y1, track.bbox.x2, track.bbox.y2]
-                    .iter()
-                    .all(|v| v.is_finite())
-            );
-        }
+        watch.look(&tracks, &tracker.kept());
     }
-    assert!(latest > 10_000, "noise begins tracks all the time");
+    assert!(watch.latest > 10_000, "noise begins tracks all the time");
     // At most 29 tracks are begun a frame, and none is kept for more than 20 + 1 lost frames.
-    assert!(most <= 29 * 22, "{most} tracks kept");
+    assert!(watch.most <= 29 * 22, "{} tracks kept", watch.most);
     for _ in 0..22 {
         tracker.update(&frame(vec![]));
     }
@@ -280,24 +224,8 @@ fn a_restored_tracker_goes_on_as_if_nothing_had_been() {
     let mut restored: ByteTrack = serde_json::from_str(&text).unwrap();
     for _ in 0..50 {
         let next = frame(noise.boxes(20));
-        let (expected, found) = (tracker.update(&next), restored.update(&next));
-        assert_eq!(ids(&found), ids(&expected));
-        for (found, expected) in found.iter().zip(&expected) {
-            // serde_json may be off by a last digit when it reads a float.
-            assert!((found.bbox.x1 - expected.bbox.x1).abs() < 1e-3);
-            assert_eq!((found.state, found.age), (expected.state, expected.age));
-        }
+        assert_same(&restored.update(&next), &tracker.update(&next));
     }
-}
-
-/// A frame's tracked boxes without their IDs, in an order of their own.
-fn places(tracks: &[Track]) -> Vec<String> {
-    let mut places: Vec<String> = tracks
-        .iter()
-        .map(|t| format!("{:?} {}", t.bbox, t.age))
-        .collect();
-    places.sort();
-    places
 }
 
 proptest! {
@@ -311,14 +239,7 @@ proptest! {
         let (mut straight, mut shuffled) = (tracker(|_| ()), tracker(|_| ()));
         let mut boxes = noise.boxes(15);
         for _ in 0..40 {
-            for detection in &mut boxes {
-                let (dx, dy) = (noise.below(1000) as f32 / 200.0, noise.below(1000) as f32 / 500.0);
-                detection.bbox.x1 += dx;
-                detection.bbox.x2 += dx;
-                detection.bbox.y1 += dy;
-                detection.bbox.y2 += dy;
-                detection.score = noise.below(10_000) as f32 / 10_000.0;
-            }
+            noise.push(&mut boxes);
             let expected = straight.update(&frame(boxes.clone()));
             for i in (1..boxes.len()).rev() {
                 boxes.swap(i, noise.below(i as u64 + 1) as usize);

@@ -1,20 +1,26 @@
-//! ByteTrack gives the IDs and boxes of the reference implementation, frame by frame.
+//! ByteTrack and BoT-SORT give the IDs and boxes of their reference implementations, frame by
+//! frame.
 //!
-//! The expected numbers are in `tests/goldens/bytetrack`, written by
-//! `tests/oracle/bytetrack/make_goldens.py`, which runs the reference unchanged and describes
-//! the format. Detections are those of public benchmarks, where they are at hand, and made-up ones
-//! from a generator that both programs have.
+//! The expected numbers are in `tests/goldens/bytetrack` and `tests/goldens/botsort`, written by
+//! the oracles of these names, which run the references unchanged; `tests/oracle/tracking.py`
+//! describes the format. Detections are those of public benchmarks, where they are at hand, and
+//! made-up ones from generators that both sides have.
 
 #![allow(clippy::unwrap_used)] // A golden that cannot be read fails its test.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
+use mtmc::tracker::camera_motion::CameraMotion;
 use mtmc::tracker::mot::read_detections;
-use mtmc::tracker::{ByteTrack, ByteTrackSettings, Detection, FrameDetections, Track, Tracker};
+use mtmc::tracker::{FrameDetections, Track, TrackerSettings};
 use mtmc_models::BBox;
 use mtmc_models::testing::shared;
 use serde::Deserialize;
+
+use crowd::{MadeUp, made_up};
+
+mod crowd;
 
 /// A box's coordinates may differ by this much, in pixels: goldens have two decimals.
 const TOLERANCE: f64 = 0.01;
@@ -27,135 +33,24 @@ struct Header {
     /// Scores are divided by this and cut off at 1; 1 leaves them alone.
     #[serde(default = "one")]
     score_divisor: f32,
+    /// Camera motions of every frame, relative to the shared material.
+    motions: Option<String>,
     made_up: Option<MadeUp>,
     frames: u64,
     /// Whole boxes instead of IDs and a sum.
     rows: bool,
-    settings: ByteTrackSettings,
-}
-
-/// Arguments of the generator.
-#[derive(Deserialize)]
-struct MadeUp {
-    seed: u64,
-    targets: u64,
+    settings: serde_json::Value,
 }
 
 fn one() -> f32 {
     1.0
 }
 
-/// Knuth's MMIX linear congruential generator, as in `make_goldens.py`.
-struct Lcg(u64);
-
-impl Lcg {
-    fn below(&mut self, limit: i64) -> i64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 32) as i64 % limit
-    }
-}
-
-/// A person of the made-up crowd; lengths in 1/64 pixel.
-struct Person {
-    x: i64,
-    y: i64,
-    vx: i64,
-    vy: i64,
-    width: i64,
-    height: i64,
-    /// Frames that it stays out of sight.
-    hidden: i64,
-}
-
-fn detection(x: i64, y: i64, width: i64, height: i64, score: i64) -> Detection {
-    let pixels = |v: i64| v as f32 / 64.0;
-    Detection {
-        bbox: BBox::from_xyxy(pixels(x), pixels(y), pixels(x + width), pixels(y + height)),
-        score: score as f32 / 1024.0,
-        class: 0,
-    }
-}
-
-fn crowd(rng: &mut Lcg, targets: u64) -> Vec<Person> {
-    let mut people = Vec::new();
-    for _ in 0..targets {
-        let (x, y) = (rng.below(600 * 64), rng.below(400 * 64));
-        let (vx, vy) = (rng.below(512) - 256, rng.below(256) - 128);
-        let width = 20 * 64 + rng.below(30 * 64);
-        people.push(Person {
-            x,
-            y,
-            vx,
-            vy,
-            width,
-            height: width * 5 / 2,
-            hidden: 0,
-        });
-    }
-    people
-}
-
-/// One step of a person; its detection, unless it hides.
-fn step(rng: &mut Lcg, p: &mut Person) -> Option<Detection> {
-    p.x += p.vx;
-    p.y += p.vy;
-    if p.x < 0 || p.x > 640 * 64 {
-        p.vx = -p.vx;
-    }
-    if p.y < 0 || p.y > 480 * 64 {
-        p.vy = -p.vy;
-    }
-    if p.hidden > 0 {
-        p.hidden -= 1;
-        return None;
-    }
-    if rng.below(40) == 0 {
-        p.hidden = 1 + rng.below(40);
-    }
-    let (x, y) = (p.x + rng.below(128) - 64, p.y + rng.below(128) - 64);
-    let (width, height) = (
-        p.width + rng.below(128) - 64,
-        p.height + rng.below(256) - 128,
-    );
-    let score = if rng.below(4) == 0 {
-        50 + rng.below(700)
-    } else {
-        600 + rng.below(424)
-    };
-    Some(detection(x, y, width, height, score))
-}
-
-/// The twin of `made_up` in `make_goldens.py`.
-fn made_up(arguments: &MadeUp, frames: u64) -> Vec<FrameDetections> {
-    let mut rng = Lcg(arguments.seed);
-    let mut people = crowd(&mut rng, arguments.targets);
-    let mut result = Vec::new();
-    for frame in 1..=frames {
-        let mut detections = Vec::new();
-        for person in &mut people {
-            detections.extend(step(&mut rng, person));
-        }
-        for _ in 0..rng.below(3) {
-            let (x, y) = (rng.below(640 * 64), rng.below(480 * 64));
-            let width = 10 * 64 + rng.below(60 * 64);
-            detections.push(detection(x, y, width, 2 * width, rng.below(1024)));
-        }
-        result.push(FrameDetections {
-            frame,
-            detections,
-            ..FrameDetections::default()
-        });
-    }
-    result
-}
-
 /// The detections that a golden was made from, or `None` if they are not at hand.
 fn load(header: &Header) -> Option<Vec<FrameDetections>> {
     if let Some(arguments) = &header.made_up {
-        return Some(made_up(arguments, header.frames));
+        let looks = header.settings.get("appearance") == Some(&true.into());
+        return Some(made_up(arguments, header.frames, looks));
     }
     let relative = header
         .detections
@@ -170,6 +65,12 @@ fn load(header: &Header) -> Option<Vec<FrameDetections>> {
         }
     }
     frames.resize_with(header.frames as usize, FrameDetections::default);
+    if let Some(relative) = &header.motions {
+        let motions = CameraMotion::read_file(&shared(relative)?).unwrap();
+        for (frame, motion) in frames.iter_mut().zip(motions) {
+            frame.camera_motion = Some(motion);
+        }
+    }
     Some(frames)
 }
 
@@ -239,17 +140,19 @@ fn compare_sums(tracks: &[Track], before: &mut String, line: &str, place: &str) 
 }
 
 /// Runs ours on a golden's detections and compares every frame.
-fn compare(name: &str) {
-    let file =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/bytetrack/{name}.txt"));
+fn compare(tracker: &str, name: &str) {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let file = goldens.join(tracker).join(format!("{name}.txt"));
     let text = std::fs::read_to_string(&file).unwrap();
     let (first, body) = text.split_once('\n').unwrap();
-    let header: Header = serde_json::from_str(first.trim_start_matches("# ")).unwrap();
+    let mut header: Header = serde_json::from_str(first.trim_start_matches("# ")).unwrap();
     let Some(frames) = load(&header) else { return };
     let lines: Vec<&str> = body.lines().collect();
     assert_eq!(lines.len(), frames.len(), "{name}: a line a frame");
 
-    let mut tracker = ByteTrack::new(header.settings).unwrap();
+    header.settings["name"] = tracker.into();
+    let settings: TrackerSettings = serde_json::from_value(header.settings).unwrap();
+    let mut tracker = settings.build().unwrap();
     let mut before = String::new();
     for (i, (frame, line)) in frames.iter().zip(lines).enumerate() {
         let mut tracks = tracker.update(frame);
@@ -266,12 +169,13 @@ fn compare(name: &str) {
         0,
         "{name}: every detection counts"
     );
+    assert_eq!(tracker.dropped_embeddings(), 0, "{name}: embeddings");
 }
 
 #[test]
 fn made_up_crowds() {
     for name in ["rows", "crowd", "short-buffer", "unfused"] {
-        compare(&format!("made-up-{name}"));
+        compare("bytetrack", &format!("made-up-{name}"));
     }
 }
 
@@ -285,7 +189,7 @@ fn mot17_faster_rcnn() {
         "mot17-11",
         "mot17-09-mot20",
     ] {
-        compare(name);
+        compare("bytetrack", name);
     }
 }
 
@@ -293,15 +197,32 @@ fn mot17_faster_rcnn() {
 #[test]
 fn mot15_public_detections() {
     for sequence in ["KITTI-13", "KITTI-17", "TUD-Campus", "TUD-Stadtmitte"] {
-        compare(&format!("{sequence}-det"));
+        compare("bytetrack", &format!("{sequence}-det"));
     }
-    compare("KITTI-17-raw");
+    compare("bytetrack", "KITTI-17-raw");
 }
 
 /// The detections that SORT was published with; scores from 0.5 to 1.
 #[test]
 fn mot15_faster_rcnn() {
     for sequence in ["KITTI-13", "KITTI-17", "TUD-Campus", "TUD-Stadtmitte"] {
-        compare(&format!("{sequence}-sort"));
+        compare("bytetrack", &format!("{sequence}-sort"));
+    }
+}
+
+/// Real detections and camera motions; the reference's settings for MOT17.
+#[test]
+fn botsort_mot17_faster_rcnn() {
+    for name in ["mot17-02", "mot17-05", "mot17-09", "mot17-11"] {
+        compare("botsort", name);
+    }
+    compare("botsort", "mot17-09-still");
+}
+
+/// With looks and a camera that shakes.
+#[test]
+fn botsort_made_up_crowds() {
+    for name in ["rows", "looks", "camera", "strict"] {
+        compare("botsort", &format!("made-up-{name}"));
     }
 }
