@@ -29,15 +29,15 @@ pub trait Peer {
 }
 
 /// One of mtmc's own trackers.
-pub struct Mtmc<T> {
+pub struct Mtmc {
     /// The tracker.
-    pub tracker: T,
+    pub tracker: Box<dyn Tracker>,
     /// Report the boxes of the detections that were matched, as the Python package `trackers` does,
     /// and not the filtered ones.
     pub detected: bool,
 }
 
-impl<T: Tracker> Peer for Mtmc<T> {
+impl Peer for Mtmc {
     type Input = Arc<FrameDetections>;
     type Output = Vec<Track>;
 

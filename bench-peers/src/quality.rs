@@ -10,7 +10,7 @@ use mtmc::eval::mot::{Benchmark, Boxes, prepare};
 use mtmc::eval::report::{Figures, Measured};
 use mtmc::tracker::camera_motion::CameraMotion;
 use mtmc::tracker::mot::read_detections;
-use mtmc::tracker::{ByteTrack, ByteTrackSettings, FrameDetections};
+use mtmc::tracker::{BotSortSettings, ByteTrackSettings, FrameDetections, TrackerSettings};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use trackforge::trackers::botsort::{BotSort, BotSortParams};
@@ -39,7 +39,11 @@ pub struct QualityArgs {
 
     /// Other settings for mtmc's ByteTrack, as JSON: {"match_thresh": 0.8}
     #[arg(long, value_name = "JSON", default_value = "{}")]
-    settings: String,
+    bytetrack: String,
+
+    /// Other settings for mtmc's BoT-SORT, as JSON
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    botsort: String,
 
     /// Only trackers whose name contains this
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -55,14 +59,19 @@ pub fn byte_track_settings() -> ByteTrackSettings {
     }
 }
 
-/// mtmc's ByteTrack.
-pub fn byte_track(settings: ByteTrackSettings, frame_rate: f64, detected: bool) -> Mtmc<ByteTrack> {
-    let tracker = ByteTrack::new(ByteTrackSettings {
-        frame_rate,
-        ..settings
-    });
+/// mtmc's BoT-SORT, whose defaults are peers.py's BOTSORT, without what the Python packages do not
+/// report: tracks that no second detection has confirmed.
+pub fn bot_sort_settings() -> BotSortSettings {
+    BotSortSettings {
+        report_tentative: false,
+        ..BotSortSettings::default()
+    }
+}
+
+/// One of mtmc's trackers; `detected` as in [`Mtmc`].
+pub fn own(settings: TrackerSettings, detected: bool) -> Mtmc {
     Mtmc {
-        tracker: tracker.expect("the settings are valid"),
+        tracker: settings.build().expect("the settings were checked"),
         detected,
     }
 }
@@ -132,7 +141,10 @@ impl Sequence {
                 ..FrameDetections::default()
             });
         }
-        add_motion(&mut frames, &folder.join("gmc.txt"))?;
+        let motions = CameraMotion::read_file(&folder.join("gmc.txt"))?;
+        for (frame, motion) in frames.iter_mut().zip(motions) {
+            frame.camera_motion = Some(motion);
+        }
         Ok(Self {
             name: folder
                 .file_name()
@@ -145,21 +157,6 @@ impl Sequence {
             frames,
         })
     }
-}
-
-/// Reads `frame a b tx c d ty` a line, frames counting from 0.
-fn add_motion(frames: &mut [FrameDetections], path: &Path) -> anyhow::Result<()> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    for (frame, line) in frames.iter_mut().zip(text.lines()) {
-        let numbers: Result<Vec<f64>, _> = line.split_whitespace().map(str::parse).collect();
-        let Ok(&[_, a, b, tx, c, d, ty]) = numbers.as_deref() else {
-            bail!("{}: `{line}` is no motion", path.display());
-        };
-        frame.camera_motion = Some(CameraMotion {
-            rows: [[a, b, tx], [c, d, ty]],
-        });
-    }
-    Ok(())
 }
 
 /// How one tracker is run.
@@ -188,42 +185,44 @@ fn rust<P: Peer>(build: impl Fn(&Sequence) -> P + 'static) -> Run {
 }
 
 /// All trackers that are compared, by name.
-fn runs(settings: ByteTrackSettings) -> Vec<(&'static str, Run)> {
+fn runs(byte: ByteTrackSettings, bot: BotSortSettings) -> Vec<(&'static str, Run)> {
+    // What boxmot and trackers do otherwise, as found by trying: see docs/comparison.md.
+    let as_boxmot = ByteTrackSettings {
+        new_track_margin: 0.0,
+        ..byte
+    };
+    let as_trackers = ByteTrackSettings {
+        low_thresh: 0.0,
+        second_match_thresh: byte.match_thresh,
+        unconfirmed_match_thresh: byte.match_thresh,
+        fuse_score: false,
+        ..byte
+    };
+    let as_reference = BotSortSettings {
+        report_tentative: true,
+        ..bot
+    };
+    let plain = |name| (name, Run::Python(name, Vec::new()));
+    let moving = |name| (name, Run::Python(name, vec!["--motion"]));
     vec![
-        (
-            "mtmc-bytetrack",
-            rust(move |s| byte_track(settings, s.frame_rate, false)),
-        ),
-        (
-            "mtmc-bytetrack-detected",
-            rust(move |s| byte_track(settings, s.frame_rate, true)),
-        ),
-        (
-            "trackers-bytetrack",
-            Run::Python("trackers-bytetrack", vec![]),
-        ),
-        ("boxmot-bytetrack", Run::Python("boxmot-bytetrack", vec![])),
-        (
-            "ultralytics-bytetrack",
-            Run::Python("ultralytics-bytetrack", vec![]),
-        ),
+        ("mtmc-bytetrack", byte_run(byte, false)),
+        plain("ultralytics-bytetrack"),
+        ("mtmc-bytetrack-as-boxmot", byte_run(as_boxmot, false)),
+        plain("boxmot-bytetrack"),
+        ("mtmc-bytetrack-detected", byte_run(byte, true)),
+        ("mtmc-bytetrack-as-trackers", byte_run(as_trackers, true)),
+        plain("trackers-bytetrack"),
         (
             "trackforge-bytetrack",
             rust(|_| ForgeByteTrack(forge_byte_track())),
         ),
         ("similari-sort", rust(|_| SimilariSort::new(1))),
-        (
-            "trackers-botsort",
-            Run::Python("trackers-botsort", vec!["--motion"]),
-        ),
-        (
-            "boxmot-botsort",
-            Run::Python("boxmot-botsort", vec!["--motion"]),
-        ),
-        (
-            "ultralytics-botsort",
-            Run::Python("ultralytics-botsort", vec!["--motion"]),
-        ),
+        ("mtmc-botsort", bot_run(bot, false)),
+        ("mtmc-botsort-tentative", bot_run(as_reference, false)),
+        ("mtmc-botsort-detected", bot_run(bot, true)),
+        moving("ultralytics-botsort"),
+        moving("boxmot-botsort"),
+        moving("trackers-botsort"),
         (
             "trackforge-botsort",
             rust(|_| ForgeBotSort(forge_bot_sort())),
@@ -231,12 +230,37 @@ fn runs(settings: ByteTrackSettings) -> Vec<(&'static str, Run)> {
     ]
 }
 
+fn byte_run(settings: ByteTrackSettings, detected: bool) -> Run {
+    rust(move |sequence| {
+        let frame_rate = sequence.frame_rate;
+        let settings = ByteTrackSettings {
+            frame_rate,
+            ..settings
+        };
+        own(TrackerSettings::ByteTrack(settings), detected)
+    })
+}
+
+fn bot_run(settings: BotSortSettings, detected: bool) -> Run {
+    rust(move |sequence| {
+        let frame_rate = sequence.frame_rate;
+        let settings = BotSortSettings {
+            frame_rate,
+            ..settings
+        };
+        own(TrackerSettings::BotSort(settings), detected)
+    })
+}
+
 /// Runs and evaluates all; a table on stdout.
 ///
 /// # Errors
 /// Data is missing or broken, or Python fails.
 pub fn run(args: &QualityArgs) -> anyhow::Result<()> {
-    let settings = replace_settings(byte_track_settings(), &args.settings)?;
+    let byte = replace_settings(byte_track_settings(), &args.bytetrack)?;
+    let bot = replace_settings(bot_sort_settings(), &args.botsort)?;
+    byte.validate()?;
+    bot.validate()?;
     let mut sequences = Vec::new();
     for entry in fs::read_dir(&args.data).with_context(|| args.data.display().to_string())? {
         let folder = entry?.path();
@@ -249,7 +273,7 @@ pub fn run(args: &QualityArgs) -> anyhow::Result<()> {
     println!("HOTA / MOTA / IDF1, percent\n");
     println!("| |{} combined | ID switches |", names.concat());
     println!("|---|{}---|---|", "---|".repeat(sequences.len()));
-    for (name, run) in runs(settings) {
+    for (name, run) in runs(byte, bot) {
         if !name.contains(&args.only) {
             continue;
         }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use mtmc::tracker::{ByteTrack, FrameDetections};
+use mtmc::tracker::{FrameDetections, TrackerSettings};
 
 use crate::crates::{ForgeBotSort, ForgeByteTrack, SimilariSort, SimilariVisual};
 use crate::peer::{Mtmc, Peer};
@@ -165,8 +165,18 @@ impl Family {
     }
 }
 
-fn byte_track(_: usize) -> Mtmc<ByteTrack> {
-    quality::byte_track(quality::byte_track_settings(), 30.0, false)
+fn byte_track(_: usize) -> Mtmc {
+    quality::own(
+        TrackerSettings::ByteTrack(quality::byte_track_settings()),
+        false,
+    )
+}
+
+fn bot_sort(_: usize) -> Mtmc {
+    quality::own(
+        TrackerSettings::BotSort(quality::bot_sort_settings()),
+        false,
+    )
 }
 
 fn families(python: Option<&Path>) -> anyhow::Result<Vec<Family>> {
@@ -193,9 +203,12 @@ fn families(python: Option<&Path>) -> anyhow::Result<Vec<Family>> {
     let mut bot = Family {
         title: "BoT-SORT without appearance",
         dim: 0,
-        runners: vec![local("trackforge BoT-SORT", |_| {
-            ForgeBotSort(quality::forge_bot_sort())
-        })],
+        runners: vec![
+            local("mtmc BoT-SORT", bot_sort),
+            local("trackforge BoT-SORT", |_| {
+                ForgeBotSort(quality::forge_bot_sort())
+            }),
+        ],
     };
     bot.add_python(
         python,
@@ -205,6 +218,7 @@ fn families(python: Option<&Path>) -> anyhow::Result<Vec<Family>> {
         title: "BoT-SORT with vectors of 512 numbers",
         dim: DIM,
         runners: vec![
+            local("mtmc BoT-SORT", bot_sort),
             local("trackforge BoT-SORT", |_| {
                 ForgeBotSort(quality::forge_bot_sort())
             }),
