@@ -1,22 +1,17 @@
 //! `mtmc data`: data sets prepared, verified, and cut out of videos.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod crops;
+
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use anyhow::bail;
+use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use mtmc_models::preprocess::Region;
-use mtmc_tools::dataset::crops::{self, PlannedCrop};
-use mtmc_tools::dataset::folder::Staging;
 use mtmc_tools::dataset::manifest::{Manifest, Verification};
-use mtmc_tools::dataset::market1501::{self, GALLERY, QUERY, TRAIN};
-use mtmc_tools::dataset::mot::{TruthFormat, read_truth};
-use mtmc_tools::dataset::pictures::write_jpeg;
-use mtmc_tools::dataset::{Progress, mot17};
+use mtmc_tools::dataset::{Progress, market1501, mot17};
 
-use crate::source::{self, OpenOptions, read_image};
+use crate::source::read_image;
 
 /// Arguments of `mtmc data`.
 #[derive(Debug, Args)]
@@ -37,7 +32,7 @@ enum DataCommand {
     /// Compare a prepared data set with its manifest: missing, changed and extra files
     Verify(VerifyArgs),
     /// Cut people out of a video with MOT ground truth: a small re-ID set as Market-1501
-    Crops(CropsArgs),
+    Crops(crops::CropsArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,75 +111,6 @@ struct VerifyArgs {
     json: bool,
 }
 
-#[derive(Debug, Args)]
-struct CropsArgs {
-    /// The video, or a folder of images
-    #[arg(long, value_name = "SOURCE")]
-    video: String,
-
-    /// Its true boxes, as MOT Challenge text
-    #[arg(long, value_name = "FILE")]
-    gt: PathBuf,
-
-    /// What the columns of --gt mean
-    #[arg(long, default_value = "mot15")]
-    benchmark: TruthColumns,
-
-    /// New folder for `bounding_box_train`, query, `bounding_box_test` and manifest.json
-    #[arg(short, long, env = "MTMC_OUT", value_name = "DIR")]
-    out: PathBuf,
-
-    /// Spans of time that stand for cameras
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=1000))]
-    cameras: u32,
-
-    /// Most crops of a person in a span; one of them becomes a query
-    #[arg(long, default_value_t = 4)]
-    per_camera: usize,
-
-    /// Frames left out between spans: a person looks the same just before and after a cut
-    #[arg(long, default_value_t = 14)]
-    gap: u64,
-
-    /// Least share of a person that can be seen (0..1); where the truth does not state it, it is
-    /// estimated from the boxes of people in front
-    #[arg(long, default_value_t = 0.7)]
-    min_visibility: f64,
-
-    /// Least width of a box in pixels
-    #[arg(long, default_value_t = 12.0)]
-    min_width: f64,
-
-    /// Least height of a box in pixels
-    #[arg(long, default_value_t = 32.0)]
-    min_height: f64,
-
-    /// People that are put into `bounding_box_train`; the others are queries and gallery
-    #[arg(long, default_value_t = 0)]
-    train_ids: usize,
-
-    /// Which people are for training: another seed, others
-    #[arg(long, env = "MTMC_SEED", default_value_t = 0)]
-    seed: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum TruthColumns {
-    /// frame, id, left, top, width, height, flag
-    Mot15,
-    /// … and class and visibility (MOT16, MOT17, MOT20)
-    Mot17,
-}
-
-impl From<TruthColumns> for TruthFormat {
-    fn from(columns: TruthColumns) -> Self {
-        match columns {
-            TruthColumns::Mot15 => Self::Mot15,
-            TruthColumns::Mot17 => Self::Mot17,
-        }
-    }
-}
-
 /// `256x128` as width and height.
 fn height_and_width(text: &str) -> Result<(u32, u32), String> {
     let side = |text: &str| text.parse().ok().filter(|side| (1..=4096).contains(side));
@@ -203,7 +129,7 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
         DataCommand::Prepare(PrepareCommand::Mot17(args)) => prepare_mot17(args, &bar),
         DataCommand::Prepare(PrepareCommand::Market1501(args)) => prepare_market(args, &bar),
         DataCommand::Verify(args) => verify(args, &bar),
-        DataCommand::Crops(args) => cut_crops(args, &bar),
+        DataCommand::Crops(args) => crops::run(args, &bar),
     }
 }
 
@@ -318,82 +244,6 @@ fn verify(args: &VerifyArgs, bar: &Bar) -> anyhow::Result<()> {
             manifest.data_set
         )?;
     }
-    Ok(())
-}
-
-fn cut_crops(args: &CropsArgs, bar: &Bar) -> anyhow::Result<()> {
-    let settings = crops::Settings {
-        cameras: args.cameras,
-        per_camera: args.per_camera,
-        gap: args.gap,
-        min_visibility: args.min_visibility,
-        min_width: args.min_width,
-        min_height: args.min_height,
-        train_ids: args.train_ids,
-        seed: args.seed,
-    };
-    let staging = Staging::begin(&args.out)?;
-    let truth = read_truth(&args.gt, args.benchmark.into())?;
-    let mut frames = source::open(&args.video, &OpenOptions::default())?;
-    let (width, height) = frames.info().size;
-    let plan = crops::plan(&truth, width, height, &settings)
-        .with_context(|| args.gt.display().to_string())?;
-    let mut open: BTreeMap<u64, Vec<&PlannedCrop>> = BTreeMap::new();
-    for crop in &plan {
-        open.entry(crop.frame).or_default().push(crop);
-    }
-    for folder in [TRAIN, QUERY, GALLERY] {
-        let folder = staging.place(folder)?;
-        std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
-    }
-    bar.begin("cutting crops", plan.len() as u64);
-    while !open.is_empty() {
-        let Some(frame) = frames.next_frame()? else {
-            break;
-        };
-        for crop in open.remove(&frame.number).unwrap_or_default() {
-            let region = Region::of(&crop.bbox, &frame.image)
-                .with_context(|| format!("{}: no pixels in frame {}", crop.path(), frame.number))?;
-            write_jpeg(&staging.place(crop.path())?, &region.cut(&frame.image))?;
-            bar.advance();
-        }
-    }
-    if !open.is_empty() {
-        let missing: Vec<String> = open.keys().take(10).map(ToString::to_string).collect();
-        bail!(
-            "{}: {} frames with true boxes are not there or broken, such as {}; does {} belong \
-             to this video?",
-            args.video,
-            open.len(),
-            missing.join(", "),
-            args.gt.display()
-        );
-    }
-    staging.finish("crops", bar)?;
-    bar.finish();
-    print_crops(args, &plan)
-}
-
-fn print_crops(args: &CropsArgs, plan: &[PlannedCrop]) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    writeln!(
-        stdout,
-        "{:<18} {:>7} {:>7} {:>8}",
-        "FOLDER", "IMAGES", "PEOPLE", "CAMERAS"
-    )?;
-    for folder in [TRAIN, QUERY, GALLERY] {
-        let own = || plan.iter().filter(|crop| crop.folder == folder);
-        let people: BTreeSet<i64> = own().map(|crop| crop.name.id).collect();
-        let cameras: BTreeSet<u32> = own().map(|crop| crop.name.camera).collect();
-        writeln!(
-            stdout,
-            "{folder:<18} {:>7} {:>7} {:>8}",
-            own().count(),
-            people.len(),
-            cameras.len()
-        )?;
-    }
-    writeln!(stdout, "written to {}", args.out.display())?;
     Ok(())
 }
 
