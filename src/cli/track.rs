@@ -13,7 +13,8 @@ use super::progress::{Progress, stop_on_ctrl_c};
 use crate::pipeline::{self, Camera, Interrupted, Networks, Options, Summary};
 use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
 use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
-use crate::tracker::{ByteTrack, ByteTrackSettings};
+use crate::tracker::camera_motion::{MotionEstimator, MotionMethod, MotionSettings};
+use crate::tracker::{BotSortSettings, ByteTrackSettings, TrackerSettings};
 
 /// Arguments of `mtmc track`.
 #[derive(Debug, Args)]
@@ -63,6 +64,16 @@ pub struct TrackArgs {
     #[arg(long, env = "MTMC_SCORE_FLOOR", default_value_t = 0.1, value_parser = unit)]
     score_floor: f32,
 
+    /// Who follows people: `bytetrack` by boxes alone, `botsort` by boxes, looks (with --reid) and
+    /// the camera's motion. By default botsort with --reid and bytetrack without
+    #[arg(long, env = "MTMC_TRACKER")]
+    tracker: Option<TrackerName>,
+
+    /// How botsort tells the camera's motion (none, sparse-flow, orb, ecc); cameras that stand
+    /// still need none
+    #[arg(long, env = "MTMC_CAMERA_MOTION", default_value = "none")]
+    camera_motion: MotionMethod,
+
     /// Frames that a lost track is kept, at 30 frames a second
     #[arg(long, env = "MTMC_TRACK_BUFFER", default_value_t = 30)]
     track_buffer: u32,
@@ -77,14 +88,47 @@ pub struct TrackArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum TrackerName {
+    #[value(name = "bytetrack")]
+    ByteTrack,
+    #[value(name = "botsort")]
+    BotSort,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum VideoOutput {
     Mp4,
     Jpeg,
     None,
 }
 
+impl TrackArgs {
+    fn tracker_name(&self) -> TrackerName {
+        match (self.tracker, &self.reid) {
+            (Some(name), _) => name,
+            (None, Some(_)) => TrackerName::BotSort,
+            (None, None) => TrackerName::ByteTrack,
+        }
+    }
+
+    /// Options that would do nothing are told, not ignored.
+    fn check_tracker(&self) -> anyhow::Result<()> {
+        if self.tracker_name() == TrackerName::BotSort {
+            return Ok(());
+        }
+        if self.reid.is_some() {
+            bail!("--reid: bytetrack does not look at appearance; choose --tracker botsort");
+        }
+        if self.camera_motion != MotionMethod::None {
+            bail!("--camera-motion: bytetrack does not use it; choose --tracker botsort");
+        }
+        Ok(())
+    }
+}
+
 /// Tracks and writes.
 pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
+    args.check_tracker()?;
     args.model.compute.start_threads()?;
     // What can be wrong with the sources is told before minutes go into weights.
     let sources = open_sources(args)?;
@@ -206,15 +250,11 @@ fn camera(
 ) -> anyhow::Result<Camera> {
     let info = source.info();
     let frame_rate = info.frame_rate.unwrap_or(30.0);
-    let settings = ByteTrackSettings {
-        track_thresh: f64::from(args.detection.confidence),
-        low_thresh: f64::from(args.score_floor),
-        match_thresh: f64::from(args.match_threshold),
-        track_buffer: args.track_buffer,
-        frame_rate,
-        ..ByteTrackSettings::default()
+    let tracker = tracker_settings(args, frame_rate).build()?;
+    let motion = match args.camera_motion {
+        MotionMethod::None => None,
+        method => Some(MotionEstimator::new(method, MotionSettings::default())?),
     };
-    let tracker = ByteTrack::new(settings)?;
     let path = |extension: &str| args.out.join(format!("{name}.{extension}"));
     let mut sinks: Vec<Box<dyn Sink>> = vec![
         Box::new(MotSink::create(&path("txt"))?),
@@ -228,10 +268,38 @@ fn camera(
     Ok(Camera {
         name,
         source,
-        tracker: Box::new(tracker),
+        tracker,
+        motion,
         sinks,
         classes,
     })
+}
+
+fn tracker_settings(args: &TrackArgs, frame_rate: f64) -> TrackerSettings {
+    let confidence = f64::from(args.detection.confidence);
+    let low_thresh = f64::from(args.score_floor);
+    let match_thresh = f64::from(args.match_threshold);
+    let track_buffer = args.track_buffer;
+    match args.tracker_name() {
+        TrackerName::ByteTrack => TrackerSettings::ByteTrack(ByteTrackSettings {
+            track_thresh: confidence,
+            low_thresh,
+            match_thresh,
+            track_buffer,
+            frame_rate,
+            ..ByteTrackSettings::default()
+        }),
+        TrackerName::BotSort => TrackerSettings::BotSort(BotSortSettings {
+            track_high_thresh: confidence,
+            track_low_thresh: low_thresh,
+            new_track_thresh: (confidence + 0.1).min(1.0),
+            match_thresh,
+            track_buffer,
+            frame_rate,
+            report_tentative: false,
+            ..BotSortSettings::default()
+        }),
+    }
 }
 
 fn write_summary(out: &Path, summary: &Summary) -> anyhow::Result<()> {

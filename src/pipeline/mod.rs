@@ -13,11 +13,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use mtmc_models::{DetectOptions, Detection, Detector, Embedder};
+use mtmc_models::{BBox, DetectOptions, Detection, Detector, Embedder};
+use rayon::prelude::*;
 
 use crate::reid::{self, Embedded, Request};
 use crate::sink::{FrameResult, Sink, SinkError};
 use crate::source::{Frame, FrameSource, SkipCounts};
+use crate::tracker::camera_motion::{CameraMotion, MotionEstimator};
 use crate::tracker::{FrameDetections, Track, Tracker};
 
 pub use summary::{CameraSummary, Stages, Summary};
@@ -30,6 +32,9 @@ pub struct Camera {
     pub source: Box<dyn FrameSource>,
     /// Who follows its people.
     pub tracker: Box<dyn Tracker>,
+    /// Who tells the camera's motion to a tracker that wants to know; `None` for one that stands
+    /// still.
+    pub motion: Option<MotionEstimator>,
     /// Where its results go.
     pub sinks: Vec<Box<dyn Sink>>,
     /// Class names by index.
@@ -154,6 +159,7 @@ pub fn run(
 struct Line<'scope> {
     frames: Receiver<Read>,
     tracker: Box<dyn Tracker>,
+    motion: Option<MotionEstimator>,
     results: SyncSender<Done>,
     writer: ScopedJoinHandle<'scope, Result<f64, SinkError>>,
     ended: bool,
@@ -169,6 +175,14 @@ struct Line<'scope> {
 struct NetworkSeconds {
     detect: f64,
     embed: f64,
+}
+
+/// What is known of a frame beside its detections.
+#[derive(Default)]
+struct Context {
+    embedded: Embedded,
+    camera_motion: Option<CameraMotion>,
+    motion_seconds: f64,
 }
 
 impl<'scope> Line<'scope> {
@@ -191,6 +205,9 @@ impl<'scope> Line<'scope> {
         Self {
             summary,
             frames,
+            motion: camera
+                .motion
+                .filter(|_| camera.tracker.needs().camera_motion),
             tracker: camera.tracker,
             results,
             writer,
@@ -237,24 +254,24 @@ impl<'scope> Line<'scope> {
         &mut self,
         frame: Frame,
         detections: Vec<Detection>,
-        embedded: Embedded,
+        context: Context,
         networks: NetworkSeconds,
     ) -> bool {
         let started = Instant::now();
         let found = FrameDetections {
             frame: frame.number,
             detections,
-            embeddings: embedded.embeddings,
-            camera_motion: None,
+            embeddings: context.embedded.embeddings,
+            camera_motion: context.camera_motion,
         };
         let tracks = self.tracker.update(&found);
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = started.elapsed().as_secs_f64() + context.motion_seconds;
         self.network_seconds.detect += networks.detect;
         self.network_seconds.embed += networks.embed;
         self.track_seconds += seconds;
         self.summary.frames += 1;
-        self.summary.embeddings += embedded.made;
-        self.summary.refused_embeddings += embedded.refused;
+        self.summary.embeddings += context.embedded.made;
+        self.summary.refused_embeddings += context.embedded.refused;
         self.summary.detections += found.detections.len() as u64;
         for track in &tracks {
             self.ids.insert(track.track_id);
@@ -348,9 +365,17 @@ fn steps(
             detect,
             embed: share(started),
         };
-        for (((camera, frame), detections), embedded) in frames.into_iter().zip(lists).zip(embedded)
+        let mut contexts = embedded;
+        camera_motions(
+            lines,
+            &frames,
+            &lists,
+            options.report_threshold,
+            &mut contexts,
+        );
+        for (((camera, frame), detections), context) in frames.into_iter().zip(lists).zip(contexts)
         {
-            if !lines[camera].track(frame, detections, embedded, seconds) {
+            if !lines[camera].track(frame, detections, context, seconds) {
                 return Ok(()); // the writer's error is collected by `finish`
             }
             done += 1;
@@ -380,9 +405,9 @@ fn embed(
     embedder: Option<&dyn Embedder>,
     frames: &[(usize, Frame)],
     lists: &[Vec<Detection>],
-) -> Result<Vec<Embedded>, PipelineError> {
+) -> Result<Vec<Context>, PipelineError> {
     let Some(embedder) = embedder else {
-        return Ok(vec![Embedded::default(); frames.len()]);
+        return Ok(frames.iter().map(|_| Context::default()).collect());
     };
     let mut requests = Vec::with_capacity(frames.len());
     for ((camera, frame), detections) in frames.iter().zip(lists) {
@@ -392,7 +417,48 @@ fn embed(
             above: lines[*camera].tracker.needs().embeddings_above,
         });
     }
-    reid::embed(embedder, &requests).map_err(PipelineError::Embed)
+    let embedded = reid::embed(embedder, &requests).map_err(PipelineError::Embed)?;
+    let context = |embedded| Context {
+        embedded,
+        ..Context::default()
+    };
+    Ok(embedded.into_iter().map(context).collect())
+}
+
+/// Tells how each camera moved from frame to frame, for trackers that want to know: all cameras
+/// at once, a camera's frames in order.
+fn camera_motions(
+    lines: &mut [Line<'_>],
+    frames: &[(usize, Frame)],
+    lists: &[Vec<Detection>],
+    people_above: f32,
+    contexts: &mut [Context],
+) {
+    let mut moving: Vec<(&mut MotionEstimator, Vec<(usize, &mut Context)>)> = Vec::new();
+    let mut place_of = vec![None; lines.len()];
+    for (camera, line) in lines.iter_mut().enumerate() {
+        if let Some(estimator) = &mut line.motion {
+            place_of[camera] = Some(moving.len());
+            moving.push((estimator, Vec::new()));
+        }
+    }
+    for (index, context) in contexts.iter_mut().enumerate() {
+        if let Some(place) = place_of[frames[index].0] {
+            moving[place].1.push((index, context));
+        }
+    }
+    moving.into_par_iter().for_each(|(estimator, work)| {
+        for (index, context) in work {
+            let started = Instant::now();
+            let people: Vec<BBox> = lists[index]
+                .iter()
+                .filter(|detection| detection.score >= people_above)
+                .map(|detection| detection.bbox)
+                .collect();
+            context.camera_motion = Some(estimator.next(&frames[index].1.image, &people));
+            context.motion_seconds = started.elapsed().as_secs_f64();
+        }
+    });
 }
 
 fn read(
