@@ -583,7 +583,6 @@ impl Module for Mlp {
 pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
-    plain: bool,
 }
 
 impl LayerNorm {
@@ -597,7 +596,6 @@ impl LayerNorm {
         Ok(Self {
             weight: params.get(size, "weight")?,
             bias: params.get(size, "bias")?,
-            plain: params.mode.is_plain(),
         })
     }
 }
@@ -605,10 +603,7 @@ impl LayerNorm {
 impl Module for LayerNorm {
     // [.., size] -> [.., size]
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if self.plain {
-            return candle_nn::ops::layer_norm_slow(x, &self.weight, &self.bias, Self::EPS);
-        }
-        candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, Self::EPS)
+        ops::layer_norm(x, &self.weight, &self.bias, Self::EPS)
     }
 }
 
@@ -650,25 +645,10 @@ impl MultiHeadAttention {
     /// # Errors
     /// The shapes do not fit.
     pub fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
-        let (batch, length, size) = query.dims3()?;
-        let head_size = size / self.heads;
-        let split = |x: Tensor| -> Result<Tensor> {
-            let length = x.dim(1)?;
-            // [batch, length, size] -> [batch, heads, length, head_size]
-            x.reshape((batch, length, self.heads, head_size))?
-                .transpose(1, 2)?
-                .contiguous()
-        };
-        let scale = 1.0 / (head_size as f64).sqrt();
-        let query = (split(self.query.forward(query)?)? * scale)?;
-        let key = split(self.key.forward(key)?)?;
-        let value = split(self.value.forward(value)?)?;
-        let scores = query.matmul(&key.t()?)?; // [batch, heads, length, keys]
-        let scores = candle_nn::ops::softmax(&scores, D::Minus1)?;
-        let mixed = scores
-            .matmul(&value)?
-            .transpose(1, 2)?
-            .reshape((batch, length, size))?;
+        let query = self.query.forward(query)?;
+        let key = self.key.forward(key)?;
+        let value = self.value.forward(value)?;
+        let mixed = ops::attention(&query, &key, &value, self.heads)?;
         self.out.forward(&mixed)
     }
 }

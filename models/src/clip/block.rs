@@ -1,8 +1,9 @@
 //! Transformer layers with the norms first: attention, then two linear layers with QuickGELU.
 
-use candle_core::{D, Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor};
 
 use crate::layers::{Activation, LayerNorm, Linear, Params};
+use crate::ops::attention;
 
 /// One layer over all tokens.
 pub struct Block {
@@ -24,7 +25,6 @@ impl Block {
                 in_proj: Linear::from_tensors(in_proj.0, in_proj.1),
                 out_proj,
                 heads,
-                plain: params.mode().is_plain(),
             },
             rest: FeedForward::new(width, params)?,
         })
@@ -47,7 +47,6 @@ pub struct LastBlock {
     key_value: Linear,
     out_proj: Linear,
     heads: usize,
-    plain: bool,
     rest: FeedForward,
 }
 
@@ -71,7 +70,6 @@ impl LastBlock {
             key_value: part(width, 2 * width)?,
             out_proj,
             heads,
-            plain: params.mode().is_plain(),
             rest: FeedForward::new(width, params)?,
         })
     }
@@ -80,18 +78,13 @@ impl LastBlock {
 impl Module for LastBlock {
     // [batch, tokens, width] -> [batch, width]
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, tokens, width) = x.dims3()?;
-        let head = width / self.heads;
+        let (batch, _, width) = x.dims3()?;
         let normed = self.ln_1.forward(x)?;
-        let class = normed.narrow(1, 0, 1)?.contiguous()?;
-        let query = self.query.forward(&class)?; // [batch, 1, width]
-        let query = query.reshape((batch, self.heads, 1, head))?;
+        let query = self.query.forward(&normed.narrow(1, 0, 1)?.contiguous()?)?;
         let key_value = self.key_value.forward(&normed)?;
-        let key_value = key_value
-            .reshape((batch, tokens, 2, self.heads, head))?
-            .permute((2, 0, 3, 1, 4))?
-            .contiguous()?; // [2, batch, heads, tokens, head]
-        let mixed = attend(&query, &key_value.get(0)?, &key_value.get(1)?, self.plain)?;
+        let key = key_value.narrow(2, 0, width)?;
+        let value = key_value.narrow(2, width, width)?;
+        let mixed = attention(&query, &key, &value, self.heads)?; // [batch, 1, width]
         let mixed = self.out_proj.forward(&mixed.reshape((batch, width))?)?;
         let class = x.narrow(1, 0, 1)?.squeeze(1)?;
         self.rest.forward(&(class + mixed)?)
@@ -115,36 +108,17 @@ struct SelfAttention {
     in_proj: Linear,
     out_proj: Linear,
     heads: usize,
-    plain: bool,
 }
 
 impl Module for SelfAttention {
     // [batch, tokens, width] -> the same
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, tokens, width) = x.dims3()?;
-        let parts = self
-            .in_proj
-            .forward(x)?
-            .reshape((batch, tokens, 3, self.heads, width / self.heads))?
-            .permute((2, 0, 3, 1, 4))?
-            .contiguous()?; // [3, batch, heads, tokens, head]
-        let mixed = attend(&parts.get(0)?, &parts.get(1)?, &parts.get(2)?, self.plain)?;
-        let mixed = mixed.transpose(1, 2)?.reshape((batch, tokens, width))?;
+        let width = x.dim(2)?;
+        let joint = self.in_proj.forward(x)?;
+        let part = |index: usize| joint.narrow(2, index * width, width);
+        let mixed = attention(&part(0)?, &part(1)?, &part(2)?, self.heads)?;
         self.out_proj.forward(&mixed)
     }
-}
-
-/// Softmax of scaled products, applied to the values: `[batch, heads, queries, head]` and
-/// `[batch, heads, tokens, head]` to the queries' shape.
-fn attend(query: &Tensor, key: &Tensor, value: &Tensor, plain: bool) -> Result<Tensor> {
-    let scale = 1.0 / (query.dim(D::Minus1)? as f64).sqrt();
-    let scores = (query * scale)?.matmul(&key.t()?)?;
-    let scores = if plain {
-        candle_nn::ops::softmax(&scores, D::Minus1)?
-    } else {
-        candle_nn::ops::softmax_last_dim(&scores)?
-    };
-    scores.matmul(value)
 }
 
 /// The second half of a layer, with what it is added to.

@@ -26,6 +26,9 @@ use block::{Block, LastBlock};
 /// The architecture's name in descriptions.
 pub const NAME: &str = "clip-reid-vit-b16";
 
+/// Most cameras that weights may know.
+const MAX_CAMERAS: usize = 1 << 16;
+
 /// Which vector stands for a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -144,6 +147,7 @@ impl ClipVitConfig {
             && self.layers > 0
             && self.heads > 0
             && self.width.is_multiple_of(self.heads)
+            && self.variant.cameras <= MAX_CAMERAS
             && self.variant.camera_weight.is_finite();
         if !sound {
             candle_core::bail!("no vision transformer can be built as {self:?}");
@@ -232,11 +236,19 @@ impl ClipVit {
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
+        let batch = x.dim(0)?;
+        let before_last = x.narrow(1, 0, 1)?.squeeze(1)?;
+        if batch == 1 {
+            // Alone, a row is multiplied by another routine, which rounds differently: no bit of a
+            // vector shall depend on the batch it came in.
+            x = Tensor::cat(&[&x, &x], 0)?;
+        }
         let full = self.ln_post.forward(&self.last.forward(&x)?)?;
+        let projected = full.matmul(&self.proj)?;
         Ok(ClassTokens {
-            before_last: x.narrow(1, 0, 1)?.squeeze(1)?,
-            projected: full.matmul(&self.proj)?,
-            full,
+            before_last,
+            full: full.narrow(0, 0, batch)?,
+            projected: projected.narrow(0, 0, batch)?,
         })
     }
 
@@ -269,7 +281,8 @@ impl ClipVit {
                 (height, width)
             );
         }
-        let patches = self.patches.forward(images)?; // [batch, width, rows, columns]
+        let images = self.seen(images)?;
+        let patches = self.patches.forward(&images)?; // [batch, width, rows, columns]
         let patches = patches.flatten_from(2)?.transpose(1, 2)?;
         let size = self.config.width;
         let class = self.class_embedding.reshape((1, 1, size))?;
@@ -280,6 +293,18 @@ impl ClipVit {
         let tokens = Tensor::cat(&[class, patches], 1)?;
         let tokens = tokens.broadcast_add(&self.positional_embedding)?;
         self.ln_pre.forward(&tokens)
+    }
+
+    /// The images without the edge that no patch reaches. A convolution would leave it out by
+    /// itself, but candle's gradient expects both sides to have equally much of it.
+    fn seen(&self, images: &Tensor) -> Result<Tensor> {
+        let (rows, columns) = self.config.grid();
+        let (patch, stride) = (self.config.patch, self.config.variant.stride);
+        images.narrow(2, 0, (rows - 1) * stride + patch)?.narrow(
+            3,
+            0,
+            (columns - 1) * stride + patch,
+        )
     }
 
     /// What side information adds to each image's class token: `[batch, width]`.

@@ -4,22 +4,26 @@
 //! and what runs on devices without a kernel of their own.
 
 mod activation;
+mod attention;
 mod conv;
 pub(crate) mod cpu;
 mod deformable;
 mod linear;
 mod nms;
+mod norm;
 mod pool;
 pub mod reference;
 mod topk;
 mod upsample;
 
 pub use activation::Activation;
+pub use attention::attention;
 pub use conv::Conv2d;
 pub use cpu::threads::set_threads;
 pub use deformable::{SampleShape, deformable_attention};
 pub use linear::add_bias;
 pub use nms::non_maximum_suppression;
+pub use norm::layer_norm;
 pub use pool::{Window, max_pool2d};
 pub use topk::{top_k, top_k_indices};
 pub use upsample::upsample_nearest;

@@ -18,6 +18,28 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: &Conv) -
     }
 }
 
+/// Attention; arguments as [`super::attention`].
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, queries, size) = query.dims3()?;
+    let head = size / heads;
+    let split = |x: &Tensor| -> Result<Tensor> {
+        // [batch, rows, size] -> [batch, heads, rows, head]
+        x.reshape((batch, x.dim(1)?, heads, head))?
+            .transpose(1, 2)?
+            .contiguous()
+    };
+    let scale = 1.0 / (head as f64).sqrt();
+    let scores = (split(query)? * scale)?.matmul(&split(key)?.t()?)?; // [batch, heads, queries, keys]
+    let scores = candle_nn::ops::softmax(&scores, D::Minus1)?;
+    scores
+        .matmul(&split(value)?)?
+        .transpose(1, 2)?
+        .reshape((batch, queries, size))
+}
+
 /// Max pooling, rows and columns one after the other, by maxima of shifted views.
 ///
 /// Arguments as [`super::max_pool2d`].

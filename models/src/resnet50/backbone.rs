@@ -81,7 +81,7 @@ fn window(padding: usize) -> Window {
 fn over_the_edge(x: &Tensor) -> Result<Tensor> {
     let (_, _, height, width) = x.dims4()?;
     // Three wide at every second pixel: with an even size the last one lacks one.
-    let missing = |size: usize| usize::from(size % 2 == 0);
+    let missing = |size: usize| usize::from(size.is_multiple_of(2));
     x.pad_with_zeros(2, 0, missing(height))?
         .pad_with_zeros(3, 0, missing(width))
 }

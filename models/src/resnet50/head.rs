@@ -3,7 +3,7 @@
 use candle_core::{Module, Result, Tensor};
 
 use super::{CHANNELS, Pooling, ResNet50Config};
-use crate::layers::{BatchNorm, Linear, Params, global_average};
+use crate::layers::{Activation, BatchNorm, LinearNormAct, Params, global_average};
 
 /// Smallest number that a generalised mean looks at: fastreid's.
 const GEM_EPS: f32 = 1e-6;
@@ -13,8 +13,7 @@ pub struct Head {
     /// Exponent of the generalised mean, `[1]`; without it the mean is the plain one.
     exponent: Option<Tensor>,
     neck: Option<BatchNorm>,
-    reduction: Option<(Linear, BatchNorm)>,
-    relu: bool,
+    reduction: Option<LinearNormAct>,
 }
 
 impl Head {
@@ -32,18 +31,25 @@ impl Head {
         } else {
             None
         };
+        let activation = if config.relu {
+            Activation::Relu
+        } else {
+            Activation::Identity
+        };
         let reduction = match config.reduced {
-            Some(dim) => Some((
-                Linear::new(CHANNELS, dim, &params.pp("fc"))?,
-                BatchNorm::new(dim, &params.pp("bn_feat"))?,
-            )),
+            Some(dim) => Some(LinearNormAct::new(
+                CHANNELS,
+                dim,
+                activation,
+                &params.pp("fc"),
+                &params.pp("bn_feat"),
+            )?),
             None => None,
         };
         Ok(Self {
             exponent,
             neck,
             reduction,
-            relu: config.relu,
         })
     }
 
@@ -73,11 +79,8 @@ impl Head {
         if let Some(neck) = &self.neck {
             x = neck.forward(&x)?;
         }
-        if let Some((linear, norm)) = &self.reduction {
-            x = norm.forward(&linear.forward(&x)?)?;
-        }
-        if self.relu {
-            x = x.relu()?;
+        if let Some(reduction) = &self.reduction {
+            x = reduction.forward(&x)?;
         }
         Ok(x)
     }

@@ -27,6 +27,9 @@ pub const NAME: &str = "resnet50-reid";
 /// Channels of the backbone's last map.
 pub const CHANNELS: usize = 2048;
 
+/// Longest vectors that a description may ask for.
+const MAX_DIM: usize = 1 << 16;
+
 /// What follows the first convolution and its norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,7 +65,7 @@ pub struct ResNet50Config {
     pub neck: bool,
     /// Length that a linear layer, `fc`, and a batch norm, `bn_feat`, then reduce it to.
     pub reduced: Option<usize>,
-    /// Whether a ReLU follows that (torchreid's `resnet50_fc512`).
+    /// Whether a ReLU follows the reduction (torchreid's `resnet50_fc512`).
     pub relu: bool,
 }
 
@@ -112,12 +115,11 @@ impl ResNet50 {
     /// # Errors
     /// A tensor is missing or has the wrong shape, or the configuration makes no sense.
     pub fn new(config: &ResNet50Config, params: &Params) -> Result<Self> {
-        if !(1..=2).contains(&config.last_stride) || config.dim() == 0 {
-            candle_core::bail!(
-                "a ResNet50 with last stride {} and vectors of {} numbers",
-                config.last_stride,
-                config.dim()
-            );
+        let sensible = (1..=2).contains(&config.last_stride)
+            && (1..=MAX_DIM).contains(&config.dim())
+            && (config.reduced.is_some() || !config.relu);
+        if !sensible {
+            candle_core::bail!("no ResNet50 can be built as {config:?}");
         }
         Ok(Self {
             backbone: Backbone::new(config, &params.pp("backbone"))?,

@@ -28,6 +28,37 @@ pub fn exp(x: f32) -> f32 {
     p * f32::from_bits(exponent)
 }
 
+/// Sums kept apart, so that they need not wait for each other.
+const LANES: usize = 32;
+
+/// The sum of all numbers.
+#[inline(always)]
+pub fn sum(row: &[f32]) -> f32 {
+    sum_of(row, |x| x)
+}
+
+/// The sum of all squares.
+#[inline(always)]
+pub fn sum_of_squares(row: &[f32]) -> f32 {
+    sum_of(row, |x| x * x)
+}
+
+#[inline(always)]
+fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += f(*x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += f(*x);
+    }
+    lanes.iter().sum()
+}
+
 #[inline(always)]
 fn epilogue_body(row: &mut [f32], bias: f32, activation: Activation) {
     match activation {

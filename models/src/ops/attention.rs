@@ -1,0 +1,149 @@
+//! Scaled dot-product attention (Vaswani et al., 2017) without mask.
+
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
+
+use super::{cpu, reference};
+
+/// Softmax of the queries' products with the keys, applied to the values.
+///
+/// `query`: `[batch, queries, size]`; `key`, `value`: `[batch, keys, size]`, views into larger
+/// tensors too. Heads lie side by side in each row. The result has the query's shape.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, queries, size) = query.dims3()?;
+    let (key_batch, keys, key_size) = key.dims3()?;
+    let fits = key.dims() == value.dims()
+        && (key_batch, key_size) == (batch, size)
+        && heads > 0
+        && size.is_multiple_of(heads);
+    if !fits || batch * queries * keys * size == 0 {
+        candle_core::bail!(
+            "attention of {heads} heads: queries {:?}, keys {:?}, values {:?} do not fit",
+            query.dims(),
+            key.dims(),
+            value.dims()
+        );
+    }
+    let tracked = query.track_op() || key.track_op() || value.track_op();
+    let fused = query.device().is_cpu() && query.dtype() == DType::F32 && !tracked;
+    if !fused {
+        return reference::attention(query, key, value, heads);
+    }
+    neighbours(query)?.apply_op3_no_bwd(
+        &neighbours(key)?,
+        &neighbours(value)?,
+        &CpuAttention { heads },
+    )
+}
+
+/// The tensor with its rows' numbers beside each other.
+fn neighbours(x: &Tensor) -> Result<Tensor> {
+    if x.stride().last() == Some(&1) {
+        return Ok(x.clone());
+    }
+    x.contiguous()
+}
+
+struct CpuAttention {
+    heads: usize,
+}
+
+impl CustomOp3 for CpuAttention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        query: &CpuStorage,
+        query_layout: &Layout,
+        key: &CpuStorage,
+        key_layout: &Layout,
+        value: &CpuStorage,
+        value_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (batch, queries, size) = query_layout.shape().dims3()?;
+        let shape = cpu::attention::Shape {
+            batch,
+            heads: self.heads,
+            head: size / self.heads,
+        };
+        let scale = (1.0 / (shape.head as f64).sqrt()) as f32;
+        let mixed = cpu::attention::run(
+            rows(query, query_layout)?,
+            rows(key, key_layout)?,
+            rows(value, value_layout)?,
+            shape,
+            scale,
+        );
+        Ok((CpuStorage::F32(mixed), Shape::from((batch, queries, size))))
+    }
+}
+
+fn rows<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<cpu::attention::Rows<'a>> {
+    let (CpuStorage::F32(data), [batch_stride, row_stride, 1]) = (storage, layout.stride()) else {
+        candle_core::bail!("fused attention needs f32 in rows of neighbours");
+    };
+    Ok(cpu::attention::Rows {
+        data: &data[layout.start_offset()..],
+        rows: layout.shape().dims3()?.1,
+        batch_stride: *batch_stride,
+        row_stride: *row_stride,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::testing::made_up;
+
+    fn close(found: &Tensor, expected: &Tensor) {
+        let off = (found - expected).unwrap().abs().unwrap();
+        let off = off.flatten_all().unwrap().max(0).unwrap();
+        let off = off.to_scalar::<f32>().unwrap();
+        assert!(off < 2e-6, "off by {off}");
+    }
+
+    // Out of one tensor, as a joint projection leaves it, and keys apart; one query and many.
+    #[test]
+    fn equals_the_plain_version() {
+        for (queries, keys, heads, size) in [(7, 7, 3, 12), (1, 9, 2, 16), (40, 33, 4, 64)] {
+            let shape = (2, queries.max(keys), 3 * size);
+            let values = made_up("attention.weight", &[shape.0, shape.1, shape.2]);
+            let all = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+            let all = (all * 5.0).unwrap();
+            let part = |first: usize, rows: usize| {
+                let part = all.narrow(2, first * size, size).unwrap();
+                part.narrow(1, 0, rows).unwrap()
+            };
+            let (query, key, value) = (part(0, queries), part(1, keys), part(2, keys));
+            let found = attention(&query, &key, &value, heads).unwrap();
+            let expected = reference::attention(&query, &key, &value, heads).unwrap();
+            assert_eq!(found.dims(), [2, queries, size]);
+            close(&found, &expected);
+            // What nobody tracks is fused, whatever a variable does beside it.
+            let tracked = Var::from_tensor(&query.contiguous().unwrap()).unwrap();
+            close(
+                &attention(&tracked, &key, &value, heads).unwrap(),
+                &expected,
+            );
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let zeros = |rows: usize, size: usize| {
+            Tensor::zeros((1, rows, size), DType::F32, &Device::Cpu).unwrap()
+        };
+        let (a, b) = (zeros(3, 8), zeros(3, 6));
+        assert!(attention(&a, &b, &b, 2).is_err());
+        assert!(attention(&a, &a, &b, 2).is_err());
+        assert!(attention(&a, &a, &a, 3).is_err());
+        assert!(attention(&a, &a, &a, 0).is_err());
+        assert!(attention(&a, &zeros(0, 8), &zeros(0, 8), 2).is_err());
+    }
+}
