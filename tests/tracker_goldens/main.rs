@@ -150,13 +150,15 @@ fn compare(tracker: &str, name: &str) {
     let lines: Vec<&str> = body.lines().collect();
     assert_eq!(lines.len(), frames.len(), "{name}: a line a frame");
 
+    let by_looks = header.settings.get("appearance") == Some(&true.into());
     header.settings["name"] = tracker.into();
     let settings: TrackerSettings = serde_json::from_value(header.settings).unwrap();
     let mut tracker = settings.build().unwrap();
-    let mut before = String::new();
+    let (mut before, mut matches) = (String::new(), 0);
     for (i, (frame, line)) in frames.iter().zip(lines).enumerate() {
         let mut tracks = tracker.update(frame);
         tracks.sort_by_key(|t| t.track_id);
+        matches += tracks.iter().map(|t| t.appearance.matches).sum::<u64>();
         let place = format!("{name}, frame {}", i + 1);
         if header.rows {
             compare_rows(&tracks, line, &place);
@@ -170,6 +172,7 @@ fn compare(tracker: &str, name: &str) {
         "{name}: every detection counts"
     );
     assert_eq!(tracker.dropped_embeddings(), 0, "{name}: embeddings");
+    assert_eq!(matches > 0, by_looks, "{name}: looks decide if given");
 }
 
 #[test]

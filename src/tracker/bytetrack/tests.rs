@@ -1,7 +1,6 @@
 //! What must hold of ByteTrack whatever the detections; equality with the reference is tested in
 //! `tests/tracker_goldens`.
 
-use mtmc_models::BBox;
 use proptest::prelude::*;
 
 use super::*;

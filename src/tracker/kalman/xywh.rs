@@ -105,22 +105,18 @@ impl Pair {
 
     /// F P Fᵀ + Q with F = [1 1; 0 1], in 2×2 blocks.
     fn predict(&mut self, size: Vector) {
-        let position_noise = variances(POSITION_WEIGHT, size);
-        let velocity_noise = variances(VELOCITY_WEIGHT, size);
-        for i in 0..2 {
-            self.position[i] += self.velocity[i];
-            for j in 0..2 {
-                self.position_covariance[i][j] +=
-                    self.cross[i][j] + self.cross[j][i] + self.velocity_covariance[i][j];
-            }
-            self.position_covariance[i][i] += position_noise[i];
+        for (position, velocity) in self.position.iter_mut().zip(self.velocity) {
+            *position += velocity;
         }
-        for i in 0..2 {
-            for j in 0..2 {
-                self.cross[i][j] += self.velocity_covariance[i][j];
-            }
-            self.velocity_covariance[i][i] += velocity_noise[i];
-        }
+        let position_noise = diagonal(variances(POSITION_WEIGHT, size));
+        let velocity_noise = diagonal(variances(VELOCITY_WEIGHT, size));
+        let covariance = &mut self.position_covariance;
+        add(covariance, &self.cross);
+        add(covariance, &transposed(&self.cross));
+        add(covariance, &self.velocity_covariance);
+        add(covariance, &position_noise);
+        add(&mut self.cross, &self.velocity_covariance);
+        add(&mut self.velocity_covariance, &velocity_noise);
     }
 
     /// Corrects the state; `false` if its covariance has no inverse, which only motions of a
@@ -201,6 +197,14 @@ fn applied(m: &Matrix, v: Vector) -> Vector {
 fn product(a: &Matrix, b: &Matrix) -> Matrix {
     let entry = |i: usize, j: usize| a[i][0] * b[0][j] + a[i][1] * b[1][j];
     [[entry(0, 0), entry(0, 1)], [entry(1, 0), entry(1, 1)]]
+}
+
+fn add(m: &mut Matrix, part: &Matrix) {
+    for i in 0..2 {
+        for j in 0..2 {
+            m[i][j] += part[i][j];
+        }
+    }
 }
 
 fn subtract(m: &mut Matrix, part: &Matrix) {
