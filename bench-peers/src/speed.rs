@@ -16,8 +16,6 @@ use crate::peer::{Mtmc, Peer};
 use crate::python::Worker;
 use crate::{quality, scene};
 
-/// Length of the looks, as CLIP-ReID's and OSNet's are.
-const DIM: usize = 512;
 /// Updates before each turn that are not timed: they bring the tracker back into the caches.
 const WARM_UP: usize = 16;
 /// A turn lasts about so long, in seconds.
@@ -216,7 +214,7 @@ fn families(python: Option<&Path>) -> anyhow::Result<Vec<Family>> {
     )?;
     let mut looks = Family {
         title: "BoT-SORT with vectors of 512 numbers",
-        dim: DIM,
+        dim: scene::DIM,
         runners: vec![
             local("mtmc BoT-SORT", bot_sort),
             local("trackforge BoT-SORT", |_| {
@@ -247,7 +245,7 @@ fn time_all(args: &SpeedArgs, file: &Path) -> anyhow::Result<()> {
     for mut family in families(args.python.as_deref())? {
         let mut columns = Vec::new();
         for &people in &args.people {
-            let frames = scene::frames(people, family.dim);
+            let frames = scene::frames(people, family.dim > 0);
             fs::write(file, scene::bytes(&frames)).with_context(|| file.display().to_string())?;
             let scene = Scene {
                 people,
