@@ -270,7 +270,7 @@ fn mtmc(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mtmc"));
     // What the caller's environment sets must not reach the tests.
     for (name, _) in std::env::vars() {
-        if name.starts_with("MTMC_") {
+        if name.starts_with("MTMC_") || name == "REID_MODEL_PATH" {
             command.env_remove(name);
         }
     }
@@ -466,7 +466,8 @@ fn the_command_embeds_a_folder_and_draws_a_ranked_list() {
         "--json",
     ];
     assert_eq!(json(&files), plain);
-    let message = error(&["--query", &gallery, "--gallery", &query, "--data", &data]);
+    let draw = ["--data", &data, "--ranked-list", "0", "--picture", &picture];
+    let message = error(&[&["--query", &gallery, "--gallery", &query][..], &draw].concat());
     assert!(
         message.contains("not the features of the images"),
         "{message}"

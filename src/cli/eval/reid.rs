@@ -1,14 +1,14 @@
 //! `mtmc eval reid`: features of people under the Market-1501 protocol.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 use mtmc_tools::dataset::market1501::{GALLERY, Image, JUNK, QUERY, list_split};
 
 use crate::cli::options::ComputeArgs;
+use crate::cli::progress::Progress;
 use crate::eval::reid::{
     Distance, Evaluation, Features, Metrics, Options, PictureEntry, RerankOptions, Step,
     embed_images, ranked_list,
@@ -31,13 +31,13 @@ pub struct ReidArgs {
     gallery: Option<PathBuf>,
 
     /// Images in Market-1501's layout: query/ and bounding_box_test/ with names such as
-    /// 0002_c1s1_000451_03.jpg
+    /// 0002_c1s1_000451_03.jpg; embedded unless --query and --gallery give their features
     #[arg(long, env = "MTMC_REID_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
 
     /// Weights that embed the images of --data: a .safetensors file, or a name of
     /// `mtmc models list`, fetched if absent
-    #[arg(long, env = "MTMC_REID_WEIGHTS", value_name = "WEIGHTS")]
+    #[arg(long, env = "REID_MODEL_PATH", value_name = "WEIGHTS")]
     reid: Option<String>,
 
     /// Keep the features of --data in this folder: query.safetensors and gallery.safetensors
@@ -85,6 +85,10 @@ pub struct ReidArgs {
     #[arg(long, value_name = "FILE.png", requires = "ranked_list")]
     picture: Option<PathBuf>,
 
+    /// No progress, only the result
+    #[arg(short, long, env = "MTMC_QUIET")]
+    quiet: bool,
+
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -107,18 +111,17 @@ pub fn run(args: &ReidArgs) -> anyhow::Result<()> {
     if let Some(rerank) = &options.rerank {
         rerank.check()?;
     }
-    let folder = args.data.as_deref().map(Folder::open).transpose()?;
+    let folder = args.folder()?;
     let drawn = match (&args.ranked_list, &folder) {
         (Some(wanted), Some(folder)) => Some(folder.find_query(wanted)?),
         _ => None,
     };
     let (query, gallery) = features(args, folder.as_ref())?;
-    let bar = Bar::new();
-    let evaluation = Evaluation::new(&query, &gallery, options, &mut |step, done, total| {
-        bar.step(step, done, total);
-    })?;
-    let metrics = evaluation.metrics(&mut |step, done, total| bar.step(step, done, total))?;
-    bar.finish();
+    let mut steps = Steps::new(args.quiet);
+    let mut show = |step, done, total| steps.update(step, done, total);
+    let evaluation = Evaluation::new(&query, &gallery, options, &mut show)?;
+    let metrics = evaluation.metrics(&mut show)?;
+    steps.finish();
     if let (Some(drawn), Some(folder), Some(path)) = (drawn, &folder, &args.picture) {
         draw(&evaluation, folder, drawn, path)?;
     }
@@ -133,6 +136,16 @@ pub fn run(args: &ReidArgs) -> anyhow::Result<()> {
 }
 
 impl ReidArgs {
+    /// The images, where features are to be made of them or some of them to be drawn.
+    fn folder(&self) -> anyhow::Result<Option<Folder>> {
+        match &self.data {
+            Some(data) if self.query.is_none() || self.ranked_list.is_some() => {
+                Ok(Some(Folder::open(data)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn options(&self) -> Options {
         Options {
             distance: match self.distance {
@@ -226,16 +239,17 @@ fn check_order(path: &Path, features: &Features, images: &[Image]) -> anyhow::Re
 
 fn embed(args: &ReidArgs, folder: &Folder, weights: &str) -> anyhow::Result<(Features, Features)> {
     let embedder = args.compute.embedder(weights)?;
-    let bar = Bar::new();
     let batch = usize::from(args.batch);
-    let total = folder.query.len() + folder.gallery.len();
+    let queries = folder.query.len();
+    let total = (queries + folder.gallery.len()) as u64;
+    let progress = Progress::new(Some(total), "images embedded", args.quiet);
     let query = embed_images(&embedder, &folder.query, batch, &mut |done| {
-        bar.show("images embedded", done, total);
+        progress.update(done as u64);
     })?;
     let gallery = embed_images(&embedder, &folder.gallery, batch, &mut |done| {
-        bar.show("images embedded", folder.query.len() + done, total);
+        progress.update((queries + done) as u64);
     })?;
-    bar.finish();
+    progress.finish();
     if let Some(out) = &args.save_features {
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
         query.write(&out.join("query.safetensors"))?;
@@ -323,39 +337,38 @@ fn table(metrics: &Metrics) -> String {
     text
 }
 
-/// Progress on a terminal; silent elsewhere.
-struct Bar(ProgressBar);
+/// Progress of one step after the other.
+struct Steps {
+    quiet: bool,
+    current: Option<(Step, Progress)>,
+}
 
-impl Bar {
-    fn new() -> Self {
-        let bar = if std::io::stderr().is_terminal() {
-            ProgressBar::new(0)
-        } else {
-            ProgressBar::hidden()
-        };
-        let template = "{bar:40} {pos}/{len} {msg}  {elapsed} elapsed, {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
+impl Steps {
+    fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            current: None,
         }
-        Self(bar)
     }
 
-    fn step(&self, step: Step, done: usize, total: usize) {
-        let what = match step {
-            Step::Neighbours => "tiles of neighbours",
-            Step::Encode => "neighbourhoods",
-            Step::Rank => "queries ranked",
-        };
-        self.show(what, done, total);
+    fn update(&mut self, step: Step, done: usize, total: usize) {
+        if self.current.as_ref().is_none_or(|(last, _)| *last != step) {
+            self.finish();
+            let unit = match step {
+                Step::Neighbours => "tiles of neighbours",
+                Step::Encode => "neighbourhoods",
+                Step::Rank => "queries ranked",
+            };
+            self.current = Some((step, Progress::new(Some(total as u64), unit, self.quiet)));
+        }
+        if let Some((_, progress)) = &self.current {
+            progress.update(done as u64);
+        }
     }
 
-    fn show(&self, what: &'static str, done: usize, total: usize) {
-        self.0.set_message(what);
-        self.0.set_length(total as u64);
-        self.0.set_position(done as u64);
-    }
-
-    fn finish(&self) {
-        self.0.finish_and_clear();
+    fn finish(&mut self) {
+        if let Some((_, progress)) = self.current.take() {
+            progress.finish();
+        }
     }
 }

@@ -11,7 +11,6 @@ torch, while that of mtmc is the whole command.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -65,14 +64,19 @@ def measure(name, command):
     """Runs a command that prints JSON; gives it with its seconds and peak memory."""
     before = time.time()
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    peak = 0
+    while process.poll() is None:
+        # The kernel's own high-water mark; `ru_maxrss` would count this process before `exec`.
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        marks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+        peak = max([peak, *map(int, marks)])
+        time.sleep(0.01)
+    if process.returncode:
         sys.exit(f"{name} failed")
-    result = json.loads(output)
+    result = json.load(process.stdout)
     seconds = result.get("seconds", time.time() - before)
     figures = " ".join(f"{key} {result[key]:.7f}" for key in ("rank1", "rank10", "map", "minp"))
-    print(f"{name:<10} {seconds:8.2f} s {usage.ru_maxrss / 1024:8.0f} MiB  {figures}")
+    print(f"{name:<10} {seconds:8.2f} s {peak / 1024:8.0f} MiB  {figures}")
     return result
 
 
