@@ -12,3 +12,5 @@ pub mod reid;
 pub mod sink;
 pub mod source;
 pub mod tracker;
+
+mod random;

@@ -6,7 +6,9 @@ mod eval;
 mod models;
 mod options;
 mod progress;
+mod settings;
 mod track;
+mod tune;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +28,8 @@ enum Command {
     Track(track::TrackArgs),
     /// Measure results against ground truth
     Eval(eval::EvalArgs),
+    /// Search the settings of a tracker that suit a benchmark best
+    Tune(tune::TuneArgs),
     /// Prepare and verify data sets
     Data(data::DataArgs),
     /// List, describe, fetch and convert weights
@@ -41,6 +45,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Detect(args) => detect::run(args),
         Command::Track(args) => track::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Data(args) => data::run(args),
         Command::Models(args) => models::run(args),
     }

@@ -92,13 +92,6 @@ impl Progress {
         self.bar.set_message(text);
     }
 
-    /// A line of its own on stderr, above the bar.
-    pub fn note(&self, text: &str) {
-        self.bar.suspend(|| {
-            let _ = writeln!(std::io::stderr(), "{text}");
-        });
-    }
-
     /// Takes the bar away.
     pub fn finish(&self) {
         self.bar.finish_and_clear();

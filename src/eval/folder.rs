@@ -32,12 +32,12 @@ pub struct Sequence {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It cannot be read.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        error: std::io::Error,
     },
     /// It holds no sequence.
     #[error(
@@ -90,9 +90,9 @@ impl Sequence {
 /// The folder cannot be read or holds no sequence, one that was asked for is not there, or a
 /// `seqinfo.ini` makes no sense.
 pub fn sequences(folder: &Path, names: &[String]) -> Result<Vec<Sequence>, FolderError> {
-    let io = |source| FolderError::Io {
+    let io = |error| FolderError::Io {
         path: folder.to_path_buf(),
-        source,
+        error,
     };
     let mut found = Vec::new();
     if has_truth(folder) {

@@ -2,8 +2,13 @@
 //!
 //! [`folder`] finds the sequences of a benchmark; [`mot`] reads MOT Challenge text and prepares it
 //! as the benchmark does; [`clear`], [`identity`] and [`hota`] measure; [`report`] puts the figures
-//! of all sequences together, [`csv`] and [`plot`] write them down.
+//! of all sequences together, [`csv`] and [`plot`] write them down. [`reid`] measures features of
+//! people instead of tracks.
+//!
+//! [`track`] runs trackers over detections that are there, which [`cache`] keeps, and [`tune`]
+//! searches their settings.
 
+pub mod cache;
 pub mod clear;
 pub mod csv;
 pub mod folder;
@@ -13,6 +18,8 @@ pub mod mot;
 pub mod plot;
 pub mod reid;
 pub mod report;
+pub mod track;
+pub mod tune;
 
 use crate::tracker::assignment::{Assignment, SparseCosts};
 

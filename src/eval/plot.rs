@@ -61,8 +61,9 @@ pub fn draw(title: &str, series: &[Series]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
          viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"14\">\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n\
-         <text x=\"{}\" y=\"30\" font-size=\"17\" text-anchor=\"middle\">{}</text>",
-        (AREA[0] + AREA[2]) / 2.0,
+         <text x=\"{}\" y=\"30\" font-size=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+        width / 2.0,
+        title_size(title),
         escaped(title)
     );
     axes(&mut svg);
@@ -71,6 +72,12 @@ pub fn draw(title: &str, series: &[Series]) -> String {
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+/// Size at which a title fits into the picture; letters are about 0.56 as wide as they are tall.
+fn title_size(title: &str) -> f64 {
+    let letters = title.chars().count().max(1) as f64;
+    (0.95 * SIZE.0 / (0.56 * letters)).clamp(6.0, 17.0)
 }
 
 fn axes(svg: &mut String) {

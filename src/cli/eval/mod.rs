@@ -1,8 +1,10 @@
 //! `mtmc eval`: results against ground truth, one file a kind of result.
 
+pub mod inputs;
 mod mot;
+pub mod output;
 mod reid;
-mod output;
+mod track;
 
 use clap::{Args, Subcommand};
 
@@ -17,6 +19,8 @@ pub struct EvalArgs {
 enum EvalCommand {
     /// Tracks in MOT Challenge text: CLEAR, Identity, HOTA
     Mot(mot::MotArgs),
+    /// Trackers on a benchmark's detections, measured in one go
+    Track(track::EvalTrackArgs),
     /// Features of people under the Market-1501 protocol: CMC, mAP, mINP
     Reid(reid::ReidArgs),
 }
@@ -28,6 +32,7 @@ enum EvalCommand {
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     match &args.command {
         EvalCommand::Mot(args) => mot::run(args),
+        EvalCommand::Track(args) => track::run(args),
         EvalCommand::Reid(args) => reid::run(args),
     }
 }

@@ -59,7 +59,7 @@ pub fn run(args: &MotArgs) -> anyhow::Result<()> {
     for (pair, measured) in pairs.into_iter().zip(measured) {
         rows.push((pair.name, measured?));
     }
-    args.output.write("", &with_combined(rows))
+    args.output.write(&with_combined(rows))
 }
 
 /// One sequence's files.

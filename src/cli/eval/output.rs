@@ -27,33 +27,53 @@ pub struct Output {
 }
 
 impl Output {
-    /// Writes the rows of one tracker, the last of them being drawn; `heading` stands above the
-    /// table.
-    pub fn write(&self, heading: &str, rows: &[(String, Measured)]) -> anyhow::Result<()> {
-        self.files(rows, heading)?;
+    /// Writes the rows; the last of them is the one that is drawn.
+    pub fn write(&self, rows: &[(String, Measured)]) -> anyhow::Result<()> {
+        self.files(rows, "", None)?;
         if self.json {
             return print_json(&json(rows)?);
         }
-        let figures: Vec<(String, Figures)> = rows
-            .iter()
-            .map(|(name, measured)| (name.clone(), measured.figures()))
-            .collect();
-        let mut stdout = std::io::stdout().lock();
-        write!(stdout, "{heading}{}", table(&figures))?;
+        write!(std::io::stdout().lock(), "{}", figures_table(rows))?;
         Ok(())
     }
 
-    /// Writes CSV and picture, where they were asked for.
-    pub fn files(&self, rows: &[(String, Measured)], heading: &str) -> anyhow::Result<()> {
+    /// Writes CSV and picture, where they were asked for; `heading` stands in the picture's title,
+    /// and `part` in the files' names if there are several of each.
+    pub fn files(
+        &self,
+        rows: &[(String, Measured)],
+        heading: &str,
+        part: Option<&str>,
+    ) -> anyhow::Result<()> {
         if let Some(path) = &self.csv {
-            write_file(path, &csv::detailed(rows))?;
+            write_file(&part_path(path, part), &csv::detailed(rows))?;
         }
         if let (Some(path), Some((name, measured))) = (&self.plot, rows.last()) {
-            let title = format!("{} {name}", heading.trim());
-            write_file(path, &plot::draw(title.trim(), &plot::curves(measured)))?;
+            let title = format!("{heading} {name}");
+            let picture = plot::draw(title.trim(), &plot::curves(measured));
+            write_file(&part_path(path, part), &picture)?;
         }
         Ok(())
     }
+}
+
+/// `FILE-PART.csv` for `FILE.csv`.
+fn part_path(path: &Path, part: Option<&str>) -> PathBuf {
+    let Some(part) = part else {
+        return path.to_path_buf();
+    };
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = path.extension().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{stem}-{part}.{ending}"))
+}
+
+/// The table that people read.
+pub fn figures_table(rows: &[(String, Measured)]) -> String {
+    let figures: Vec<(String, Figures)> = rows
+        .iter()
+        .map(|(name, measured)| (name.clone(), measured.figures()))
+        .collect();
+    table(&figures)
 }
 
 /// One sequence's report alone, several by name.
