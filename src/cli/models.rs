@@ -4,10 +4,12 @@ use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use mtmc_models::clip::{Feature, Neck};
 use mtmc_models::weights::read_description;
 use mtmc_tools::fetch::{Fetcher, Progress};
+use mtmc_tools::map::EncoderOptions;
 use mtmc_tools::{Options, convert};
 
 /// Arguments of `mtmc models`.
@@ -60,6 +62,73 @@ struct ConvertArgs {
     /// Text file with a class name on each line, where the weights have none of their own
     #[arg(long)]
     class_names: Option<PathBuf>,
+
+    #[command(flatten)]
+    encoder: EncoderArgs,
+}
+
+/// What no tensor of an encoder shows.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Encoders (CLIP-ReID, ResNet50)")]
+struct EncoderArgs {
+    /// Vector of a CLIP-ReID encoder: the projection (512 numbers, the default), or both the class
+    /// token and its projection (1280)
+    #[arg(long)]
+    feature: Option<FeatureArg>,
+
+    /// Side of the batch norm (BNNeck) that vectors are taken on; what the origin does if left out
+    #[arg(long)]
+    neck: Option<NeckArg>,
+
+    /// Stride of a ResNet50's last stage, 1 or 2; what the origin does if left out
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    last_stride: Option<u8>,
+
+    /// Height and width of the input in pixels; 256x128 if left out
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    input: Option<(usize, usize)>,
+
+    /// Factor of the cameras' vectors in CLIP-ReID weights that hold some (SIE_COE)
+    #[arg(long)]
+    camera_weight: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum FeatureArg {
+    Proj,
+    Full,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum NeckArg {
+    Before,
+    After,
+}
+
+impl EncoderArgs {
+    fn options(&self) -> EncoderOptions {
+        EncoderOptions {
+            feature: self.feature.map(|feature| match feature {
+                FeatureArg::Proj => Feature::Proj,
+                FeatureArg::Full => Feature::Full,
+            }),
+            neck: self.neck.map(|neck| match neck {
+                NeckArg::Before => Neck::Before,
+                NeckArg::After => Neck::After,
+            }),
+            last_stride: self.last_stride.map(usize::from),
+            input: self.input,
+            camera_weight: self.camera_weight,
+        }
+    }
+}
+
+fn parse_size(text: &str) -> Result<(usize, usize), String> {
+    let sides = text.split_once('x').and_then(|(height, width)| {
+        let side = |text: &str| text.parse().ok().filter(|side| (1..=8192).contains(side));
+        Some((side(height)?, side(width)?))
+    });
+    sides.ok_or_else(|| "not height x width in pixels, such as 256x128".to_string())
 }
 
 /// Runs the sub-command.
@@ -200,6 +269,7 @@ fn run_convert(out: &mut impl Write, args: &ConvertArgs) -> anyhow::Result<()> {
         licence: args.licence.clone(),
         source: args.source.clone(),
         classes: args.class_names.as_deref().map(read_lines).transpose()?,
+        encoder: args.encoder.options(),
     };
     let report = convert(&args.file, &args.out, &options)?;
     writeln!(out, "{report}")?;

@@ -124,6 +124,15 @@ fn write(checkpoint: &mut Checkpoint, plan: &Plan, path: &Path) -> Result<()> {
                 check_finite(checkpoint.path(), name, values)?;
                 write_numbers(&mut out, values).map_err(io())?;
             }
+            Numbers::Changed(source, change) => {
+                let values = checkpoint.read(source)?;
+                check_finite(checkpoint.path(), source, &values)?;
+                let changed = change.apply(&values).ok_or_else(|| {
+                    let reason = format!("{} numbers are not what it should have", values.len());
+                    Error::tensor(checkpoint.path(), source, reason)
+                })?;
+                write_numbers(&mut out, &changed).map_err(io())?;
+            }
             Numbers::Stored(sources) => {
                 for source in sources {
                     let values = checkpoint.read(source)?;

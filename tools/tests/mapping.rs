@@ -2,57 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+mod common;
 
 use mtmc_models::{Interpolation, ResizeMode};
 use mtmc_tools::Options;
-use mtmc_tools::map::{Numbers, Plan, plan};
-use mtmc_tools::read::Checkpoint;
+use mtmc_tools::map::{Plan, plan};
 
-type Shapes = BTreeMap<String, Vec<usize>>;
-
-fn shapes(golden: &str) -> Shapes {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/weights");
-    let text = std::fs::read_to_string(folder.join(golden)).unwrap();
-    let mut shapes = Shapes::new();
-    for line in text.lines() {
-        let (name, dims) = line.split_once('\t').unwrap();
-        let dims: Vec<usize> = dims
-            .split_whitespace()
-            .map(|dim| dim.parse().unwrap())
-            .collect();
-        let Some(norm) = name.strip_suffix(".*").or(name.strip_suffix(".**")) else {
-            shapes.insert(name.to_string(), dims);
-            continue;
-        };
-        for part in ["weight", "bias", "running_mean", "running_var"] {
-            shapes.insert(format!("{norm}.{part}"), dims.clone());
-        }
-        if name.ends_with(".**") {
-            shapes.insert(format!("{norm}.num_batches_tracked"), Vec::new());
-        }
-    }
-    shapes
-}
-
-fn checkpoint(shapes: Shapes) -> Checkpoint {
-    let tensors = shapes
-        .into_iter()
-        .map(|(name, shape)| (name, (shape, Vec::new())));
-    let tensors: HashMap<_, _> = tensors.collect();
-    Checkpoint::from_memory(Path::new("made-up.pt"), tensors)
-}
+use common::{Shapes, checkpoint, shapes, sources};
 
 fn planned(golden: &str) -> Plan {
     plan(&checkpoint(shapes(golden)), &Options::default()).unwrap()
-}
-
-fn sources<'a>(plan: &'a Plan, name: &str) -> Vec<&'a str> {
-    match &plan.tensors[name].numbers {
-        Numbers::Stored(sources) => sources.iter().map(String::as_str).collect(),
-        Numbers::Made(_) => panic!("{name} is made"),
-    }
 }
 
 #[test]

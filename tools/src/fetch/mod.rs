@@ -149,7 +149,7 @@ impl Fetcher {
             architecture: Some(entry.architecture.clone()),
             licence: Some(entry.licence.clone()),
             source: Some(entry.origin()),
-            classes: None,
+            ..Options::default()
         };
         std::fs::create_dir_all(&self.cache).map_err(Error::io(&self.cache))?;
         let target = self.target(name);

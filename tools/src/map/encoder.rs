@@ -33,12 +33,10 @@ pub fn needless(name: &str) -> Option<&'static str> {
     None
 }
 
-/// The description of weights as `name`; `None` if there is no such encoder.
-pub fn description(name: &str, source: &str, licence: &str) -> Option<Description> {
-    if !network::is_embedder(name) {
-        return None;
-    }
-    let mut description = Description {
+/// What most encoders have in common: images of 256×128, normalised as ImageNet's; neither source
+/// nor licence nor size of the vectors yet.
+pub fn blank(name: &str) -> Description {
+    Description {
         format: weights::FORMAT_VERSION,
         architecture: name.to_string(),
         classes: Vec::new(),
@@ -52,8 +50,20 @@ pub fn description(name: &str, source: &str, licence: &str) -> Option<Descriptio
         feature_dim: None,
         variant: None,
         batch_norm_eps: None,
+        source: String::new(),
+        licence: String::new(),
+    }
+}
+
+/// The description of weights as `name`; `None` if there is no such encoder.
+pub fn description(name: &str, source: &str, licence: &str) -> Option<Description> {
+    if !network::is_embedder(name) {
+        return None;
+    }
+    let mut description = Description {
         source: source.to_string(),
         licence: licence.to_string(),
+        ..blank(name)
     };
     description.feature_dim = Some(network::embedding_dim(&description).ok()?);
     Some(description)

@@ -4,11 +4,15 @@
 //! against the network's own list: every tensor there with its shape, none left over without a
 //! reason. Nothing is folded.
 
+pub mod change;
+pub mod clip;
 pub mod deimv2;
 pub mod encoder;
 pub mod huggingface;
 pub mod osnet;
+pub mod resnet_reid;
 pub mod ultralytics;
+pub mod variant;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,6 +22,9 @@ use mtmc_models::{Description, Interpolation, ResizeMode, expected_tensors, weig
 
 use crate::read::Checkpoint;
 use crate::{Error, Result};
+
+pub use change::Change;
+pub use variant::EncoderOptions;
 
 /// A tensor under the name that the network uses, with its numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +62,8 @@ pub enum Numbers {
     Stored(Vec<String>),
     /// Made by the mapping.
     Made(Vec<f32>),
+    /// A tensor of the origin's file that changes on its way.
+    Changed(String, Change),
 }
 
 /// One tensor of the file that is to be written.
@@ -78,7 +87,7 @@ pub struct Plan {
 }
 
 /// What the user says of a file, where it cannot or shall not say so itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Options {
     /// Architecture; otherwise found from the tensors.
     pub architecture: Option<String>,
@@ -88,6 +97,8 @@ pub struct Options {
     pub source: Option<String>,
     /// Class names by index.
     pub classes: Option<Vec<String>>,
+    /// What there is to say of an encoder.
+    pub encoder: EncoderOptions,
 }
 
 /// Who named the tensors.
@@ -155,6 +166,9 @@ pub fn plan(checkpoint: &Checkpoint, options: &Options) -> Result<Plan> {
     {
         let mapped = deimv2::map_onnx(graph).map_err(|fault| fault.at(path))?;
         return plan_graph(checkpoint, options, architecture, classes, mapped);
+    }
+    if let Some(plan) = variant::plan(checkpoint, &shapes, options) {
+        return plan;
     }
     let (origin, renamed, candidates) = rename(&shapes).ok_or_else(|| Error::Architecture {
         path: path.to_path_buf(),
@@ -438,6 +452,36 @@ fn unknown_network(checkpoint: &Checkpoint) -> String {
     )
 }
 
+/// What a file that this program wrote says of itself.
+fn stated(checkpoint: &Checkpoint) -> Option<Description> {
+    let text = checkpoint.facts().metadata.get(weights::METADATA_KEY)?;
+    serde_json::from_str(text).ok()
+}
+
+/// Source and licence: what the user says, what the file says of itself, else its name and
+/// `unknown`.
+fn origin_of(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    own: Option<&Description>,
+) -> (String, String) {
+    let file_name = checkpoint.path().file_name();
+    let file_name = file_name.map(|name| name.to_string_lossy().into_owned());
+    let source = options
+        .source
+        .clone()
+        .or_else(|| own.map(|own| own.source.clone()))
+        .or(file_name)
+        .unwrap_or_default();
+    let licence = options
+        .licence
+        .clone()
+        .or_else(|| own.map(|own| own.licence.clone()))
+        .or_else(|| checkpoint.facts().licence.clone())
+        .unwrap_or_else(|| "unknown".to_string());
+    (source, licence)
+}
+
 /// The description of weights as `name`; `None` if there is no such architecture.
 fn describe(
     checkpoint: &Checkpoint,
@@ -454,25 +498,9 @@ fn describe(
         return None;
     }
     let facts = checkpoint.facts();
-    let file_name = checkpoint.path().file_name();
-    let file_name = file_name.map(|name| name.to_string_lossy().into_owned());
-    let own = facts
-        .metadata
-        .get(weights::METADATA_KEY)
-        .and_then(|text| serde_json::from_str::<Description>(text).ok())
-        .filter(|own| own.architecture == name && own.classes.len() == classes);
-    let source = options
-        .source
-        .clone()
-        .or_else(|| own.as_ref().map(|own| own.source.clone()))
-        .or(file_name)
-        .unwrap_or_default();
-    let licence = options
-        .licence
-        .clone()
-        .or_else(|| own.as_ref().map(|own| own.licence.clone()))
-        .or_else(|| facts.licence.clone())
-        .unwrap_or_else(|| "unknown".to_string());
+    let own =
+        stated(checkpoint).filter(|own| own.architecture == name && own.classes.len() == classes);
+    let (source, licence) = origin_of(checkpoint, options, own.as_ref());
     if let Some(own) = own {
         return Some(Description {
             source,
