@@ -14,7 +14,7 @@ use mtmc_tools::dataset::market1501::{GALLERY, QUERY, TRAIN};
 use mtmc_tools::dataset::mot::{TruthFormat, read_truth};
 use mtmc_tools::dataset::pictures::write_jpeg;
 
-use super::Bar;
+use super::Steps;
 use crate::source::{self, OpenOptions};
 
 /// Arguments of `mtmc data crops`.
@@ -129,7 +129,7 @@ impl From<TruthColumns> for TruthFormat {
 /// # Errors
 /// The truth is damaged, gives no query, or belongs to another video; something cannot be read or
 /// written.
-pub fn run(args: &CropsArgs, bar: &Bar) -> anyhow::Result<()> {
+pub fn run(args: &CropsArgs, steps: &Steps) -> anyhow::Result<()> {
     let settings = crops::Settings {
         cameras: args.cameras,
         per_camera: args.per_camera,
@@ -156,7 +156,7 @@ pub fn run(args: &CropsArgs, bar: &Bar) -> anyhow::Result<()> {
         let folder = staging.place(folder)?;
         std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
     }
-    bar.begin("cutting crops", plan.len() as u64);
+    steps.begin("crops cut", plan.len() as u64);
     while !open.is_empty() {
         let Some(frame) = frames.next_frame()? else {
             break;
@@ -165,7 +165,7 @@ pub fn run(args: &CropsArgs, bar: &Bar) -> anyhow::Result<()> {
             let region = Region::of(&crop.bbox, &frame.image)
                 .with_context(|| format!("{}: no pixels in frame {}", crop.path(), frame.number))?;
             write_jpeg(&staging.place(crop.path())?, &region.cut(&frame.image))?;
-            bar.advance();
+            steps.advance();
         }
     }
     if !open.is_empty() {
@@ -179,8 +179,16 @@ pub fn run(args: &CropsArgs, bar: &Bar) -> anyhow::Result<()> {
             args.gt.display()
         );
     }
-    staging.finish("crops", bar)?;
-    bar.finish();
+    // How the crops were chosen, so that they can be chosen again.
+    let metadata = serde_json::json!({
+        "data_set": "crops",
+        "video": frames.info().name,
+        "settings": settings,
+        "crops": plan.len(),
+    });
+    staging.write_json("metadata.json", &metadata)?;
+    staging.finish("crops", steps)?;
+    steps.finish();
     print_crops(args, &plan)
 }
 

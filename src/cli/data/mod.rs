@@ -2,15 +2,16 @@
 
 mod crops;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use mtmc_tools::dataset::manifest::{Manifest, Verification};
 use mtmc_tools::dataset::{Progress, market1501, mot17};
 
+use super::progress;
 use crate::source::read_image;
 
 /// Arguments of `mtmc data`.
@@ -124,23 +125,23 @@ fn height_and_width(text: &str) -> Result<(u32, u32), String> {
 /// # Errors
 /// A data set is incomplete or damaged, differs from its manifest, or cannot be written.
 pub fn run(args: &DataArgs) -> anyhow::Result<()> {
-    let bar = Bar::new(args.quiet);
+    let steps = Steps::new(args.quiet);
     match &args.command {
-        DataCommand::Prepare(PrepareCommand::Mot17(args)) => prepare_mot17(args, &bar),
-        DataCommand::Prepare(PrepareCommand::Market1501(args)) => prepare_market(args, &bar),
-        DataCommand::Verify(args) => verify(args, &bar),
-        DataCommand::Crops(args) => crops::run(args, &bar),
+        DataCommand::Prepare(PrepareCommand::Mot17(args)) => prepare_mot17(args, &steps),
+        DataCommand::Prepare(PrepareCommand::Market1501(args)) => prepare_market(args, &steps),
+        DataCommand::Verify(args) => verify(args, &steps),
+        DataCommand::Crops(args) => crops::run(args, &steps),
     }
 }
 
-fn prepare_mot17(args: &Mot17Args, bar: &Bar) -> anyhow::Result<()> {
+fn prepare_mot17(args: &Mot17Args, steps: &Steps) -> anyhow::Result<()> {
     let options = mot17::Options {
         allow_incomplete: args.allow_incomplete,
         without_images: args.without_images,
     };
-    let prepared = mot17::prepare(&args.dir, &args.out, options, bar);
+    let prepared = mot17::prepare(&args.dir, &args.out, options, steps);
     let metadata = prepared.map_err(|error| hint_incomplete(error.into()))?;
-    bar.finish();
+    steps.finish();
     warn(&metadata.warnings);
     let mut stdout = std::io::stdout().lock();
     writeln!(
@@ -169,7 +170,7 @@ fn prepare_mot17(args: &Mot17Args, bar: &Bar) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn prepare_market(args: &Market1501Args, bar: &Bar) -> anyhow::Result<()> {
+fn prepare_market(args: &Market1501Args, steps: &Steps) -> anyhow::Result<()> {
     let options = market1501::Options {
         val_share: args.val_share,
         seed: args.seed,
@@ -177,9 +178,9 @@ fn prepare_market(args: &Market1501Args, bar: &Bar) -> anyhow::Result<()> {
         resize: args.resize,
     };
     let decode = |path: &Path| read_image(path).map_err(|error| error.to_string());
-    let prepared = market1501::prepare(&args.dir, &args.out, &options, &decode, bar);
+    let prepared = market1501::prepare(&args.dir, &args.out, &options, &decode, steps);
     let metadata = prepared.map_err(|error| hint_incomplete(error.into()))?;
-    bar.finish();
+    steps.finish();
     warn(&metadata.warnings);
     let mut stdout = std::io::stdout().lock();
     writeln!(
@@ -207,10 +208,10 @@ fn prepare_market(args: &Market1501Args, bar: &Bar) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn verify(args: &VerifyArgs, bar: &Bar) -> anyhow::Result<()> {
+fn verify(args: &VerifyArgs, steps: &Steps) -> anyhow::Result<()> {
     let manifest = Manifest::read(&args.dir)?;
-    let found = manifest.verify(&args.dir, bar)?;
-    bar.finish();
+    let found = manifest.verify(&args.dir, steps)?;
+    steps.finish();
     let mut stdout = std::io::stdout().lock();
     if args.json {
         writeln!(stdout, "{}", serde_json::to_string_pretty(&found)?)?;
@@ -265,49 +266,55 @@ fn warn(warnings: &[String]) {
     }
 }
 
-/// A bar for each step on a terminal, elsewhere a line.
-struct Bar {
-    bar: ProgressBar,
-    lines: bool,
+/// The progress of one step after the other.
+struct Steps {
+    quiet: bool,
+    /// The current step's, and how much of it is done.
+    current: Mutex<Option<(progress::Progress, u64)>>,
 }
 
-impl Bar {
+impl Steps {
     fn new(quiet: bool) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = if quiet || !terminal {
-            ProgressBar::hidden()
-        } else {
-            ProgressBar::no_length()
-        };
-        if let Ok(style) =
-            ProgressStyle::with_template("{msg} {bar:40} {pos}/{len}  {per_sec}  {eta} left")
-        {
-            bar.set_style(style);
-        }
         Self {
-            bar,
-            lines: !quiet && !terminal,
+            quiet,
+            current: Mutex::new(None),
         }
     }
 
+    /// Takes the bar away.
     fn finish(&self) {
-        self.bar.finish_and_clear();
+        let Ok(mut current) = self.current.lock() else {
+            return;
+        };
+        if let Some((bar, _)) = current.take() {
+            bar.finish();
+        }
     }
 }
 
-impl Progress for Bar {
-    fn begin(&self, what: &'static str, total: u64) {
-        self.bar.set_length(total);
-        self.bar.set_position(0);
-        self.bar.set_message(what);
-        if self.lines {
-            // Nobody is left to hear of a closed standard error.
-            let _ = writeln!(std::io::stderr(), "{what}: {total}");
+impl Progress for Steps {
+    fn begin(&self, unit: &'static str, total: u64) {
+        self.finish();
+        if let Ok(mut current) = self.current.lock() {
+            let bar = progress::Progress::new(Some(total), unit, self.quiet);
+            *current = Some((bar, 0));
         }
     }
 
     fn advance(&self) {
-        self.bar.inc(1);
+        let Ok(mut current) = self.current.lock() else {
+            return;
+        };
+        if let Some((bar, done)) = current.as_mut() {
+            *done += 1;
+            bar.update(*done);
+        }
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mtmc_models::BBox;
+use serde::Serialize;
 
 use super::DataError;
 use super::draw::draw;
@@ -21,7 +22,7 @@ use super::market1501::{GALLERY, ImageName, QUERY, TRAIN};
 use super::mot::{PEDESTRIAN, TruthBox};
 
 /// How to choose.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Settings {
     /// Spans of time that stand for cameras, from 2.
     pub cameras: u32,
@@ -46,7 +47,7 @@ pub struct Settings {
 }
 
 /// A thing that stands in the scene, such as a sign on a pole.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Thing {
     /// Left, top, width and height in pixels.
     pub tlwh: [f64; 4],

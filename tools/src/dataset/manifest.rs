@@ -72,7 +72,7 @@ impl Manifest {
     /// The folder or a file in it cannot be read; a name is no Unicode.
     pub fn of(folder: &Path, data_set: &str, progress: &dyn Progress) -> Result<Self, DataError> {
         let paths = walk(folder)?;
-        progress.begin("hashing files", paths.len() as u64);
+        progress.begin("files hashed", paths.len() as u64);
         let files = paths
             .into_par_iter()
             .map(|path| {
@@ -163,7 +163,7 @@ impl Manifest {
             extra: extra.cloned().collect(),
             ..Verification::default()
         };
-        progress.begin("verifying files", self.files.len() as u64);
+        progress.begin("files verified", self.files.len() as u64);
         let differences: Vec<Option<String>> = self
             .files
             .par_iter()

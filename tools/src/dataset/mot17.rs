@@ -299,7 +299,7 @@ fn place_images(
     progress: &dyn Progress,
 ) -> Result<(), DataError> {
     let frames = sequences.iter().map(|sequence| sequence.info.frames).sum();
-    progress.begin("linking images", frames);
+    progress.begin("images linked", frames);
     for sequence in sequences {
         let info = &sequence.info;
         let from = sequence.folder.join(&info.image_folder);

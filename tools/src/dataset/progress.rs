@@ -2,10 +2,10 @@
 
 /// Hears of a work's steps; called from several threads at once.
 pub trait Progress: Sync {
-    /// A step begins: `what` is done to `total` things.
-    fn begin(&self, what: &'static str, total: u64);
+    /// A step of `total` parts begins; `unit` says what is done to them (`files hashed`).
+    fn begin(&self, unit: &'static str, total: u64);
 
-    /// One thing more of the current step is done.
+    /// One part more of the current step is done.
     fn advance(&self);
 }
 

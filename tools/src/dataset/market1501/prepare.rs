@@ -284,7 +284,7 @@ fn place(
     progress: &dyn Progress,
 ) -> Result<PixelSums, DataError> {
     let total: usize = splits.iter().map(|(_, images)| images.len()).sum();
-    progress.begin("reading images", total as u64);
+    progress.begin("images read", total as u64);
     let mut sums = PixelSums::default();
     let mut broken = Vec::new();
     for (split, images) in splits {
@@ -438,6 +438,57 @@ mod tests {
         assert_eq!(identities(&again), others);
         assert_ne!(identities(&split(&images, 0.2, 8).1), others);
         assert_eq!(split(&images, 0.0, 7).1, []);
+    }
+
+    /// A data set of the published size: images dealt out to people in turn.
+    fn published() -> Found {
+        let deal = |count: usize, first: usize, people: usize| -> Vec<Image> {
+            (0..count)
+                .map(|n| image(&format!("{:04}_c1s1_{n:06}_01.jpg", first + n % people)))
+                .collect()
+        };
+        let mut gallery = deal(GALLERY_IMAGES - 2798, 752, TEST_IDENTITIES);
+        let distractor = image("0000_c1s1_000001_01.jpg");
+        gallery.extend(std::iter::repeat_n(distractor, 2798));
+        Found {
+            train: deal(TRAIN_IMAGES, 1, TRAIN_IDENTITIES),
+            query: deal(QUERY_IMAGES, 752, TEST_IDENTITIES),
+            gallery,
+            junk: 3819,
+            gallery_with_junk: GALLERY_WITH_JUNK,
+        }
+    }
+
+    // 12,936 · 4/5 = 10,349: the document's ~10,350 and ~2,586.
+    #[test]
+    fn the_published_size_is_accepted_with_and_without_junk() {
+        let mut found = published();
+        assert_eq!(count_problems(&found), [""; 0]);
+        found.gallery_with_junk = GALLERY_IMAGES;
+        assert_eq!(count_problems(&found), [""; 0]);
+        let (train, val) = split(&found.train, 0.2, 0);
+        assert!(train.len().abs_diff(10_350) < 20, "{}", train.len());
+        assert!(val.len().abs_diff(2_586) < 20, "{}", val.len());
+    }
+
+    #[test]
+    fn other_sizes_are_told() {
+        let mut found = published();
+        found.query.pop();
+        found.gallery_with_junk -= 1;
+        found.train[0] = image("0752_c1s1_000000_01.jpg");
+        let problems = count_problems(&found);
+        for part in [
+            "query: 3368 expected, 3367 found",
+            "people in bounding_box_train: 751 expected, 752 found",
+            "15913 found (19731 with junk)",
+            "1 people are in training and in test",
+        ] {
+            assert!(
+                problems.iter().any(|p| p.contains(part)),
+                "{part}: {problems:?}"
+            );
+        }
     }
 
     #[test]
