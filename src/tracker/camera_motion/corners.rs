@@ -3,9 +3,8 @@
 //! J. Shi, C. Tomasi, Good features to track, CVPR 1994. The gradients are Sobel's, the
 //! neighbourhood is 3 × 3, as in OpenCV's `goodFeaturesToTrack` with `blockSize` 3.
 
-use pulp::Arch;
-
 use super::plane::{Mask, Plane};
+use super::simd::vectorised;
 
 /// Corners are not looked for this close to the edge, in pixels.
 const MARGIN: usize = 2;
@@ -51,6 +50,12 @@ struct Gradients {
     sums: [[Vec<f32>; 3]; 3],
 }
 
+vectorised! {
+    /// [`CornerFinder::collect`]
+    fn collect<'a>(finder: &'a mut CornerFinder, plane: &'a Plane, mask: &'a Mask, quality: f32)
+        -> () = CornerFinder::collect
+}
+
 impl CornerFinder {
     /// The best corners of `plane` outside `mask`, the best first, as `[x, y]` in its pixels.
     pub(super) fn find(
@@ -65,7 +70,7 @@ impl CornerFinder {
         if plane.width().min(plane.height()) <= 2 * MARGIN {
             return;
         }
-        Arch::new().dispatch(|| self.collect(plane, mask, limits.quality));
+        collect(self, plane, mask, limits.quality);
         let best = self.candidates.iter().map(|c| c.quality);
         let least = limits.quality * best.fold(0.0, f32::max);
         self.candidates.retain(|c| c.quality > least);
@@ -209,10 +214,8 @@ impl Gradients {
             yy[x] = gy * gy;
         }
         for (products, sums) in self.products.iter().zip(&mut self.sums[y % 3]) {
-            let count = sums.len();
-            let products = &products[..count + 2];
-            for x in 0..count {
-                sums[x] = products[x] + products[x + 1] + products[x + 2];
+            for (sum, three) in sums.iter_mut().zip(products.windows(3)) {
+                *sum = three[0] + three[1] + three[2];
             }
         }
     }

@@ -405,21 +405,20 @@ impl MotionEstimator {
         self.agree()
     }
 
-    /// Matches the features of both frames.
+    /// Matches the features of both frames, then looks closer where each went: corners are at whole
+    /// pixels.
     fn agree_on_matches(&mut self) -> Result<Similarity, StillReason> {
         let (previous, current) = (&self.previous, &self.current);
         if previous.features.len() < self.settings.min_inliers {
             return Err(StillReason::FewCorners);
         }
-        let Some(plane) = current.pyramid.finest() else {
+        let planes = (previous.pyramid.finest(), current.pyramid.finest());
+        let (Some(before), Some(plane)) = planes else {
             return Err(StillReason::FewMatches);
         };
-        self.orb.match_features(
-            &previous.features,
-            &current.features,
-            plane,
-            &mut self.pairs,
-        );
+        let pairs = &mut self.pairs;
+        Orb::match_features(&previous.features, &current.features, plane, pairs);
+        flow::polish(before, plane, pairs);
         self.agree()
     }
 

@@ -8,9 +8,9 @@
 //! Sums run in a fixed order of lanes and no multiply-adds are fused, so that every machine finds
 //! the same flow.
 
-use pulp::Arch;
-
 use super::plane::{BORDER, Plane, Pyramid};
+use super::simd::vectorised;
+use super::similarity::Pairs;
 
 /// Pixels of a window's side.
 const WINDOW: usize = 21;
@@ -26,10 +26,29 @@ const STEP: f32 = 0.01;
 /// OpenCV's default in its own units is 10⁻⁴, in these 0.1.
 const MIN_EIGENVALUE: f32 = 0.1;
 
+/// How far a match may be moved, in pixels a coordinate: both its corners are at whole pixels.
+const POLISH: f32 = 1.5;
+
 // A window's template reaches HALF + 1 pixels to the left, and is read LANES + 1 wide from there.
 const _: () = assert!(BORDER > HALF && BORDER + HALF >= LANES);
 
 type Row = [f32; LANES];
+
+/// 1 within the window, 0 beyond it.
+const INSIDE: Row = {
+    let mut row = [0.0; LANES];
+    let mut i = 0;
+    while i < WINDOW {
+        row[i] = 1.0;
+        i += 1;
+    }
+    row
+};
+
+/// A row at the start of a cache line, so that no vector of it lies in two.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line<const N: usize>([f32; N]);
 
 /// Where each of `points` of `previous`' picture lies in `next`'s, `None` where it was lost.
 ///
@@ -41,12 +60,30 @@ pub(super) fn follow(
     found: &mut Vec<Option<[f32; 2]>>,
 ) {
     found.clear();
-    Arch::new().dispatch(|| {
-        let mut window = Window::default();
-        for point in points {
-            found.push(follow_point(previous, next, *point, &mut window));
-        }
-    });
+    found.resize(points.len(), None);
+    follow_points(previous, next, points, found);
+}
+
+vectorised! {
+    fn follow_points<'a>(
+        previous: &'a Pyramid,
+        next: &'a Pyramid,
+        points: &'a [[f32; 2]],
+        found: &'a mut [Option<[f32; 2]>],
+    ) -> () = follow_each
+}
+
+#[inline(always)]
+fn follow_each(
+    previous: &Pyramid,
+    next: &Pyramid,
+    points: &[[f32; 2]],
+    found: &mut [Option<[f32; 2]>],
+) {
+    let mut window = Window::default();
+    for (point, found) in points.iter().zip(found) {
+        *found = follow_point(previous, next, *point, &mut window);
+    }
 }
 
 #[inline(always)]
@@ -75,15 +112,44 @@ fn follow_point(
     found.map(|flow| [point[0] + flow[0], point[1] + flow[1]])
 }
 
+/// Looks closer where each of `pairs` went, from `previous` to `next`.
+///
+/// What would go further than [`POLISH`] stays where it was.
+pub(super) fn polish(previous: &Plane, next: &Plane, pairs: &mut Pairs) {
+    polish_pairs(previous, next, pairs);
+}
+
+vectorised! {
+    fn polish_pairs<'a>(previous: &'a Plane, next: &'a Plane, pairs: &'a mut Pairs) -> ()
+        = polish_each
+}
+
+#[inline(always)]
+fn polish_each(previous: &Plane, next: &Plane, pairs: &mut Pairs) {
+    let mut window = Window::default();
+    for index in 0..pairs.len() {
+        let [from, to] = pairs.pair(index);
+        let flow = [to[0] - from[0], to[1] - from[1]];
+        let better = window
+            .set(previous, from)
+            .and_then(|()| window.refine(next, from, flow));
+        let Some(better) = better else { continue };
+        let change = [better[0] - flow[0], better[1] - flow[1]];
+        if change[0].abs().max(change[1].abs()) <= POLISH {
+            pairs.set_target(index, [from[0] + better[0], from[1] + better[1]]);
+        }
+    }
+}
+
 /// A window of the previous picture with its gradients.
 #[derive(Debug, Clone)]
 struct Window {
     /// One pixel larger on all sides; those behind LANES are 0.
-    around: [[f32; LANES + 2]; WINDOW + 2],
-    grey: [Row; WINDOW],
+    around: [Line<{ LANES + 2 }>; WINDOW + 2],
+    grey: [Line<LANES>; WINDOW],
     /// Gradients, 0 beyond the window.
-    dx: [Row; WINDOW],
-    dy: [Row; WINDOW],
+    dx: [Line<LANES>; WINDOW],
+    dy: [Line<LANES>; WINDOW],
     /// The inverse of the summed products of gradients: ∂x², ∂x∂y, ∂y².
     inverse: [f32; 3],
 }
@@ -91,10 +157,10 @@ struct Window {
 impl Default for Window {
     fn default() -> Self {
         Self {
-            around: [[0.0; LANES + 2]; WINDOW + 2],
-            grey: [[0.0; LANES]; WINDOW],
-            dx: [[0.0; LANES]; WINDOW],
-            dy: [[0.0; LANES]; WINDOW],
+            around: [Line([0.0; LANES + 2]); WINDOW + 2],
+            grey: [Line([0.0; LANES]); WINDOW],
+            dx: [Line([0.0; LANES]); WINDOW],
+            dy: [Line([0.0; LANES]); WINDOW],
             inverse: [0.0; 3],
         }
     }
@@ -146,31 +212,31 @@ impl Window {
             at += plane.stride();
             let lower = between(plane.data(), at, right);
             for i in 0..LANES {
-                row[i] = upper[i] + down * (lower[i] - upper[i]);
+                row.0[i] = upper[i] + down * (lower[i] - upper[i]);
             }
             upper = lower;
         }
         let (mut xx, mut xy, mut yy) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for row in 0..WINDOW {
-            let [above, middle, below] = [row, row + 1, row + 2].map(|row| &self.around[row]);
-            let (dx, dy) = (&mut self.dx[row], &mut self.dy[row]);
+            let [above, middle, below] = [row, row + 1, row + 2].map(|row| &self.around[row].0);
+            // Written at once at the end: nothing that is read can be written in between.
+            let (mut grey, mut dx, mut dy) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
             for i in 0..LANES {
-                self.grey[row][i] = middle[i + 1];
+                grey[i] = middle[i + 1];
                 // Scharr's kernel.
                 let across = 3.0 * ((above[i + 2] - above[i]) + (below[i + 2] - below[i]))
                     + 10.0 * (middle[i + 2] - middle[i]);
                 let down = 3.0 * ((below[i] - above[i]) + (below[i + 2] - above[i + 2]))
                     + 10.0 * (below[i + 1] - above[i + 1]);
-                dx[i] = across / 32.0;
-                dy[i] = down / 32.0;
+                dx[i] = across * (INSIDE[i] / 32.0);
+                dy[i] = down * (INSIDE[i] / 32.0);
             }
-            dx[WINDOW..].fill(0.0);
-            dy[WINDOW..].fill(0.0);
             for i in 0..LANES {
                 xx[i] += dx[i] * dx[i];
                 xy[i] += dx[i] * dy[i];
                 yy[i] += dy[i] * dy[i];
             }
+            (self.grey[row].0, self.dx[row].0, self.dy[row].0) = (grey, dx, dy);
         }
         let (xx, xy, yy) = (sum(&xx), sum(&xy), sum(&yy));
         let spread = ((xx - yy) * (xx - yy) + 4.0 * xy * xy).sqrt();
@@ -215,11 +281,12 @@ impl Window {
         for row in 0..WINDOW {
             at += plane.stride();
             let lower = between(plane.data(), at, right);
+            let (greys, dx, dy) = (&self.grey[row].0, &self.dx[row].0, &self.dy[row].0);
             for i in 0..LANES {
                 let grey = upper[i] + down * (lower[i] - upper[i]);
-                let difference = self.grey[row][i] - grey;
-                bx[i] += difference * self.dx[row][i];
-                by[i] += difference * self.dy[row][i];
+                let difference = greys[i] - grey;
+                bx[i] += difference * dx[i];
+                by[i] += difference * dy[i];
             }
             upper = lower;
         }

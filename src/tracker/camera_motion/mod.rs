@@ -12,6 +12,7 @@ mod file;
 mod flow;
 mod orb;
 mod plane;
+mod simd;
 mod similarity;
 
 pub use estimator::{

@@ -6,9 +6,8 @@
 //! whose places are drawn from the normal distribution of BRIEF's paper, not learnt. One scale:
 //! from frame to frame, size hardly changes.
 
-use pulp::Arch;
-
 use super::plane::{Mask, Plane};
+use super::simd::vectorised;
 use super::similarity::{Pairs, SplitMix64};
 
 /// Least contrast of a corner, in grey levels.
@@ -105,10 +104,8 @@ impl Orb {
         if self.comparisons.is_empty() {
             self.comparisons = comparisons();
         }
-        Arch::new().dispatch(|| {
-            self.find_corners(plane, mask);
-            self.smooth.set_smooth(plane, &mut self.sums);
-        });
+        find_corners(self, plane, mask);
+        self.smooth.set_smooth(plane, &mut self.sums);
         self.keep_best(plane, count, &mut features.points);
         for point in &features.points {
             features.descriptors.push(self.descriptor(plane, *point));
@@ -211,7 +208,6 @@ impl Orb {
 
     /// Pairs features that look alike, clearly more so than any other, and are not too far apart.
     pub(super) fn match_features(
-        &self,
         previous: &Features,
         current: &Features,
         plane: &Plane,
@@ -220,17 +216,34 @@ impl Orb {
         pairs.clear();
         let reach_x = MAX_SHIFT * plane.width() as f32;
         let reach_y = MAX_SHIFT * plane.height() as f32;
-        Arch::new().dispatch(|| {
-            for (from, descriptor) in previous.points.iter().zip(&previous.descriptors) {
-                let Some(to) = best_match(descriptor, current) else {
-                    continue;
-                };
-                let (dx, dy) = ((to[0] - from[0]).abs(), (to[1] - from[1]).abs());
-                if dx < reach_x && dy < reach_y {
-                    pairs.push(*from, to);
-                }
-            }
-        });
+        match_within(previous, current, [reach_x, reach_y], pairs);
+    }
+}
+
+vectorised! {
+    /// [`Orb::find_corners`]
+    fn find_corners<'a>(orb: &'a mut Orb, plane: &'a Plane, mask: &'a Mask) -> ()
+        = Orb::find_corners
+}
+vectorised! {
+    fn match_within<'a>(
+        previous: &'a Features,
+        current: &'a Features,
+        reach: [f32; 2],
+        pairs: &'a mut Pairs,
+    ) -> () = match_each
+}
+
+#[inline(always)]
+fn match_each(previous: &Features, current: &Features, reach: [f32; 2], pairs: &mut Pairs) {
+    for (from, descriptor) in previous.points.iter().zip(&previous.descriptors) {
+        let Some(to) = best_match(descriptor, current) else {
+            continue;
+        };
+        let (dx, dy) = ((to[0] - from[0]).abs(), (to[1] - from[1]).abs());
+        if dx < reach[0] && dy < reach[1] {
+            pairs.push(*from, to);
+        }
     }
 }
 

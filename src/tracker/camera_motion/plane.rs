@@ -2,7 +2,8 @@
 
 use image::RgbImage;
 use mtmc_models::BBox;
-use pulp::Arch;
+
+use super::simd::vectorised;
 
 /// Pixels around a plane that repeat its edge, so that windows may reach beyond it.
 pub(super) const BORDER: usize = 16;
@@ -92,20 +93,7 @@ impl Plane {
         let frame_width = frame.width() as usize;
         let (width, height) = (frame_width / factor, frame.height() as usize / factor);
         self.set_size(width, height);
-        let row_bytes = frame_width * 3;
-        let pixels = frame.as_raw();
-        Arch::new().dispatch(|| {
-            for y in 0..height {
-                let start = y * factor * row_bytes;
-                let rows = &pixels[start..start + factor * row_bytes];
-                let out = self.inner_row_mut(y);
-                match factor {
-                    1 => grey_row(rows, out),
-                    2 => grey_half_row(rows, row_bytes, out),
-                    _ => grey_blocks_row(rows, row_bytes, factor, out),
-                }
-            }
-        });
+        fill_grey(self, frame.as_raw(), frame_width * 3, factor);
         self.fill_border();
     }
 
@@ -115,34 +103,66 @@ impl Plane {
     fn set_half(&mut self, finer: &Plane, sums: &mut Vec<u16>) {
         let (width, height) = (finer.width.div_ceil(2), finer.height.div_ceil(2));
         self.set_size(width, height);
-        let span = 2 * width + 4;
-        sums.resize(span, 0);
-        Arch::new().dispatch(|| {
-            for y in 0..height {
-                let row = |dy: isize| finer.row(-2, 2 * y as isize + dy, span);
-                sum_rows([row(-2), row(-1), row(0), row(1), row(2)], sums);
-                halve_row(sums, self.inner_row_mut(y));
-            }
-        });
+        sums.resize(2 * width + 4, 0);
+        fill_half(self, finer, sums);
         self.fill_border();
     }
 }
 
 impl Plane {
     /// `sharp`, smoothed with the binomial kernel 1 4 6 4 1 both ways.
-    #[inline(always)]
     pub(super) fn set_smooth(&mut self, sharp: &Plane, sums: &mut Vec<u16>) {
         self.set_size(sharp.width, sharp.height);
-        let span = sharp.width + 4;
-        sums.resize(span, 0);
-        for y in 0..sharp.height {
-            let row = |dy: isize| sharp.row(-2, y as isize + dy, span);
-            sum_rows([row(-2), row(-1), row(0), row(1), row(2)], sums);
-            for (value, five) in self.inner_row_mut(y).iter_mut().zip(sums.windows(5)) {
-                *value = binomial(five);
-            }
-        }
+        sums.resize(sharp.width + 4, 0);
+        fill_smooth(self, sharp, sums);
         self.fill_border();
+    }
+}
+
+vectorised! {
+    fn fill_grey<'a>(plane: &'a mut Plane, pixels: &'a [u8], row_bytes: usize, factor: usize) -> ()
+        = grey_rows
+}
+vectorised! {
+    fn fill_half<'a>(plane: &'a mut Plane, finer: &'a Plane, sums: &'a mut [u16]) -> ()
+        = half_rows
+}
+vectorised! {
+    fn fill_smooth<'a>(plane: &'a mut Plane, sharp: &'a Plane, sums: &'a mut [u16]) -> ()
+        = smooth_rows
+}
+
+#[inline(always)]
+fn grey_rows(plane: &mut Plane, pixels: &[u8], row_bytes: usize, factor: usize) {
+    for y in 0..plane.height {
+        let start = y * factor * row_bytes;
+        let rows = &pixels[start..start + factor * row_bytes];
+        let out = plane.inner_row_mut(y);
+        match factor {
+            1 => grey_row(rows, out),
+            2 => grey_half_row(rows, row_bytes, out),
+            _ => grey_blocks_row(rows, row_bytes, factor, out),
+        }
+    }
+}
+
+#[inline(always)]
+fn half_rows(plane: &mut Plane, finer: &Plane, sums: &mut [u16]) {
+    for y in 0..plane.height {
+        let row = |dy: isize| finer.row(-2, 2 * y as isize + dy, sums.len());
+        sum_rows([row(-2), row(-1), row(0), row(1), row(2)], sums);
+        halve_row(sums, plane.inner_row_mut(y));
+    }
+}
+
+#[inline(always)]
+fn smooth_rows(plane: &mut Plane, sharp: &Plane, sums: &mut [u16]) {
+    for y in 0..plane.height {
+        let row = |dy: isize| sharp.row(-2, y as isize + dy, sums.len());
+        sum_rows([row(-2), row(-1), row(0), row(1), row(2)], sums);
+        for (value, five) in plane.inner_row_mut(y).iter_mut().zip(sums.windows(5)) {
+            *value = binomial(five);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! pairs by how well they agree (Tukey's biweight). The random numbers have a fixed seed: the same
 //! pairs give the same similarity.
 
-use pulp::Arch;
+use super::simd::vectorised;
 
 /// Samples that are tried at most.
 const MAX_SAMPLES: usize = 2000;
@@ -16,7 +16,9 @@ const ROUNDS: usize = 10;
 const TUKEY: f64 = 4.685;
 /// The median length of a normal error in the plane, in standard deviations of a coordinate.
 const RAYLEIGH_MEDIAN: f64 = 1.1774;
-/// Least standard deviation of a coordinate that is assumed, in pixels.
+
+/// Least standard deviation of a coordinate that is assumed, in pixels: of corners followed under
+/// the best conditions.
 const MIN_DEVIATION: f64 = 0.02;
 
 /// x' = a·x − b·y + tx, y' = b·x + a·y + ty.
@@ -69,6 +71,17 @@ impl Pairs {
         self.x.len()
     }
 
+    /// A point and where it went.
+    pub(super) fn pair(&self, index: usize) -> [[f32; 2]; 2] {
+        let from = [self.x[index], self.y[index]];
+        [from, [self.to_x[index], self.to_y[index]]]
+    }
+
+    /// Says better where a point went.
+    pub(super) fn set_target(&mut self, index: usize, to: [f32; 2]) {
+        (self.to_x[index], self.to_y[index]) = (to[0], to[1]);
+    }
+
     fn get(&self, index: usize) -> [f64; 4] {
         [&self.x, &self.y, &self.to_x, &self.to_y].map(|list| f64::from(list[index]))
     }
@@ -119,8 +132,8 @@ pub(super) struct Consensus {
     pub(super) similarity: Similarity,
     /// How many pairs agree.
     pub(super) inliers: usize,
-    /// Standard error of where the similarity puts a point, for points at `reach` from the middle
-    /// of those that agree: see [`Consensus::error_at`].
+    /// Standard deviation of a coordinate; with the weight, the middle and the spread of those that
+    /// agree it makes [`Consensus::error_at`].
     deviation: f64,
     weight: f64,
     middle: [f64; 2],
@@ -139,8 +152,12 @@ impl Consensus {
 /// The similarity that most pairs agree on to within `threshold` pixels; `None` when there is
 /// none, as with fewer than two pairs apart from each other.
 pub(super) fn fit(pairs: &Pairs, threshold: f64) -> Option<Consensus> {
-    let sample = Arch::new().dispatch(|| best_sample(pairs, threshold))?;
+    let sample = draw(pairs, threshold)?;
     refine(pairs, sample, threshold)
+}
+
+vectorised! {
+    fn draw<'a>(pairs: &'a Pairs, threshold: f64) -> Option<Similarity> = best_sample
 }
 
 /// The similarity of two pairs that most others agree with.
