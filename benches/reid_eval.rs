@@ -3,7 +3,11 @@
 //!
 //!     cargo bench --bench reid_eval
 //!
+//! Median on two cores of an AMD EPYC server with other work beside it: cosine 4.8 s, Euclidean
+//! 5.1 s, cosine with re-ranking 22.3 s; peak memory 269 MB, 158 of them the features.
 //! `tests/oracle/reid/compare_full_size.py` runs the command and torchreid on the same files.
+
+use std::io::Write as _;
 
 use divan::{Bencher, black_box};
 use mtmc::eval::reid::{Distance, Evaluation, Features, Metrics, Options, RerankOptions};
@@ -13,7 +17,7 @@ fn main() {
     mtmc_models::ops::set_threads(threads).expect("nothing has computed yet");
     divan::main();
     if let Some(peak) = peak_memory() {
-        println!("peak memory of all: {peak}");
+        let _ = writeln!(std::io::stdout(), "peak memory of all: {peak}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Features of image files: decoded in parallel, embedded in batches.
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::Path;
 
 use image::RgbImage;
 use mtmc_models::{BBox, Crop, Embedder};
@@ -60,9 +61,9 @@ fn whole(image: &RgbImage) -> Crop<'_> {
     }
 }
 
-fn fault(path: &std::path::Path, reason: &dyn std::fmt::Display) -> ReidError {
+fn fault(path: &Path, reason: &dyn Display) -> ReidError {
     ReidError::File {
-        path: PathBuf::from(path),
+        path: path.to_path_buf(),
         reason: reason.to_string(),
     }
 }

@@ -6,7 +6,12 @@
 Makes features (3,368 queries, 15,913 gallery images, 2048 numbers each), runs both on them one
 after the other and prints figures, seconds and peak memory. torchreid runs in a process of its own;
 its time is that of distances, ranking and re-ranking, without reading the features and importing
-torch, while that of mtmc is the whole command.
+torch, while that of mtmc is the whole command. On two cores of an AMD EPYC server with other work
+beside them (torch 2.15.0):
+
+    mtmc          3.89 s             torchreid   81.17 s              largest difference 4.3e-08
+    --rerank
+    mtmc         23.22 s   284 MiB   torchreid  395.72 s  9054 MiB    largest difference 1.5e-08
 """
 
 import argparse
