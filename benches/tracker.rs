@@ -3,7 +3,14 @@
 //!
 //!     cargo bench --bench tracker
 //!
-//! BoT-SORT is told the camera's motion, and with looks a 512-D embedding of every person.
+//! BoT-SORT is told the camera's motion, and with looks a 512-D embedding of every person. Median
+//! of one update on one core of an AMD EPYC server whose two cores were busy with builds beside it:
+//!
+//! | people              |     20 |     50 |   100 |    500 |
+//! |---------------------|--------|--------|-------|--------|
+//! | ByteTrack           | 1.8 µs | 6.2 µs | 20 µs | 430 µs |
+//! | BoT-SORT            | 2.7 µs | 9.6 µs | 28 µs | 481 µs |
+//! | BoT-SORT with looks | 7.9 µs |  26 µs | 71 µs | 868 µs |
 
 mod crowd;
 
