@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use mtmc_models::testing::shared;
 use mtmc_tools::read::{Checkpoint, Dtype, Format};
@@ -66,4 +67,19 @@ fn legacy_files_hold_what_their_safetensors_hold() {
             );
         }
     }
+}
+
+/// `tests/oracle/weights/make_corpus.py` wrote it, with the compressed programs that PyTorch adds.
+#[test]
+fn a_torchscript_archive_gives_its_tensors_alone() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/script.pt");
+    let mut checkpoint = Checkpoint::open(&path).unwrap();
+    let names: Vec<&String> = checkpoint.tensors().keys().collect();
+    assert_eq!(names, ["parts.0.n", "parts.0.w", "parts.1.n", "parts.1.w"]);
+    assert_eq!(checkpoint.tensors()["parts.1.w"].dtype, Dtype::F16);
+    assert_eq!(checkpoint.tensors()["parts.1.w"].shape, [2, 3]);
+    let first = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5];
+    assert_eq!(checkpoint.read("parts.0.w").unwrap(), first);
+    let second = first.map(|value| 2.0 * value);
+    assert_eq!(checkpoint.read("parts.1.w").unwrap(), second);
 }

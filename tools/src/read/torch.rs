@@ -79,6 +79,8 @@ pub(crate) fn contents(pickle: &Pickle) -> Result<Contents, Malformed> {
     if is_module(pickle, weights) {
         reader.module(weights, "", 0)?;
         reader.module_facts(weights, root);
+    } else if is_script(pickle, weights) {
+        reader.script(weights, "", 0)?;
     } else {
         reader.state_dict(weights)?;
     }
@@ -123,6 +125,13 @@ fn is_module(pickle: &Pickle, id: Id) -> bool {
     attributes(pickle, id).is_some_and(|state| {
         pickle.get(state, "_modules").is_some() && pickle.get(state, "_parameters").is_some()
     })
+}
+
+/// Whether it is a module that TorchScript saved: its class is one of the archive's own programs,
+/// and its attributes are parameters, buffers, settings and modules side by side.
+fn is_script(pickle: &Pickle, id: Id) -> bool {
+    let class = pickle.object(id);
+    class.is_some_and(|(module, _, _)| module.split('.').next() == Some("__torch__"))
 }
 
 /// Takes `prefix` off all names if every one of them has it (data-parallel training adds it).
@@ -178,11 +187,7 @@ impl Walker<'_> {
         self.work += state
             .and_then(|id| pickle.entries(id))
             .map_or(0, <[_]>::len);
-        if depth > MAX_DEPTH || self.modules > MAX_MODULES || self.work > MAX_WORK {
-            return Err(Malformed(format!(
-                "module `{path}`: nested deeper or repeated more often than any network is"
-            )));
-        }
+        self.check_bounds(path, depth)?;
         let Some(state) = state else {
             return Ok(());
         };
@@ -200,17 +205,43 @@ impl Walker<'_> {
                 let Some(key) = pickle.text(*key) else {
                     continue;
                 };
-                let name = if path.is_empty() {
-                    key.to_string()
-                } else {
-                    format!("{path}.{key}")
-                };
+                let name = join(path, key);
                 if group == "_modules" {
                     self.module(*value, &name, depth + 1)?;
                 } else if group == "_parameters" || !transient.contains(key) {
                     self.add(name, *value)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn script(&mut self, id: Id, path: &str, depth: usize) -> Result<(), Malformed> {
+        self.modules += 1;
+        let pickle = self.pickle;
+        let state = attributes(pickle, id);
+        let entries = state.and_then(|id| pickle.entries(id)).unwrap_or_default();
+        self.work += entries.len();
+        self.check_bounds(path, depth)?;
+        for (key, value) in entries {
+            let Some(key) = pickle.text(*key) else {
+                continue;
+            };
+            let name = join(path, key);
+            if is_script(pickle, *value) {
+                self.script(*value, &name, depth + 1)?;
+            } else {
+                self.add(name, *value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_bounds(&self, path: &str, depth: usize) -> Result<(), Malformed> {
+        if depth > MAX_DEPTH || self.modules > MAX_MODULES || self.work > MAX_WORK {
+            return Err(Malformed(format!(
+                "module `{path}`: nested deeper or repeated more often than any network is"
+            )));
         }
         Ok(())
     }
@@ -254,6 +285,15 @@ impl Walker<'_> {
                 facts.image_size.get_or_insert(size as usize);
             }
         }
+    }
+}
+
+/// The name of a part.
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() {
+        key.to_string()
+    } else {
+        format!("{path}.{key}")
     }
 }
 
