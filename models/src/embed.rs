@@ -2,15 +2,20 @@
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
+use rayon::prelude::*;
 
 use crate::layers::{Mode, Params};
 use crate::preprocess::{Preprocessor, Region};
 use crate::{Crop, Description, EmbedError, Embedder, Embedding, Error, Result, Weights};
 use crate::{expected_tensors, network};
 
-/// Most crops that pass through the network at once, so that memory stays bounded: one more than
-/// this adds a pass, not memory.
+/// Most crops that are in work at once, so that memory stays bounded: one more than this adds a
+/// pass, not memory.
 pub const MAX_BATCH: usize = 32;
+
+/// Crops that a thread takes through the network together on the CPU: few, so that they stay in
+/// its cache, and always as many, so that vectors do not depend on the number of threads.
+const CPU_BATCH: usize = 4;
 
 /// A network that gives a vector for every image.
 pub trait EmbeddingNetwork: Send + Sync {
@@ -109,8 +114,17 @@ impl Embedder for LoadedEmbedder {
                 regions.push((crop.image, region));
             }
         }
+        let together = if self.device.is_cpu() {
+            CPU_BATCH
+        } else {
+            MAX_BATCH
+        };
         for (places, regions) in places.chunks(MAX_BATCH).zip(regions.chunks(MAX_BATCH)) {
-            for (&place, vector) in places.iter().zip(self.vectors(regions)?) {
+            let vectors = regions
+                .par_chunks(together)
+                .map(|regions| self.vectors(regions))
+                .collect::<Result<Vec<_>>>()?;
+            for (&place, vector) in places.iter().zip(vectors.into_iter().flatten()) {
                 results[place] = Embedding::new(vector);
             }
         }

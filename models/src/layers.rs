@@ -390,14 +390,6 @@ impl Module for InstanceNorm {
     }
 }
 
-/// Mean of every channel: `[batch, channels, height, width]` to `[batch, channels]`.
-///
-/// # Errors
-/// `x` has other dimensions, or the device fails.
-pub fn global_average(x: &Tensor) -> Result<Tensor> {
-    x.flatten_from(2)?.mean(2)
-}
-
 /// Weight and bias of a convolution with its batch norm folded in.
 ///
 /// # Errors

@@ -2,9 +2,8 @@
 
 use candle_core::{Module, Result, Tensor};
 
-use crate::layers::{
-    Activation, Conv, ConvNormAct, InstanceNorm, Params, forward_all, global_average,
-};
+use crate::layers::{Activation, Conv, ConvNormAct, InstanceNorm, Params, forward_all};
+use crate::ops::{add_relu, gated_sum, plane_means};
 
 /// Streams of a block; stream `n` has `n + 1` light convolutions.
 const STREAMS: usize = 4;
@@ -96,14 +95,14 @@ impl Module for Block {
         if let Some(norm) = &self.norm_inside {
             y = norm.forward(&y)?;
         }
-        y = match &self.shortcut {
-            Some(shortcut) => (y + shortcut.forward(x)?)?,
-            None => (y + x)?,
+        let x = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x)?,
+            None => x.clone(),
         };
-        if let Some(norm) = &self.norm_after {
-            y = norm.forward(&y)?;
+        match &self.norm_after {
+            Some(norm) => norm.forward(&(y + x)?)?.relu(),
+            None => add_relu(&y, &x),
         }
-        y.relu()
     }
 }
 
@@ -170,17 +169,16 @@ impl Gate {
 
     /// The sum of all streams, `[batch, channels, height, width]` each, by their weights.
     fn weigh(&self, streams: &[Tensor]) -> Result<Tensor> {
-        let mut sum: Option<Tensor> = None;
+        let mut means = Vec::with_capacity(streams.len());
         for stream in streams {
-            let (batch, channels, _, _) = stream.dims4()?;
-            let means = global_average(stream)?.reshape((batch, channels, 1, 1))?;
-            let weights = self.excite.forward(&self.squeeze.forward(&means)?)?;
-            let weighed = stream.broadcast_mul(&candle_nn::ops::sigmoid(&weights)?)?;
-            sum = Some(match sum {
-                Some(sum) => (sum + weighed)?,
-                None => weighed,
-            });
+            means.push(plane_means(stream)?);
         }
-        sum.ok_or_else(|| candle_core::Error::Msg("a gate needs streams".to_string()))
+        let means = Tensor::cat(&means, 0)?; // [streams · batch, channels]
+        let (rows, channels) = means.dims2()?;
+        let means = means.reshape((rows, channels, 1, 1))?;
+        let weights = self.excite.forward(&self.squeeze.forward(&means)?)?;
+        let weights = candle_nn::ops::sigmoid(&weights)?;
+        let shape = (streams.len(), rows / streams.len().max(1), channels);
+        gated_sum(streams, &weights.reshape(shape)?)
     }
 }

@@ -14,9 +14,9 @@ use candle_core::{Module, Result, Tensor};
 
 use crate::embed::EmbeddingNetwork;
 use crate::layers::{
-    Activation, Conv, ConvNormAct, InstanceNorm, LinearNormAct, Params, forward_all, global_average,
+    Activation, Conv, ConvNormAct, InstanceNorm, LinearNormAct, Params, forward_all,
 };
-use crate::ops::{Window, max_pool2d};
+use crate::ops::{Window, halve, max_pool2d, plane_means};
 
 use block::{Block, BlockConfig, conv_relu};
 
@@ -143,8 +143,7 @@ impl EmbeddingNetwork for OsNet {
         for stage in &self.stages {
             x = stage.forward(&x)?;
         }
-        let pooled = global_average(&self.last.forward(&x)?)?;
-        self.fc.forward(&pooled)
+        self.fc.forward(&plane_means(&self.last.forward(&x)?)?)
     }
 
     fn dim(&self) -> usize {
@@ -197,7 +196,7 @@ impl Stage {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = forward_all(&self.blocks, x)?;
         match &self.transition {
-            Some(conv) => conv.forward(&y)?.avg_pool2d(2),
+            Some(conv) => halve(&conv.forward(&y)?),
             None => Ok(y),
         }
     }

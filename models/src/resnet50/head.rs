@@ -3,7 +3,8 @@
 use candle_core::{Module, Result, Tensor};
 
 use super::{CHANNELS, Pooling, ResNet50Config};
-use crate::layers::{Activation, BatchNorm, LinearNormAct, Params, global_average};
+use crate::layers::{Activation, BatchNorm, LinearNormAct, Params};
+use crate::ops::plane_means;
 
 /// Smallest number that a generalised mean looks at: fastreid's.
 const GEM_EPS: f32 = 1e-6;
@@ -59,15 +60,12 @@ impl Head {
     /// The shape does not fit, or the device fails.
     pub fn pool(&self, map: &Tensor) -> Result<Tensor> {
         let Some(exponent) = &self.exponent else {
-            return global_average(map);
+            return plane_means(map);
         };
         // Powers by logarithm, because gradients reach the exponent too.
         let map = map.maximum(GEM_EPS)?;
         let powers = map.log()?.broadcast_mul(exponent)?.exp()?;
-        global_average(&powers)?
-            .log()?
-            .broadcast_div(exponent)?
-            .exp()
+        plane_means(&powers)?.log()?.broadcast_div(exponent)?.exp()
     }
 
     /// `[batch, 2048]` to `[batch, dim]`.

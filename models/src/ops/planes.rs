@@ -1,0 +1,233 @@
+//! Steps between convolutions, each in one pass over the planes of its inputs: means, sums with
+//! gates, shortcuts, halving.
+
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use rayon::prelude::*;
+
+use super::Activation;
+
+/// Whether tensors are of the kind that the passes here take: f32 in order on the CPU, and nobody
+/// asks for gradients.
+fn fused(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|x| {
+        x.device().is_cpu() && x.dtype() == DType::F32 && x.is_contiguous() && !x.track_op()
+    })
+}
+
+/// Runs `pass` over the numbers of tensors that [`fused`] accepted.
+fn with_numbers<T>(tensors: &[&Tensor], pass: impl FnOnce(&[&[f32]]) -> T) -> Result<T> {
+    let mut guards = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        guards.push(tensor.storage_and_layout());
+    }
+    let mut slices = Vec::with_capacity(tensors.len());
+    for (storage, layout) in &guards {
+        match (&**storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::F32(numbers)), Some((start, end))) => {
+                slices.push(&numbers[start..end]);
+            }
+            _ => candle_core::bail!("a pass over planes needs contiguous f32 on the CPU"),
+        }
+    }
+    Ok(pass(&slices))
+}
+
+/// Mean of every plane: `[batch, channels, height, width]` to `[batch, channels]`.
+///
+/// # Errors
+/// `x` has other dimensions or empty planes, or the device fails.
+pub fn plane_means(x: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = x.dims4()?;
+    let size = height * width;
+    if size == 0 {
+        candle_core::bail!("planes of {height}×{width} have no mean");
+    }
+    if !fused(&[x]) {
+        return x.flatten_from(2)?.mean(2);
+    }
+    let means: Vec<f32> = with_numbers(&[x], |numbers| {
+        let planes = numbers[0].par_chunks_exact(size);
+        planes.map(|plane| sum(plane) / size as f32).collect()
+    })?;
+    Tensor::from_vec(means, (batch, channels), x.device())
+}
+
+/// In sixteen sums at once, always in the same order.
+fn sum(numbers: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 16];
+    let chunks = numbers.chunks_exact(16);
+    for (index, number) in chunks.remainder().iter().enumerate() {
+        lanes[index] = *number;
+    }
+    for chunk in chunks {
+        for (lane, number) in lanes.iter_mut().zip(chunk) {
+            *lane += number;
+        }
+    }
+    let mut half = 8;
+    while half > 0 {
+        for index in 0..half {
+            lanes[index] += lanes[index + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The sum of `streams`, each `[batch, channels, height, width]`, every plane times its gate;
+/// `gates`: `[streams, batch, channels]`.
+///
+/// # Errors
+/// The shapes do not fit, or the device fails.
+pub fn gated_sum(streams: &[Tensor], gates: &Tensor) -> Result<Tensor> {
+    let Some(first) = streams.first() else {
+        candle_core::bail!("no streams to add");
+    };
+    let (batch, channels, height, width) = first.dims4()?;
+    let alike = streams.iter().all(|stream| stream.dims() == first.dims());
+    if !alike || gates.dims3()? != (streams.len(), batch, channels) {
+        candle_core::bail!("gates {:?} do not fit {:?}", gates.dims(), first.dims());
+    }
+    let mut tensors: Vec<&Tensor> = streams.iter().collect();
+    tensors.push(gates);
+    if !fused(&tensors) {
+        let mut total = None;
+        for (index, stream) in streams.iter().enumerate() {
+            let gate = gates.get(index)?.reshape((batch, channels, 1, 1))?;
+            let gated = stream.broadcast_mul(&gate)?;
+            total = Some(match total {
+                Some(total) => (total + gated)?,
+                None => gated,
+            });
+        }
+        return total.ok_or_else(|| candle_core::Error::Msg("no streams".to_string()));
+    }
+    let size = height * width;
+    let mut output = vec![0.0_f32; first.elem_count()];
+    with_numbers(&tensors, |numbers| {
+        let (gates, streams) = (numbers[streams.len()], &numbers[..streams.len()]);
+        let planes = output.par_chunks_exact_mut(size.max(1)).enumerate();
+        planes.for_each(|(plane, output)| {
+            for (index, stream) in streams.iter().enumerate() {
+                let gate = gates[index * batch * channels + plane];
+                let stream = &stream[plane * size..(plane + 1) * size];
+                for (out, number) in output.iter_mut().zip(stream) {
+                    *out += gate * number;
+                }
+            }
+        });
+    })?;
+    Tensor::from_vec(output, first.shape(), first.device())
+}
+
+/// `max(a + b, 0)`: the end of a block with a shortcut.
+///
+/// # Errors
+/// The shapes differ, or the device fails.
+pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    /// Numbers that a thread takes at once.
+    const PART: usize = 16 * 1024;
+    if a.dims() != b.dims() || !fused(&[a, b]) {
+        return Activation::Relu.apply(&(a + b)?);
+    }
+    let mut output = vec![0.0_f32; a.elem_count()];
+    with_numbers(&[a, b], |numbers| {
+        let parts = numbers[0].par_chunks(PART).zip(numbers[1].par_chunks(PART));
+        output
+            .par_chunks_mut(PART)
+            .zip(parts)
+            .for_each(|(out, (a, b))| {
+                for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+                    *out = (a + b).max(0.0);
+                }
+            });
+    })?;
+    Tensor::from_vec(output, a.shape(), a.device())
+}
+
+/// Mean of every 2×2 square: both sides halved, an odd last row or column left out.
+///
+/// # Errors
+/// `x` has other than four dimensions, or the device fails.
+pub fn halve(x: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = x.dims4()?;
+    if height < 2 || width < 2 || !fused(&[x]) {
+        return x.avg_pool2d(2);
+    }
+    let (rows, columns) = (height / 2, width / 2);
+    let mut output = vec![0.0_f32; batch * channels * rows * columns];
+    with_numbers(&[x], |numbers| {
+        let planes = numbers[0].par_chunks_exact(height * width);
+        let outputs = output.par_chunks_exact_mut(rows * columns);
+        outputs.zip(planes).for_each(|(output, plane)| {
+            let pairs = plane.chunks_exact(2 * width);
+            for (row, pair) in output.chunks_exact_mut(columns).zip(pairs) {
+                let (upper, lower) = pair.split_at(width);
+                let squares = upper.chunks_exact(2).zip(lower.chunks_exact(2));
+                for (out, (upper, lower)) in row.iter_mut().zip(squares) {
+                    *out = (upper[0] + upper[1] + lower[0] + lower[1]) * 0.25;
+                }
+            }
+        });
+    })?;
+    Tensor::from_vec(output, (batch, channels, rows, columns), x.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    fn made_up(seed: usize, shape: &[usize]) -> Tensor {
+        let count = shape.iter().product::<usize>();
+        let numbers: Vec<f32> = (0..count)
+            .map(|index| ((index * 7919 + seed * 104_729) % 2003) as f32 / 1000.0 - 1.0)
+            .collect();
+        Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
+    }
+
+    /// The same in the eyes of `fused`, but with gradients.
+    fn tracked(x: &Tensor) -> Tensor {
+        Var::from_tensor(x).unwrap().as_tensor().clone()
+    }
+
+    fn assert_same(fused: &Tensor, plain: &Tensor) {
+        assert_eq!(fused.dims(), plain.dims());
+        let off = (fused - plain).unwrap().abs().unwrap();
+        let off = off.flatten_all().unwrap().max(0).unwrap();
+        let off = off.to_scalar::<f32>().unwrap();
+        assert!(off < 1e-6, "{off}");
+    }
+
+    // The plain version, candle's own operations, is the yardstick.
+    #[test]
+    fn one_pass_gives_what_candle_gives() {
+        for (height, width) in [(1, 1), (3, 5), (4, 8), (7, 6), (16, 9)] {
+            let shape = [2, 3, height, width];
+            let (a, b) = (made_up(1, &shape), made_up(2, &shape));
+            let (plain_a, plain_b) = (tracked(&a), tracked(&b));
+            assert_same(&plane_means(&a).unwrap(), &plane_means(&plain_a).unwrap());
+            let found = add_relu(&a, &b).unwrap();
+            assert_same(&found, &add_relu(&plain_a, &plain_b).unwrap());
+            let gates = made_up(3, &[2, 2, 3]);
+            let found = gated_sum(&[a.clone(), b], &gates).unwrap();
+            let plain = gated_sum(&[plain_a.clone(), plain_b], &gates).unwrap();
+            assert_same(&found, &plain);
+            if height > 1 {
+                assert_same(&halve(&a).unwrap(), &halve(&plain_a).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_errors() {
+        let (a, b) = (made_up(1, &[1, 2, 4, 4]), made_up(1, &[1, 2, 4, 5]));
+        assert!(add_relu(&a, &b).is_err());
+        assert!(gated_sum(&[], &made_up(1, &[0, 1, 2])).is_err());
+        let gates = made_up(1, &[2, 1, 2]);
+        assert!(gated_sum(&[a.clone(), b], &gates).is_err());
+        assert!(gated_sum(&[a], &gates).is_err());
+        assert!(plane_means(&made_up(1, &[1, 2, 0, 4])).is_err());
+    }
+}
