@@ -6,7 +6,9 @@
 pub mod annotate;
 pub mod cli;
 pub mod eval;
+pub mod gallery;
 pub mod geometry;
+pub mod homography;
 pub mod pipeline;
 pub mod reid;
 pub mod sink;

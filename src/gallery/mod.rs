@@ -1,0 +1,735 @@
+//! One identity across cameras: who is who, on the map and by looks.
+//!
+//! A [`Gallery`] belongs to an environment. Each time step it gets what all cameras' trackers
+//! report ([`CameraInput`]) and says whom each track shows ([`Identity`]), what happened to
+//! identities ([`IdentityEvent`]) and where people are. People who were seen a moment ago are in
+//! the main gallery, those out of sight in the lost one, from which they return by looks, place and
+//! time.
+//!
+//! The same input gives the same identities. All that is kept is bounded: people by
+//! [`GallerySettings::capacity`], tracks by the people they show.
+
+mod associate;
+mod birth;
+mod event;
+mod measure;
+mod motion;
+mod person;
+mod settings;
+mod topology;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mtmc_models::{BBox, Embedding};
+use serde::{Deserialize, Serialize};
+
+use crate::homography::{CameraView, MapPoint};
+use crate::tracker::SettingError;
+
+use associate::{CameraWork, Evidence};
+use birth::Newcomer;
+pub use event::IdentityEvent;
+pub use motion::Motion;
+pub use person::{GalleryType, Look, Person, TrackKey};
+pub use settings::GallerySettings;
+pub use topology::{Link, Topology};
+
+/// What a camera's tracker reports of one track.
+#[derive(Debug, Clone, Copy)]
+pub struct Observation<'a> {
+    /// The track's ID in its camera.
+    pub track_id: u64,
+    /// Its box in pixels.
+    pub bbox: BBox,
+    /// How it looks, if that was asked for in this step.
+    pub embedding: Option<&'a Embedding>,
+}
+
+/// One camera's part of a time step.
+#[derive(Debug, Clone, Copy)]
+pub struct CameraInput<'a> {
+    /// Index of the camera in the environment.
+    pub camera: usize,
+    /// Width and height of its frame in pixels.
+    pub frame_size: [f64; 2],
+    /// Its tracks in this frame; each ID once.
+    pub observations: &'a [Observation<'a>],
+}
+
+/// How a track came to its identity in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssociationType {
+    /// The track shows whom it showed before.
+    Continued,
+    /// A track new to the person, who is in sight elsewhere or was a moment ago.
+    Matched,
+    /// The person was lost and is known again.
+    Returned,
+    /// The track was thought to show someone else.
+    Split,
+    /// Someone new.
+    New,
+    /// Nobody yet: not sure to be a person, or waiting for a vector.
+    Pending,
+}
+
+/// One person that a track might show, with what speaks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The identity, if it has one already.
+    pub global_id: Option<u64>,
+    /// The sum by which identities were assigned; the lower the likelier, below 0 acceptable.
+    pub cost: f64,
+    /// Squared Mahalanobis distance on the map, where there is one.
+    pub distance: Option<f64>,
+    /// Cosine similarity, where both have vectors.
+    pub similarity: Option<f64>,
+}
+
+/// Whom a track shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The identity; `None` while it is not sure.
+    pub global_id: Option<u64>,
+    /// How it came to it.
+    pub association: AssociationType,
+    /// Cosine similarity to the person, where both have vectors.
+    pub similarity: Option<f64>,
+    /// The best candidates, the chosen one among them, by rising cost.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A person on the map.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PlacedPerson {
+    /// The identity.
+    pub global_id: u64,
+    /// Where it is, by all cameras together.
+    pub place: MapPoint,
+    /// Velocity x, y in map units a second.
+    pub velocity: [f64; 2],
+    /// Standard deviation of the place, in map units.
+    pub uncertainty: f64,
+    /// Steps since it was seen; 0: now.
+    pub missed: u32,
+}
+
+/// The outcome of a time step.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StepResult {
+    /// Whom each observation shows, in the order of the input.
+    pub identities: Vec<Vec<Identity>>,
+    /// What happened to identities, in a fixed order.
+    pub events: Vec<IdentityEvent>,
+    /// Everyone on the map who was seen within the last [`COASTING_STEPS`], by identity.
+    pub people: Vec<PlacedPerson>,
+}
+
+/// Steps for which someone out of sight is still reported on the map, where motion takes him.
+pub const COASTING_STEPS: u32 = 3;
+
+/// Steps that a track keeps its person without being explained by it.
+const PATIENCE: u32 = 2;
+
+/// Whom a track shows.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Binding {
+    person: u64,
+    /// Steps since it was last assigned so.
+    unexplained: u32,
+}
+
+/// An environment's people.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Gallery {
+    settings: GallerySettings,
+    topology: Topology,
+    #[serde(skip)]
+    views: Vec<Option<CameraView>>,
+    /// In order of appearance.
+    people: Vec<Person>,
+    #[serde(with = "entries")]
+    bindings: BTreeMap<TrackKey, Binding>,
+    /// Tracks of nobody, and for how many steps.
+    #[serde(with = "entries")]
+    waiting: BTreeMap<TrackKey, u32>,
+    /// Pairs of people in one place, by keys, and for how many steps.
+    #[serde(with = "entries")]
+    meetings: BTreeMap<(u64, u64), u32>,
+    next_key: u64,
+    next_global_id: u64,
+    time: Option<f64>,
+    /// Whether vectors were ever given.
+    uses_looks: bool,
+}
+
+impl Gallery {
+    /// An empty gallery; `views` holds each camera's calibration, by index.
+    ///
+    /// # Errors
+    /// A setting out of range.
+    pub fn new(
+        settings: GallerySettings,
+        topology: Topology,
+        views: Vec<Option<CameraView>>,
+    ) -> Result<Self, SettingError> {
+        settings.validate()?;
+        Ok(Self {
+            settings,
+            topology,
+            views,
+            people: Vec::new(),
+            bindings: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            meetings: BTreeMap::new(),
+            next_key: 1,
+            next_global_id: 1,
+            time: None,
+            uses_looks: false,
+        })
+    }
+
+    /// Gives a gallery that was read back its calibrations, which are not stored with it.
+    pub fn set_views(&mut self, views: Vec<Option<CameraView>>) {
+        self.views = views;
+    }
+
+    /// Everyone known, in order of appearance.
+    pub fn people(&self) -> &[Person] {
+        &self.people
+    }
+
+    /// The index of a person by its key: keys rise with the index.
+    fn index_of(&self, key: u64) -> Option<usize> {
+        self.people.binary_search_by_key(&key, |p| p.key).ok()
+    }
+
+    /// Advances to `time` (seconds, not before the last one) with what the cameras saw.
+    ///
+    /// Cameras that have no frame in this step are left out of `inputs`.
+    pub fn step(&mut self, time: f64, inputs: &[CameraInput<'_>]) -> StepResult {
+        let elapsed = self.time.map_or(0.0, |before| (time - before).max(0.0));
+        self.time = Some(time);
+        self.uses_looks |= inputs
+            .iter()
+            .any(|input| input.observations.iter().any(|o| o.embedding.is_some()));
+        let model = self.settings.motion();
+        for motion in self.people.iter_mut().filter_map(|p| p.motion.as_mut()) {
+            motion.predict(elapsed, &model);
+        }
+        // Lent to the step, so that people may change meanwhile.
+        let views = std::mem::take(&mut self.views);
+        let result = self.step_with(time, inputs, &views);
+        self.views = views;
+        result
+    }
+
+    fn step_with(
+        &mut self,
+        time: f64,
+        inputs: &[CameraInput<'_>],
+        views: &[Option<CameraView>],
+    ) -> StepResult {
+        let mut work: Vec<CameraWork<'_>> = inputs
+            .iter()
+            .map(|input| {
+                let view = views.get(input.camera).and_then(Option::as_ref);
+                CameraWork::new(self, view, input)
+            })
+            .collect();
+        associate::associate(self, time, &mut work);
+        let newcomers = birth::newcomers(self, &work);
+        associate::correct(&mut self.people, &work);
+        let mut events = Vec::new();
+        let kinds = self.take_in(time, &work, &mut events);
+        for newcomer in &newcomers {
+            self.admit(time, &work, newcomer);
+        }
+        self.confirm(&mut events);
+        self.merge(&mut events);
+        let identities = self.identities(&work, &kinds);
+        let people = self.placed(views);
+        self.retire(&mut events);
+        StepResult {
+            identities,
+            events,
+            people,
+        }
+    }
+
+    /// Notes who was seen by what, and updates looks; tells how each track came to its person.
+    fn take_in(
+        &mut self,
+        time: f64,
+        work: &[CameraWork<'_>],
+        events: &mut Vec<IdentityEvent>,
+    ) -> Vec<Vec<AssociationType>> {
+        let mut sightings: Vec<Vec<TrackKey>> = vec![Vec::new(); self.people.len()];
+        let mut whole = vec![0_usize; self.people.len()];
+        let mut kinds = Vec::with_capacity(work.len());
+        for camera in work {
+            let mut row = Vec::with_capacity(camera.observations.len());
+            for (index, observation) in camera.observations.iter().enumerate() {
+                let track = camera.track(index);
+                let Some(evidence) = &camera.now[index] else {
+                    row.push(AssociationType::Pending);
+                    continue;
+                };
+                row.push(self.bind(time, track, camera.before[index], evidence, events));
+                sightings[evidence.person].push(track);
+                whole[evidence.person] += usize::from(!evidence.hidden);
+                if let Some(vector) = observation.embedding {
+                    self.look(evidence.person, vector);
+                }
+            }
+            kinds.push(row);
+        }
+        for (index, tracks) in sightings.into_iter().enumerate() {
+            let seeing = self.seeing(work, index);
+            let enough = self.settings.least_views.min(seeing.max(1));
+            let person = &mut self.people[index];
+            if tracks.is_empty() {
+                person.missed = person.missed.saturating_add(1);
+                person.weak = person.weak.saturating_add(1);
+                continue;
+            }
+            person.missed = 0;
+            person.gallery = GalleryType::Main;
+            person.last_seen = time;
+            person.last_camera = tracks[0].camera;
+            person
+                .cameras
+                .extend(tracks.iter().map(|track| track.camera));
+            if tracks.len() >= enough {
+                person.hits = person.hits.saturating_add(1);
+            }
+            // Boxes that show only parts are easily someone else's.
+            let sure = whole[index] >= enough || tracks.len() > enough;
+            person.weak = if sure {
+                0
+            } else {
+                person.weak.saturating_add(1)
+            };
+            person.tracks = tracks;
+        }
+        self.forget_tracks(work);
+        kinds
+    }
+
+    /// Notes that a track shows a person.
+    fn bind(
+        &mut self,
+        time: f64,
+        track: TrackKey,
+        before: Option<usize>,
+        evidence: &Evidence,
+        events: &mut Vec<IdentityEvent>,
+    ) -> AssociationType {
+        let person = &self.people[evidence.person];
+        let binding = Binding {
+            person: person.key,
+            unexplained: 0,
+        };
+        self.bindings.insert(track, binding);
+        self.waiting.remove(&track);
+        if before == Some(evidence.person) {
+            return AssociationType::Continued;
+        }
+        if let Some(before) = before {
+            let from = self.people.get(before).and_then(|p| p.global_id);
+            if let (Some(from), Some(to)) = (from, person.global_id) {
+                events.push(IdentityEvent::Split { track, from, to });
+            }
+            return AssociationType::Split;
+        }
+        if person.gallery == GalleryType::Main {
+            return AssociationType::Matched;
+        }
+        if let Some(global_id) = person.global_id {
+            // Several cameras may find him again in one step: it is told once.
+            let told = |event: &IdentityEvent| matches!(event, IdentityEvent::Returned { global_id: id, .. } if *id == global_id);
+            if !events.iter().any(told) {
+                events.push(IdentityEvent::Returned {
+                    global_id,
+                    track,
+                    seconds: time - person.last_seen,
+                });
+            }
+        }
+        AssociationType::Returned
+    }
+
+    fn look(&mut self, person: usize, vector: &Embedding) {
+        let (alpha, most) = (self.settings.ema_alpha, self.settings.exemplars);
+        match &mut self.people[person].look {
+            Some(look) => look.update(vector, alpha, most),
+            look @ None => *look = Some(Look::new(vector)),
+        }
+    }
+
+    /// Lets go of tracks that are gone or that nobody explains.
+    fn forget_tracks(&mut self, work: &[CameraWork<'_>]) {
+        let mut unexplained = BTreeSet::new();
+        let mut present = BTreeSet::new();
+        let mut cameras = BTreeSet::new();
+        for camera in work {
+            cameras.insert(camera.camera);
+            for index in 0..camera.observations.len() {
+                present.insert(camera.track(index));
+                if camera.now[index].is_none() {
+                    unexplained.insert(camera.track(index));
+                }
+            }
+        }
+        // A track that its tracker lost may come back under its ID: it stays as long as its person.
+        let keys: BTreeSet<u64> = self.people.iter().map(|person| person.key).collect();
+        self.bindings.retain(|track, binding| {
+            if unexplained.contains(track) {
+                binding.unexplained += 1;
+            }
+            binding.unexplained <= PATIENCE && keys.contains(&binding.person)
+        });
+        self.waiting
+            .retain(|track, _| present.contains(track) || !cameras.contains(&track.camera));
+        for track in unexplained {
+            if !self.bindings.contains_key(&track) {
+                *self.waiting.entry(track).or_default() += 1;
+            }
+        }
+    }
+
+    /// Steps for which a track has shown nobody.
+    fn waited(&self, track: TrackKey) -> u32 {
+        self.waiting.get(&track).copied().unwrap_or(0)
+    }
+
+    /// How many of the step's cameras should see a person: those that its place is in sight of, and
+    /// those that saw it without a map.
+    fn seeing(&self, work: &[CameraWork<'_>], person: usize) -> usize {
+        let Some(motion) = &self.people[person].motion else {
+            return 1;
+        };
+        let place = motion.position();
+        let sees = |camera: &&CameraWork<'_>| camera.view.is_some_and(|view| view.sees(place));
+        work.iter().filter(sees).count()
+    }
+
+    /// How many cameras must see someone new at a place.
+    fn views_needed(&self, work: &[CameraWork<'_>], place: Option<MapPoint>) -> usize {
+        let Some(place) = place else { return 1 };
+        let sees = |camera: &&CameraWork<'_>| camera.view.is_some_and(|view| view.sees(place));
+        let seeing = work.iter().filter(sees).count();
+        self.settings.least_views.min(seeing).max(1)
+    }
+
+    /// Takes in someone new.
+    fn admit(&mut self, time: f64, work: &[CameraWork<'_>], newcomer: &Newcomer) {
+        let key = self.next_key;
+        self.next_key += 1;
+        let mut tracks = Vec::new();
+        let mut look: Option<Look> = None;
+        for &(camera, index) in &newcomer.boxes {
+            let track = work[camera].track(index);
+            tracks.push(track);
+            let binding = Binding {
+                person: key,
+                unexplained: 0,
+            };
+            self.bindings.insert(track, binding);
+            self.waiting.remove(&track);
+            if let Some(vector) = work[camera].observations[index].embedding {
+                match &mut look {
+                    Some(look) => look.update(vector, 0.5, self.settings.exemplars),
+                    None => look = Some(Look::new(vector)),
+                }
+            }
+        }
+        tracks.sort_unstable();
+        let model = self.settings.motion();
+        self.people.push(Person {
+            key,
+            global_id: None,
+            gallery: GalleryType::Main,
+            look,
+            motion: newcomer.place.map(|place| Motion::at(place, &model)),
+            cameras: tracks.iter().map(|track| track.camera).collect(),
+            first_seen: time,
+            last_seen: time,
+            last_camera: tracks.first().map_or(0, |track| track.camera),
+            tracks,
+            hits: 1,
+            missed: 0,
+            weak: 0,
+        });
+    }
+
+    /// Gives identities to those who were seen often enough.
+    fn confirm(&mut self, events: &mut Vec<IdentityEvent>) {
+        for person in &mut self.people {
+            if person.global_id.is_none() && person.hits >= self.settings.confirm_steps {
+                let global_id = self.next_global_id;
+                self.next_global_id += 1;
+                person.global_id = Some(global_id);
+                events.push(IdentityEvent::New { global_id });
+            }
+        }
+    }
+
+    /// Makes one of two people who have been in one place for long, never in one camera.
+    fn merge(&mut self, events: &mut Vec<IdentityEvent>) {
+        let mut meetings = BTreeMap::new();
+        let mut same = Vec::new();
+        for (older, younger) in self.meeting_pairs() {
+            let keys = (self.people[older].key, self.people[younger].key);
+            let steps = self.meetings.get(&keys).copied().unwrap_or(0) + 1;
+            if steps >= self.settings.merge_steps {
+                same.push((older, younger));
+            }
+            meetings.insert(keys, steps);
+        }
+        self.meetings = meetings;
+        // From behind, so that indices before stay what they are.
+        same.sort_by_key(|&(_, younger)| std::cmp::Reverse(younger));
+        let mut gone = BTreeSet::new();
+        for (older, younger) in same {
+            if gone.insert(younger) {
+                self.join(older, younger, events);
+            }
+        }
+    }
+
+    /// Pairs of people, by index, who are seen in one place but not by one camera.
+    fn meeting_pairs(&self) -> Vec<(usize, usize)> {
+        let mut placed: Vec<(f64, usize)> = Vec::new();
+        for (index, person) in self.people.iter().enumerate() {
+            if let (true, Some(motion)) = (person.is_seen(), &person.motion) {
+                placed.push((motion.position().x, index));
+            }
+        }
+        placed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let reach = self.settings.merge_distance;
+        let mut pairs = Vec::new();
+        for (position, &(x, a)) in placed.iter().enumerate() {
+            for &(other_x, b) in &placed[position + 1..] {
+                if other_x - x > reach {
+                    break;
+                }
+                let (older, younger) = (a.min(b), a.max(b));
+                if self.may_be_one(older, younger) {
+                    pairs.push((older, younger));
+                }
+            }
+        }
+        pairs.sort_unstable();
+        pairs
+    }
+
+    fn may_be_one(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.people[a], &self.people[b]);
+        let (Some(at), Some(bt)) = (&a.motion, &b.motion) else {
+            return false;
+        };
+        let (at, bt) = (at.position(), bt.position());
+        let near = (at.x - bt.x).hypot(at.y - bt.y) <= self.settings.merge_distance;
+        let apart = a
+            .tracks
+            .iter()
+            .all(|track| b.track_in(track.camera).is_none());
+        let alike = match (&a.look, &b.look) {
+            (Some(a), Some(b)) => a
+                .similarity(b.mean())
+                .is_none_or(|alike| alike >= self.settings.similarity_threshold),
+            _ => true,
+        };
+        near && apart && alike
+    }
+
+    /// The younger person's tracks and looks go to the older one.
+    fn join(&mut self, older: usize, younger: usize, events: &mut Vec<IdentityEvent>) {
+        let gone = self.people.remove(younger);
+        let person = &mut self.people[older];
+        for binding in self.bindings.values_mut() {
+            if binding.person == gone.key {
+                binding.person = person.key;
+            }
+        }
+        match (&mut person.look, &gone.look) {
+            (Some(look), Some(other)) => look.absorb(other, self.settings.exemplars),
+            (look @ None, Some(other)) => *look = Some(other.clone()),
+            _ => {}
+        }
+        person.cameras.extend(&gone.cameras);
+        person.tracks.extend(&gone.tracks);
+        person.tracks.sort_unstable();
+        person.hits = person.hits.max(gone.hits);
+        person.weak = person.weak.min(gone.weak);
+        match (person.global_id, gone.global_id) {
+            (Some(into), Some(from)) => events.push(IdentityEvent::Merged { from, into }),
+            (None, Some(global_id)) => person.global_id = Some(global_id),
+            _ => {}
+        }
+    }
+
+    /// Moves people between the galleries and forgets those lost for too long.
+    fn retire(&mut self, events: &mut Vec<IdentityEvent>) {
+        let settings = &self.settings;
+        let mut freed = BTreeSet::new();
+        self.people.retain_mut(|person| {
+            let Some(global_id) = person.global_id else {
+                return person.missed <= 1;
+            };
+            if person.gallery == GalleryType::Main {
+                let gone =
+                    person.missed > settings.missing_steps || person.weak > settings.weak_steps;
+                if gone {
+                    person.gallery = GalleryType::Lost;
+                    person.tracks.clear();
+                    person.missed = person.missed.max(1);
+                    freed.insert(person.key);
+                    events.push(IdentityEvent::Lost { global_id });
+                }
+                return true;
+            }
+            let steps = person.missed.saturating_sub(settings.missing_steps);
+            if steps <= settings.lost_steps {
+                return true;
+            }
+            events.push(IdentityEvent::Removed { global_id });
+            false
+        });
+        self.bindings
+            .retain(|_, binding| !freed.contains(&binding.person));
+        self.make_room(events);
+    }
+
+    /// Keeps to the capacity: those lost longest go, then those not seen for longest.
+    fn make_room(&mut self, events: &mut Vec<IdentityEvent>) {
+        while self.people.len() > self.settings.capacity {
+            let mut longest = (0, 0);
+            for (index, person) in self.people.iter().enumerate() {
+                if person.missed > longest.1 {
+                    longest = (index, person.missed);
+                }
+            }
+            let person = self.people.remove(longest.0);
+            if let Some(global_id) = person.global_id {
+                events.push(IdentityEvent::Removed { global_id });
+            }
+        }
+        let keys: BTreeSet<u64> = self.people.iter().map(|person| person.key).collect();
+        self.bindings
+            .retain(|_, binding| keys.contains(&binding.person));
+    }
+
+    /// Whom every observation shows.
+    fn identities(
+        &self,
+        work: &[CameraWork<'_>],
+        kinds: &[Vec<AssociationType>],
+    ) -> Vec<Vec<Identity>> {
+        let by_key: BTreeMap<u64, &Person> = self.people.iter().map(|p| (p.key, p)).collect();
+        let mut all = Vec::with_capacity(work.len());
+        for (camera, kinds) in work.iter().zip(kinds) {
+            let mut row = Vec::with_capacity(kinds.len());
+            for (index, &kind) in kinds.iter().enumerate() {
+                row.push(self.identity(camera, index, kind, &by_key));
+            }
+            all.push(row);
+        }
+        all
+    }
+
+    fn identity(
+        &self,
+        camera: &CameraWork<'_>,
+        index: usize,
+        kind: AssociationType,
+        by_key: &BTreeMap<u64, &Person>,
+    ) -> Identity {
+        let track = camera.track(index);
+        let binding = self.bindings.get(&track);
+        let person = binding.and_then(|binding| by_key.get(&binding.person));
+        // A track that nobody explains keeps its person, unless another track shows it.
+        let person = person.filter(|p| {
+            p.track_in(camera.camera)
+                .is_none_or(|t| t == track.track_id)
+        });
+        let global_id = person.and_then(|person| person.global_id);
+        let association = match kind {
+            AssociationType::Pending if global_id.is_some() => AssociationType::Continued,
+            AssociationType::Pending if person.is_some() => AssociationType::New,
+            _ if global_id.is_none() => AssociationType::Pending,
+            kind => kind,
+        };
+        let mut candidates = Vec::new();
+        for candidate in &camera.candidates[index] {
+            candidates.push(Candidate {
+                global_id: candidate.global_id,
+                cost: candidate.cost,
+                distance: candidate.distance,
+                similarity: candidate.similarity,
+            });
+        }
+        Identity {
+            global_id,
+            association,
+            similarity: camera.now[index].as_ref().and_then(|e| e.similarity),
+            candidates,
+        }
+    }
+
+    /// Everyone on the map, by identity.
+    fn placed(&self, views: &[Option<CameraView>]) -> Vec<PlacedPerson> {
+        let mut placed = Vec::new();
+        for person in &self.people {
+            let (Some(global_id), Some(motion)) = (person.global_id, &person.motion) else {
+                continue;
+            };
+            let shown = person.gallery == GalleryType::Main && person.missed <= COASTING_STEPS;
+            if shown && in_area(views, motion.position()) {
+                placed.push(PlacedPerson {
+                    global_id,
+                    place: motion.position(),
+                    velocity: motion.velocity(),
+                    uncertainty: motion.uncertainty(),
+                    missed: person.missed,
+                });
+            }
+        }
+        placed.sort_by_key(|person| person.global_id);
+        placed
+    }
+}
+
+/// Whether a place is in any calibrated camera's area.
+fn in_area(views: &[Option<CameraView>], place: MapPoint) -> bool {
+    views.iter().flatten().any(|view| view.in_area(place))
+}
+
+/// Maps with keys that JSON cannot hold, as lists of pairs.
+mod entries {
+    use std::collections::BTreeMap;
+
+    use serde::de::{Deserialize, Deserializer};
+    use serde::ser::{Serialize, Serializer};
+
+    pub fn serialize<K, V, S>(map: &BTreeMap<K, V>, serializer: S) -> Result<S::Ok, S::Error>
+    where
+        K: Serialize,
+        V: Serialize,
+        S: Serializer,
+    {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        let pairs = Vec::<(K, V)>::deserialize(deserializer)?;
+        Ok(pairs.into_iter().collect())
+    }
+}
