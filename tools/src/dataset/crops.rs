@@ -138,7 +138,7 @@ pub fn plan(
                 .to_string(),
         ));
     }
-    crops.sort_by(|a, b| (a.frame, a.name).cmp(&(b.frame, b.name)));
+    crops.sort_by_key(|crop| (crop.frame, crop.name));
     Ok(crops)
 }
 
