@@ -7,7 +7,16 @@
 //! Without the variable, or where its Python has no OpenCV, there are only our figures. The steps
 //! of OpenCV are in `tests/oracle/camera_motion/time_opencv.py`.
 //!
-//! Figures: see below.
+//! Milliseconds a frame, ours and OpenCV 5.0.0's, medians on an AMD EPYC server with AVX-512 and
+//! much other work beside it:
+//!
+//! | method      | 768×576     | 1920×1080   |
+//! |-------------|-------------|-------------|
+//! | sparse_flow | 3.3 / 10.4  | 4.8 / 16.0  |
+//! | orb         | 3.2 / 5.8   | 5.5 / 29.6  |
+//! | ecc         | 12.8 / 10.7 | 21.2 / 86.6 |
+
+#![allow(clippy::print_stdout)] // Its results.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};

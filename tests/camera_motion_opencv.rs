@@ -239,6 +239,7 @@ fn a_still_camera_stands_still() {
 }
 
 /// Whether there is an `ffmpeg` to open an AVI with; in CI there must be.
+#[allow(clippy::print_stderr)]
 fn has_ffmpeg() -> bool {
     let found = Command::new("ffmpeg").arg("-version").output().is_ok();
     let ci = std::env::var("CI").is_ok_and(|value| value == "true");
