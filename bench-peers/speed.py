@@ -4,9 +4,10 @@
 
 Reads one command a line and answers each with one line:
 
-    scene FILE PEOPLE DIM   a new tracker and its frames, prepared off the clock: `tracks N`, the
-                            tracks it shows after one lap
-    run N                   N updates, going on where the last run stopped: the seconds they took
+    scene FILE PEOPLE DIM LAP   a new tracker and its frames, prepared off the clock: `tracks N`,
+                                the tracks it shows after one lap, or as far as it gets in LAP
+                                seconds
+    run N                       N updates, going on where the last run stopped: the seconds taken
 
 FILE holds little-endian f32: for every person of every frame x1, y1, x2, y2, score and DIM numbers
 of how they look.
@@ -57,7 +58,11 @@ def main():
         command, *rest = line.split()
         if command == "scene":
             course = Course(name, with_embeddings, rest[0], int(rest[1]), int(rest[2]))
-            course.run(len(course.frames))
+            lap = 0.0
+            for _ in course.frames:
+                lap += course.run(1)
+                if lap > float(rest[3]):
+                    break
             gc.collect()
             print("tracks", course.tracks, file=answers, flush=True)
         else:

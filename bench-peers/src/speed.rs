@@ -16,10 +16,15 @@ use crate::peer::{Mtmc, Peer};
 use crate::python::Worker;
 use crate::{quality, scene};
 
-/// Updates before each turn that are not timed: they bring the tracker back into the caches.
+/// At most so many updates before each turn that are not timed: they bring the tracker back into
+/// the caches.
 const WARM_UP: usize = 16;
-/// A turn lasts about so long, in seconds.
+/// A turn lasts about so long, in seconds, and has at least [`SHORTEST`] updates.
 const TURN: f64 = 0.05;
+/// Updates of the slowest tracker's turn.
+const SHORTEST: usize = 4;
+/// A new tracker walks through the scene once, or as far as it gets in so many seconds.
+const FIRST_LAP: f64 = 3.0;
 
 /// Arguments of `speed`.
 #[derive(Debug, Args)]
@@ -40,7 +45,7 @@ pub struct SpeedArgs {
 /// Something that can be timed.
 trait Runner {
     fn name(&self) -> &str;
-    /// Takes a scene, walks through it once, and says how many tracks are then shown.
+    /// Takes a scene, walks through it (see [`FIRST_LAP`]), and says how many tracks are then shown.
     fn start(&mut self, scene: &Scene) -> anyhow::Result<usize>;
     /// So many updates: the seconds they took.
     fn run(&mut self, updates: usize) -> anyhow::Result<f64>;
@@ -87,10 +92,16 @@ impl<P: Peer, B: Fn(usize) -> P> Runner for Local<P, B> {
         self.inputs = scene.frames.iter().map(|f| peer.prepare(f)).collect();
         self.next = 0;
         let mut shown = 0;
+        let started = Instant::now();
         for mut input in self.inputs.clone() {
             let output = peer.update(&mut input);
             shown = peer.rows(&input, &output).len();
+            self.next += 1;
+            if started.elapsed().as_secs_f64() > FIRST_LAP {
+                break;
+            }
         }
+        self.next %= self.inputs.len();
         self.peer = Some(peer);
         Ok(shown)
     }
@@ -130,7 +141,9 @@ impl Runner for Remote {
     fn start(&mut self, scene: &Scene) -> anyhow::Result<usize> {
         debug_assert_eq!(self.with_embeddings, scene.dim > 0);
         let (file, people, dim) = (scene.file.display(), scene.people, scene.dim);
-        let answer = self.worker.ask(&format!("scene {file} {people} {dim}"))?;
+        let answer = self
+            .worker
+            .ask(&format!("scene {file} {people} {dim} {FIRST_LAP}"))?;
         let shown = answer.strip_prefix("tracks ").unwrap_or_default();
         shown.parse().with_context(|| format!("answer `{answer}`"))
     }
@@ -279,8 +292,8 @@ fn time_scene(
             runner.name()
         ));
         shown.push(runner.start(scene)?);
-        let each = runner.run(WARM_UP)? / WARM_UP as f64;
-        updates.push(((TURN / each) as usize).clamp(WARM_UP, 100_000));
+        let each = runner.run(SHORTEST)? / SHORTEST as f64;
+        updates.push(((TURN / each) as usize).clamp(SHORTEST, 100_000));
     }
     let mut seconds = vec![Vec::new(); runners.len()];
     for round in 0..rounds {
@@ -292,7 +305,7 @@ fn time_scene(
                 scene.people,
                 runners[place].name()
             ));
-            runners[place].run(WARM_UP)?;
+            runners[place].run(WARM_UP.min(updates[place]))?;
             let taken = runners[place].run(updates[place])?;
             seconds[place].push(taken / updates[place] as f64);
             bar.inc(1);
