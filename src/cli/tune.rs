@@ -254,5 +254,16 @@ fn print(
         let [hota, mota, idf1]: [f64; 3] = gain;
         writeln!(stdout, "{:<10}{hota:>+8.2}{mota:>+8.2}{idf1:>+8.2}", "gain")?;
     }
+    let held_out = comparisons.last();
+    let lost = held_out.is_some_and(|comparison| {
+        value(args.metric, &comparison.best) <= value(args.metric, &comparison.defaults)
+    });
+    if lost {
+        writeln!(
+            stdout,
+            "\nNothing is gained on frames that the search did not see: keep the defaults, or \
+             search on more sequences."
+        )?;
+    }
     Ok(())
 }

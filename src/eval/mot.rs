@@ -58,8 +58,8 @@ struct Row {
 /// All boxes of one file, by frame.
 #[derive(Debug, Clone, Default)]
 pub struct Boxes {
-    frames: HashMap<u64, Vec<Row>>,
-    last_frame: u64,
+    /// Frame n is at n - 1; ends with the last frame that has a box.
+    frames: Vec<Vec<Row>>,
 }
 
 /// The classes of MOT16 and its successors.
@@ -67,6 +67,9 @@ const CLASSES: RangeInclusive<i64> = 1..=13;
 
 /// No sequence of the field is longer: a bound against a hostile frame number.
 const MAX_FRAMES: u64 = 1_000_000;
+
+/// Columns that are read.
+const COLUMNS: usize = 8;
 
 /// Most boxes of one frame in one file, some ten times what the fullest benchmark has: every pair
 /// of truth and track is looked at.
@@ -122,14 +125,12 @@ impl Boxes {
 
     /// Adds one box, in pixels; `frame` counts from 1. A frame's identities must differ.
     pub fn push(&mut self, frame: u64, id: i64, tlwh: [f64; 4]) {
-        let row = Row {
+        self.rows(frame).push(Row {
             id,
             tlwh,
             flag: 1.0,
             class: PEDESTRIAN,
-        };
-        self.frames.entry(frame).or_default().push(row);
-        self.last_frame = self.last_frame.max(frame);
+        });
     }
 
     /// Whether there is no box at all.
@@ -137,37 +138,44 @@ impl Boxes {
         self.frames.is_empty()
     }
 
+    /// The boxes of a frame, which is made if it is not there.
+    fn rows(&mut self, frame: u64) -> &mut Vec<Row> {
+        let index = frame.saturating_sub(1) as usize;
+        if self.frames.len() <= index {
+            self.frames.resize_with(index + 1, Vec::new);
+        }
+        &mut self.frames[index]
+    }
+
     /// Takes in one line; gives it back with its number of columns.
     fn add(&mut self, line: &str) -> Result<(Row, usize), String> {
-        let mut numbers = Vec::with_capacity(10);
-        for (column, text) in line
-            .split([',', ' ', '\t'])
-            .filter(|t| !t.is_empty())
-            .enumerate()
-        {
-            let number: f64 = text
-                .trim()
-                .parse()
-                .map_err(|_| format!("column {}: `{text}` is no number", column + 1))?;
-            if !number.is_finite() {
-                return Err(format!("column {}: `{text}` is not finite", column + 1));
+        let mut numbers = [0.0; COLUMNS];
+        let mut columns = 0;
+        let fields = line.as_bytes().split(|byte| b", \t".contains(byte));
+        for field in fields.filter(|field| !field.is_empty()) {
+            // Visibility and world coordinates are not read.
+            if let Some(number) = numbers.get_mut(columns) {
+                *number = parse_number(field).map_err(|reason| {
+                    let text = String::from_utf8_lossy(field);
+                    format!("column {}: `{text}` is {reason}", columns + 1)
+                })?;
             }
-            numbers.push(number);
+            columns += 1;
         }
-        let &[frame, id, left, top, width, height, ..] = numbers.as_slice() else {
-            return Err(format!("{} columns, at least 6 are needed", numbers.len()));
-        };
+        if columns < 6 {
+            return Err(format!("{columns} columns, at least 6 are needed"));
+        }
+        let [frame, id, left, top, width, height, flag, class] = numbers;
         if frame < 1.0 || frame.fract() != 0.0 || frame > MAX_FRAMES as f64 {
             return Err(format!("frame {frame} is not within 1..={MAX_FRAMES}"));
         }
-        let frame = frame as u64;
         let row = Row {
             id: id as i64,
             tlwh: [left, top, width, height],
-            flag: numbers.get(6).copied().unwrap_or(1.0),
-            class: numbers.get(7).map_or(-1, |class| *class as i64),
+            flag: if columns > 6 { flag } else { 1.0 },
+            class: if columns > 7 { class as i64 } else { -1 },
         };
-        let rows = self.frames.entry(frame).or_default();
+        let rows = self.rows(frame as u64);
         if rows.len() == MAX_BOXES {
             return Err(format!("more than {MAX_BOXES} boxes in frame {frame}"));
         }
@@ -175,17 +183,34 @@ impl Boxes {
             return Err(format!("identity {} stands twice in frame {frame}", row.id));
         }
         rows.push(row);
-        self.last_frame = self.last_frame.max(frame);
-        Ok((row, numbers.len()))
+        Ok((row, columns))
     }
 
     /// The highest frame number with a box; 0 without any.
     pub fn last_frame(&self) -> u64 {
-        self.last_frame
+        self.frames.len() as u64
     }
 
     fn frame(&self, frame: u64) -> &[Row] {
-        self.frames.get(&frame).map_or(&[], Vec::as_slice)
+        let index = frame.checked_sub(1);
+        let rows = index.and_then(|index| self.frames.get(index as usize));
+        rows.map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A field's number, or what it is instead.
+fn parse_number(field: &[u8]) -> Result<f64, &'static str> {
+    // Most fields are short whole numbers.
+    if field.len() <= 15 && field.iter().all(u8::is_ascii_digit) {
+        let digits = field.iter().map(|byte| u64::from(byte - b'0'));
+        return Ok(digits.fold(0, |number, digit| number * 10 + digit) as f64);
+    }
+    let text = std::str::from_utf8(field).map_err(|_| "no number")?;
+    let number: f64 = text.trim().parse().map_err(|_| "no number")?;
+    if number.is_finite() {
+        Ok(number)
+    } else {
+        Err("not finite")
     }
 }
 
@@ -208,7 +233,7 @@ pub fn prepare(
     benchmark: Benchmark,
     length: Option<u64>,
 ) -> EvalSequence {
-    let length = length.unwrap_or(truth.last_frame.max(tracks.last_frame));
+    let length = length.unwrap_or(truth.last_frame().max(tracks.last_frame()));
     prepare_frames(truth, tracks, benchmark, 1..=length)
 }
 
