@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::Activation;
+use super::cpu::math::sum;
 
 /// Whether tensors are of the kind that the passes here take: f32 in order on the CPU, and nobody
 /// asks for gradients.
@@ -50,28 +51,6 @@ pub fn plane_means(x: &Tensor) -> Result<Tensor> {
         planes.map(|plane| sum(plane) / size as f32).collect()
     })?;
     Tensor::from_vec(means, (batch, channels), x.device())
-}
-
-/// In sixteen sums at once, always in the same order.
-fn sum(numbers: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 16];
-    let chunks = numbers.chunks_exact(16);
-    for (index, number) in chunks.remainder().iter().enumerate() {
-        lanes[index] = *number;
-    }
-    for chunk in chunks {
-        for (lane, number) in lanes.iter_mut().zip(chunk) {
-            *lane += number;
-        }
-    }
-    let mut half = 8;
-    while half > 0 {
-        for index in 0..half {
-            lanes[index] += lanes[index + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
 }
 
 /// The sum of `streams`, each `[batch, channels, height, width]`, every plane times its gate;

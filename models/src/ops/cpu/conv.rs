@@ -7,13 +7,17 @@
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
+use super::depthwise::{self, PlaneShape};
 use super::direct;
 use super::math::epilogue;
-use super::simd::dispatch;
 use crate::layers::Conv;
 
 /// Bytes that a tile of unfolded input may take: about half of a core's second-level cache.
 const TILE_BYTES: usize = 512 * 1024;
+
+/// Products below which a job of its own costs more than it brings; a depthwise convolution, which
+/// waits for memory, takes longer for each.
+const PRODUCTS_A_JOB: usize = 1 << 20;
 
 /// Weights prepared for [`Packed::run`].
 pub struct Packed {
@@ -117,20 +121,22 @@ impl Packed {
     fn depthwise(&self, weight: &[f32], input: &[f32], extent: Extent, output: &mut [f32]) {
         let (size, height, width) = (extent.input, extent.out_height, extent.out_width);
         let taps = self.conv.kernel * self.conv.kernel;
+        let shape = PlaneShape {
+            in_height: size.height,
+            in_width: size.width,
+            out_width: width,
+            conv: self.conv,
+        };
+        let together = (PRODUCTS_A_JOB / 8).div_ceil((height * width * taps).max(1));
         output
             .par_chunks_mut(height * width)
             .zip(input.par_chunks(size.height * size.width))
             .enumerate()
-            .for_each(|(plane, (output, input))| {
+            .with_min_len(together)
+            .for_each_init(Vec::new, |buffer, (plane, (output, input))| {
                 let channel = plane % self.conv.output;
                 let weight = &weight[channel * taps..(channel + 1) * taps];
-                let shape = PlaneShape {
-                    in_height: size.height,
-                    in_width: size.width,
-                    out_width: width,
-                    conv: self.conv,
-                };
-                depthwise_plane(output, input, weight, shape);
+                depthwise::plane(output, input, weight, shape, buffer);
                 epilogue(output, self.bias[channel], self.conv.activation);
             });
     }
@@ -152,9 +158,12 @@ impl Packed {
         let share = (size.batch * height).div_ceil(2 * rayon::current_num_threads());
         let rows = fitting.min(share).clamp(1, height);
         let bands = height.div_ceil(rows);
+        let depth = self.conv.input * self.conv.kernel * self.conv.kernel;
+        let products = rows * width * self.conv.output * depth;
         let shared = Shared(output.as_mut_ptr());
         (0..size.batch * bands)
             .into_par_iter()
+            .with_min_len(PRODUCTS_A_JOB.div_ceil(products.max(1)))
             .for_each_init(Vec::new, |buffer, index| {
                 let (image, first) = (index / bands, index % bands * rows);
                 let shape = shape(first, rows.min(height - first));
@@ -338,63 +347,6 @@ fn unfold_row(segment: &mut [f32], source: &[f32], x: usize, kx: usize, conv: &C
         let at = ((x + step) * conv.stride + kx).wrapping_sub(conv.padding);
         *value = source.get(at).copied().unwrap_or(0.0);
     }
-}
-
-#[derive(Clone, Copy)]
-struct PlaneShape {
-    in_height: usize,
-    in_width: usize,
-    out_width: usize,
-    conv: Conv,
-}
-
-#[inline(always)]
-fn depthwise_plane_body(output: &mut [f32], input: &[f32], weight: &[f32], shape: PlaneShape) {
-    let PlaneShape {
-        in_height,
-        in_width,
-        out_width,
-        conv,
-    } = shape;
-    for (y, line) in output.chunks_exact_mut(out_width).enumerate() {
-        for ky in 0..conv.kernel {
-            let source_y = (y * conv.stride + ky).wrapping_sub(conv.padding);
-            if source_y >= in_height {
-                continue;
-            }
-            let source = &input[source_y * in_width..][..in_width];
-            for kx in 0..conv.kernel {
-                let tap = weight[ky * conv.kernel + kx];
-                // Outputs whose input column x·stride + kx − padding lies inside the row.
-                let first = conv.padding.saturating_sub(kx).div_ceil(conv.stride);
-                let end = (in_width + conv.padding)
-                    .saturating_sub(kx)
-                    .div_ceil(conv.stride);
-                let end = end.min(out_width);
-                if first >= end {
-                    continue;
-                }
-                let start = first * conv.stride + kx - conv.padding;
-                if conv.stride == 1 {
-                    let source = &source[start..start + end - first];
-                    for (out, value) in line[first..end].iter_mut().zip(source) {
-                        *out += tap * value;
-                    }
-                } else {
-                    let source = source[start..].iter().step_by(conv.stride);
-                    for (out, value) in line[first..end].iter_mut().zip(source) {
-                        *out += tap * value;
-                    }
-                }
-            }
-        }
-    }
-}
-
-dispatch! {
-    /// One channel of a depthwise convolution, added to `output`.
-    fn depthwise_plane(output: &mut [f32], input: &[f32], weight: &[f32], shape: PlaneShape) =
-        depthwise_plane_body
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod conv;
 pub mod deformable;
+mod depthwise;
 mod direct;
 pub mod math;
 pub mod norm;
