@@ -110,7 +110,7 @@ fn assign(trackers: &mut [TrackerSettings], assignment: &str) -> anyhow::Result<
         if only.is_some_and(|only| only != tracker.name()) {
             continue;
         }
-        let Value::Object(mut values) = serde_json::to_value(&*tracker)? else {
+        let Value::Object(mut values) = serde_json::to_value(*tracker)? else {
             bail!("the settings of {} cannot be listed", tracker.name());
         };
         // The name of the tracker is no setting.
