@@ -10,6 +10,7 @@ use mtmc_models::Embedder;
 
 use super::options::{DetectionArgs, ModelArgs, unit};
 use super::progress::{Progress, stop_on_ctrl_c};
+use super::settings::read_settings;
 use crate::pipeline::{self, Camera, Interrupted, Networks, Options, Summary};
 use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
 use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
@@ -74,6 +75,15 @@ pub struct TrackArgs {
     #[arg(long, env = "MTMC_CAMERA_MOTION", default_value = "none")]
     camera_motion: MotionMethod,
 
+    /// Looks farther apart than this (half the cosine distance, 0..1) do not continue a track; what
+    /// suits depends on the re-ID weights
+    #[arg(long, env = "MTMC_APPEARANCE_THRESHOLD", default_value_t = 0.1, value_parser = unit)]
+    appearance_threshold: f32,
+
+    /// A tracker's settings, TOML or JSON, as `mtmc tune` writes them, instead of the options here
+    #[arg(long, env = "MTMC_TRACKER_SETTINGS", value_name = "FILE", conflicts_with_all = ["tracker", "track_buffer", "match_threshold", "appearance_threshold"])]
+    tracker_settings: Option<PathBuf>,
+
     /// Frames that a lost track is kept, at 30 frames a second
     #[arg(long, env = "MTMC_TRACK_BUFFER", default_value_t = 30)]
     track_buffer: u32,
@@ -113,14 +123,19 @@ impl TrackArgs {
 
     /// Options that would do nothing are told, not ignored.
     fn check_tracker(&self) -> anyhow::Result<()> {
-        if self.tracker_name() == TrackerName::BotSort {
+        let tracker = match &self.tracker_settings {
+            Some(file) => read_settings(file)?.name(),
+            None if self.tracker_name() == TrackerName::BotSort => "botsort",
+            None => "bytetrack",
+        };
+        if tracker == "botsort" {
             return Ok(());
         }
         if self.reid.is_some() {
-            bail!("--reid: bytetrack does not look at appearance; choose --tracker botsort");
+            bail!("--reid: {tracker} does not look at appearance; choose --tracker botsort");
         }
         if self.camera_motion != MotionMethod::None {
-            bail!("--camera-motion: bytetrack does not use it; choose --tracker botsort");
+            bail!("--camera-motion: {tracker} does not use it; choose --tracker botsort");
         }
         Ok(())
     }
@@ -250,7 +265,7 @@ fn camera(
 ) -> anyhow::Result<Camera> {
     let info = source.info();
     let frame_rate = info.frame_rate.unwrap_or(30.0);
-    let tracker = tracker_settings(args, frame_rate).build()?;
+    let tracker = tracker_settings(args, frame_rate)?.build()?;
     let motion = match args.camera_motion {
         MotionMethod::None => None,
         method => Some(MotionEstimator::new(method, MotionSettings::default())?),
@@ -275,7 +290,14 @@ fn camera(
     })
 }
 
-fn tracker_settings(args: &TrackArgs, frame_rate: f64) -> TrackerSettings {
+fn tracker_settings(args: &TrackArgs, frame_rate: f64) -> anyhow::Result<TrackerSettings> {
+    if let Some(file) = &args.tracker_settings {
+        return Ok(read_settings(file)?.at_rate(frame_rate));
+    }
+    Ok(settings_of_options(args, frame_rate))
+}
+
+fn settings_of_options(args: &TrackArgs, frame_rate: f64) -> TrackerSettings {
     let confidence = f64::from(args.detection.confidence);
     let low_thresh = f64::from(args.score_floor);
     let match_thresh = f64::from(args.match_threshold);
@@ -296,6 +318,10 @@ fn tracker_settings(args: &TrackArgs, frame_rate: f64) -> TrackerSettings {
             match_thresh,
             track_buffer,
             frame_rate,
+            // The reference compares looks only where boxes overlap by half, which is where they are
+            // needed least; see the README's table of both.
+            proximity_thresh: 0.95,
+            appearance_thresh: f64::from(args.appearance_threshold),
             report_tentative: false,
             ..BotSortSettings::default()
         }),

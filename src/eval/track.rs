@@ -54,7 +54,7 @@ impl SequenceInput {
         split: Split,
         mut each: impl FnMut(u64, &[Track]),
     ) -> Result<(), SettingError> {
-        let mut tracker = at_rate(settings, self.frame_rate).build()?;
+        let mut tracker = settings.at_rate(self.frame_rate).build()?;
         for number in self.numbers(split) {
             if let Some(frame) = self.frames.get(number as usize - 1) {
                 each(number, &tracker.update(frame));
@@ -97,14 +97,4 @@ impl SequenceInput {
         let numbers = self.numbers(split);
         Ok(prepare_frames(&self.truth, &tracks, benchmark, numbers))
     }
-}
-
-/// The settings with another frame rate.
-pub fn at_rate(settings: &TrackerSettings, frame_rate: f64) -> TrackerSettings {
-    let mut settings = *settings;
-    match &mut settings {
-        TrackerSettings::ByteTrack(settings) => settings.frame_rate = frame_rate,
-        TrackerSettings::BotSort(settings) => settings.frame_rate = frame_rate,
-    }
-    settings
 }

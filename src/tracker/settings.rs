@@ -31,6 +31,16 @@ impl TrackerSettings {
         }
     }
 
+    /// The same for another frame rate, in frames a second.
+    #[must_use]
+    pub fn at_rate(mut self, frame_rate: f64) -> Self {
+        match &mut self {
+            Self::ByteTrack(settings) => settings.frame_rate = frame_rate,
+            Self::BotSort(settings) => settings.frame_rate = frame_rate,
+        }
+        self
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
