@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarBuilder;
@@ -261,20 +261,40 @@ fn side_information_is_each_images_own() {
     assert!(network.forward(&other).is_err());
 }
 
+/// The same as variables, kept by name.
+#[derive(Clone, Default)]
+struct Learnt(Arc<Mutex<HashMap<String, Var>>>);
+
+impl candle_nn::var_builder::SimpleBackend for Learnt {
+    fn get(
+        &self,
+        shape: candle_core::Shape,
+        name: &str,
+        init: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let var = Var::from_tensor(&MadeUp.get(shape, name, init, dtype, device)?)?;
+        let tensor = var.as_tensor().clone();
+        self.0.lock().unwrap().insert(name.to_string(), var);
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+        candle_core::bail!("{name} was asked for without its shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
 #[test]
 fn gradients_reach_all_weights() {
     let cases = cases("small-overlap");
     let config = config(&cases[0]);
-    let mut learnt = HashMap::new();
-    let recorded = network_tensors(&config);
-    for (name, shape) in recorded {
-        let values = Tensor::from_vec(made_up(&name, &shape), shape, &Device::Cpu).unwrap();
-        learnt.insert(name, Var::from_tensor(&values).unwrap());
-    }
-    let tensors = learnt
-        .iter()
-        .map(|(name, var)| (name.clone(), var.as_tensor().clone()));
-    let vb = VarBuilder::from_tensors(tensors.collect(), DType::F32, &Device::Cpu);
+    let learnt = Learnt::default();
+    let vb = VarBuilder::from_backend(Box::new(learnt.clone()), DType::F32, Device::Cpu);
     let network = ClipVit::new(&config, &Params::new(vb, Mode::Training, 1e-5)).unwrap();
     let images = Tensor::cat(&[input(config.image, 1), input(config.image, 2)], 0).unwrap();
     let output = network.vectors(&images, Some(&[1, 2])).unwrap();
@@ -285,50 +305,10 @@ fn gradients_reach_all_weights() {
         .unwrap()
         .backward()
         .unwrap();
-    for (name, var) in &learnt {
+    for (name, var) in learnt.0.lock().unwrap().iter() {
         let found = gradients.get(var.as_tensor()).is_some();
         assert_eq!(found, !name.contains(".running_"), "{name}");
     }
-}
-
-/// Names and shapes that a network asks for.
-fn network_tensors(config: &ClipVitConfig) -> Vec<(String, Vec<usize>)> {
-    #[derive(Clone, Default)]
-    struct Recorder(Arc<std::sync::Mutex<Vec<(String, Vec<usize>)>>>);
-    impl candle_nn::var_builder::SimpleBackend for Recorder {
-        fn get(
-            &self,
-            shape: candle_core::Shape,
-            name: &str,
-            init: candle_nn::Init,
-            dtype: DType,
-            device: &Device,
-        ) -> candle_core::Result<Tensor> {
-            self.0
-                .lock()
-                .unwrap()
-                .push((name.to_string(), shape.dims().to_vec()));
-            MadeUp.get(shape, name, init, dtype, device)
-        }
-
-        fn get_unchecked(
-            &self,
-            name: &str,
-            dtype: DType,
-            device: &Device,
-        ) -> candle_core::Result<Tensor> {
-            MadeUp.get_unchecked(name, dtype, device)
-        }
-
-        fn contains_tensor(&self, _: &str) -> bool {
-            true
-        }
-    }
-    let recorder = Recorder::default();
-    let vb = VarBuilder::from_backend(Box::new(recorder.clone()), DType::F32, Device::Cpu);
-    ClipVit::new(config, &Params::new(vb, Mode::Training, 1e-5)).unwrap();
-    let names = recorder.0.lock().unwrap().clone();
-    names
 }
 
 #[test]

@@ -5,7 +5,7 @@ use candle_core::{Module, Result, Tensor};
 
 use super::conv_norm;
 use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
-use crate::ops::{Window, max_pool2d};
+use crate::ops::{Window, add_relu, max_pool2d};
 
 /// Sizes of the backbone.
 #[derive(Debug, Clone, PartialEq)]
@@ -179,6 +179,6 @@ impl Module for Block {
             Some(short) => short.conv.forward(x)?,
             None => x.clone(),
         };
-        (y + short)?.relu()
+        add_relu(&y, &short)
     }
 }
