@@ -1,5 +1,6 @@
 //! The command line: one file a sub-command, and what they share.
 
+mod calibrate;
 mod data;
 mod detect;
 mod eval;
@@ -26,6 +27,8 @@ enum Command {
     Detect(detect::DetectArgs),
     /// Track people through videos or folders of images
     Track(track::TrackArgs),
+    /// Find where on the map a camera's pictures are
+    Calibrate(calibrate::CalibrateArgs),
     /// Measure results against ground truth
     Eval(eval::EvalArgs),
     /// Search the settings of a tracker that suit a benchmark best
@@ -44,6 +47,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Detect(args) => detect::run(args),
         Command::Track(args) => track::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Data(args) => data::run(args),

@@ -4,10 +4,27 @@
 //! 2); a camera whose whole 3×4 projection is known can also tell where heads are. A point that
 //! cannot be on the map is an error with its reason, never a place.
 
+mod calibration;
+mod fit;
+mod folder;
+mod matrix;
+mod picture;
+mod plane;
+mod points;
+mod ransac;
+mod read;
 mod view;
 
 use serde::{Deserialize, Serialize};
 
+pub use calibration::{Calibration, CalibrationError, DEFAULT_UNITS, ErrorSummary, Loaded};
+pub use folder::{Calibrations, MAX_CAMERAS, calibration_path, read_folder};
+pub use matrix::{Matrix3, Projection};
+pub use picture::draw_check;
+pub use plane::Homography;
+pub use points::{MAX_PAIRS, MIN_PAIRS, PairError, PointPair, PointsError, Side, pairs};
+pub use ransac::{DEFAULT_THRESHOLD, Estimate, find_by_least_squares, find_homography};
+pub use read::{Projections, numbers, parse_pair, read_matrix, read_pairs, read_projections};
 pub use view::CameraView;
 
 /// A place on the map, in map units (metres, if the calibration is in metres).
