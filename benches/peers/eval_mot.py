@@ -10,6 +10,9 @@ folder with MOT17-02, MOT17-05, MOT17-09, MOT17-11, a `tracker-output.txt` in ea
 TrackEval is timed inside this process: reading, preparation and HOTA, CLEAR, Identity and Count of
 four sequences; neither Python's start nor imports, plots or printing count. `mtmc` is timed as a whole
 process, start and JSON included, once on all cores and once on one (TrackEval uses one).
+
+Two cores of a shared virtual machine, other work beside it, 15 rounds, medians: TrackEval 3,505 ms,
+mtmc 145 ms (24 times as fast), on one core 149 ms.
 """
 
 import contextlib
