@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use mtmc::tracker::{Detection, FrameDetections};
 use similari::prelude::{
-    BoundingBox, PositionalMetricType, Sort, SortTrack, Universal2DBox, VisualSort,
-    VisualSortMetricType, VisualSortObservation, VisualSortOptions,
+    BoundingBox, PositionalMetricType, Sort, SortTrack, SpatioTemporalConstraints, Universal2DBox,
+    VisualSort, VisualSortMetricType, VisualSortObservation, VisualSortOptions,
 };
 use similari::trackers::tracker_api::TrackerAPI as _;
 use trackforge::trackers::botsort::{BotSort, BotTrack};
@@ -98,9 +98,22 @@ impl Peer for ForgeBotSort {
     }
 }
 
-fn similari_box(detection: &Detection) -> Universal2DBox {
-    let [left, top, width, height] = tlwh(detection);
-    BoundingBox::new_with_confidence(left, top, width, height, detection.score).into()
+/// Scores above this are good: SORT knows no others.
+const GOOD: f32 = 0.6;
+
+/// The good detections' places. similari multiplies IoU with the score, so that poor ones would
+/// match nothing and leave a track behind each; good ones are given the score 1, its default.
+fn good(frame: &FrameDetections) -> impl Iterator<Item = (usize, Universal2DBox)> {
+    let all = frame.detections.iter().enumerate();
+    all.filter(|(_, d)| d.score > GOOD).map(|(place, d)| {
+        let [left, top, width, height] = tlwh(d);
+        (place, BoundingBox::new(left, top, width, height).into())
+    })
+}
+
+/// As in its own benchmarks: from one frame to the next nobody moves by more than their size.
+fn constraints() -> SpatioTemporalConstraints {
+    SpatioTemporalConstraints::default().constraints(&[(1, 1.0)])
 }
 
 fn similari_rows(tracks: &[SortTrack]) -> Vec<Row> {
@@ -117,16 +130,10 @@ pub struct SimilariSort(Sort);
 impl SimilariSort {
     /// As its own benchmark sets it: IoU 0.3; `shards` are its threads.
     pub fn new(shards: usize) -> Self {
-        let metric = PositionalMetricType::IoU(0.3);
+        let (metric, near) = (PositionalMetricType::IoU(0.3), Some(constraints()));
+        let (position, velocity) = (1.0 / 20.0, 1.0 / 160.0);
         Self(Sort::new(
-            shards,
-            10,
-            30,
-            metric,
-            0.1,
-            None,
-            1.0 / 20.0,
-            1.0 / 160.0,
+            shards, 1, 30, metric, 0.1, near, position, velocity,
         ))
     }
 }
@@ -136,8 +143,7 @@ impl Peer for SimilariSort {
     type Output = Vec<SortTrack>;
 
     fn prepare(&self, frame: &FrameDetections) -> Self::Input {
-        let each = |d: &Detection| (similari_box(d), None);
-        Arc::new(frame.detections.iter().map(each).collect())
+        Arc::new(good(frame).map(|(_, bbox)| (bbox, None)).collect())
     }
 
     fn update(&mut self, input: &mut Self::Input) -> Self::Output {
@@ -163,6 +169,7 @@ impl SimilariVisual {
             .max_idle_epochs(30)
             .kept_history_length(1)
             .positional_metric(PositionalMetricType::IoU(0.3))
+            .spatio_temporal_constraints(constraints())
             .visual_metric(VisualSortMetricType::Cosine(0.75))
             .visual_max_observations(3)
             .visual_min_votes(2);
@@ -175,8 +182,9 @@ impl Peer for SimilariVisual {
     type Output = Vec<SortTrack>;
 
     fn prepare(&self, frame: &FrameDetections) -> Self::Input {
-        let boxes = frame.detections.iter().map(similari_box);
-        Arc::new(boxes.zip(vectors(frame)).collect())
+        let vectors = vectors(frame);
+        let with_vector = |(place, bbox): (usize, _)| Some((bbox, vectors.get(place)?.clone()));
+        Arc::new(good(frame).filter_map(with_vector).collect())
     }
 
     fn update(&mut self, input: &mut Self::Input) -> Self::Output {
