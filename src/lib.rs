@@ -5,9 +5,11 @@
 
 pub mod annotate;
 pub mod cli;
+pub mod config;
 pub mod eval;
 pub mod gallery;
 pub mod geometry;
+pub mod handoff;
 pub mod homography;
 pub mod pipeline;
 pub mod reid;
