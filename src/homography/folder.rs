@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::calibration::{Calibration, CalibrationError, Loaded};
+use super::calibration::{Calibration, CalibrationError};
+use super::file::Loaded;
 
 /// What a file's name ends in, after the camera's.
 const ENDING: &str = "_homography.json";

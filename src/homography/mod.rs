@@ -5,6 +5,8 @@
 //! cannot be on the map is an error with its reason, never a place.
 
 mod calibration;
+mod canvas;
+mod file;
 mod fit;
 mod folder;
 mod matrix;
@@ -17,7 +19,8 @@ mod view;
 
 use serde::{Deserialize, Serialize};
 
-pub use calibration::{Calibration, CalibrationError, DEFAULT_UNITS, ErrorSummary, Loaded};
+pub use calibration::{Calibration, CalibrationError, DEFAULT_UNITS, ErrorSummary};
+pub use file::Loaded;
 pub use folder::{Calibrations, MAX_CAMERAS, calibration_path, read_folder};
 pub use matrix::{Matrix3, Projection};
 pub use picture::draw_check;

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::calibration::{CalibrationError, read_text};
+use super::calibration::CalibrationError;
+use super::file::read_text;
 use super::matrix::{Matrix3, Projection};
 use super::points::{PointPair, pairs};
 
