@@ -56,11 +56,16 @@ impl BBox {
         ((self.x1 + self.x2) / 2.0, (self.y1 + self.y2) / 2.0)
     }
 
-    /// Intersection over union with `other`, in 0..=1; 0 when either has no area.
-    pub fn iou(&self, other: &Self) -> f32 {
+    /// Area in common with `other`, in square pixels.
+    pub fn intersection(&self, other: &Self) -> f32 {
         let width = (self.x2.min(other.x2) - self.x1.max(other.x1)).max(0.0);
         let height = (self.y2.min(other.y2) - self.y1.max(other.y1)).max(0.0);
-        let intersection = width * height;
+        width * height
+    }
+
+    /// Intersection over union with `other`, in 0..=1; 0 when either has no area.
+    pub fn iou(&self, other: &Self) -> f32 {
+        let intersection = self.intersection(other);
         let union = self.area() + other.area() - intersection;
         if union > 0.0 {
             intersection / union

@@ -57,7 +57,7 @@ pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
             .unwrap_or_default();
         let milliseconds = started.elapsed().as_secs_f64() * 1e3;
         if args.json {
-            let data = detection_data(&detections, &[], detector.classes(), milliseconds);
+            let data = detection_data(&detections, &[], &[], detector.classes(), milliseconds);
             let object = serde_json::json!({"image": path, "detection_data": data});
             writeln!(stdout, "{object}")?;
         } else {

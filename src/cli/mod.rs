@@ -9,6 +9,7 @@ mod options;
 mod progress;
 mod settings;
 mod track;
+mod world;
 mod tune;
 
 use clap::{Parser, Subcommand};

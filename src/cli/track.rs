@@ -1,8 +1,9 @@
 //! `mtmc track`: videos in, tracks out, as MOT text, JSON lines and annotated video.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
@@ -11,6 +12,8 @@ use mtmc_models::Embedder;
 use super::options::{DetectionArgs, ModelArgs, unit};
 use super::progress::{Progress, stop_on_ctrl_c};
 use super::settings::read_settings;
+use super::world;
+use crate::config::Environment;
 use crate::pipeline::{self, Camera, Interrupted, Networks, Options, Summary};
 use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
 use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
@@ -20,9 +23,15 @@ use crate::tracker::{BotSortSettings, ByteTrackSettings, TrackerSettings};
 /// Arguments of `mtmc track`.
 #[derive(Debug, Args)]
 pub struct TrackArgs {
-    /// Videos, folders of images, or stream addresses; one camera each
-    #[arg(required = true, value_name = "SOURCE")]
+    /// Videos, folders of images, or stream addresses; one camera each. With --environment:
+    /// CAMERA=SOURCE, instead of the source that the file names
+    #[arg(required_unless_present = "environment", value_name = "SOURCE")]
     sources: Vec<String>,
+
+    /// A place that the cameras share (TOML): cameras, calibrations, zones, links; people get one
+    /// identity across them, a place on the map, and handoffs
+    #[arg(long, env = "MTMC_ENVIRONMENT", value_name = "FILE")]
+    environment: Option<PathBuf>,
 
     #[command(flatten)]
     model: ModelArgs,
@@ -123,18 +132,15 @@ impl TrackArgs {
 
     /// Options that would do nothing are told, not ignored.
     fn check_tracker(&self) -> anyhow::Result<()> {
+        if self.camera_motion == MotionMethod::None || self.environment.is_some() {
+            return Ok(());
+        }
         let tracker = match &self.tracker_settings {
             Some(file) => read_settings(file)?.name(),
             None if self.tracker_name() == TrackerName::BotSort => "botsort",
             None => "bytetrack",
         };
-        if tracker == "botsort" {
-            return Ok(());
-        }
-        if self.reid.is_some() {
-            bail!("--reid: {tracker} does not look at appearance; choose --tracker botsort");
-        }
-        if self.camera_motion != MotionMethod::None {
+        if tracker != "botsort" {
             bail!("--camera-motion: {tracker} does not use it; choose --tracker botsort");
         }
         Ok(())
@@ -146,23 +152,52 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     args.check_tracker()?;
     args.model.compute.start_threads()?;
     // What can be wrong with the sources is told before minutes go into weights.
-    let sources = open_sources(args)?;
+    let file = match &args.environment {
+        Some(file) => Some(world::load(file)?),
+        None => None,
+    };
+    let sources = match &file {
+        Some(environment) => environment_sources(args, environment)?,
+        None => open_sources(args)?,
+    };
     let detector = args.model.load()?;
-    let embedder = match &args.reid {
+    let reid = args.reid.clone().or_else(|| {
+        let model = file.as_ref()?.reid.model.as_ref()?;
+        Some(model.to_string_lossy().into_owned())
+    });
+    let embedder = match &reid {
         Some(weights) => Some(args.model.compute.embedder(weights)?),
         None => None,
     };
     let detect = args.detection.options(&detector, args.score_floor)?;
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let total = total_frames(&sources, args.max_frames);
+    let tolerance = tolerance(&sources);
+    let shared = if file.is_some() || embedder.is_some() {
+        let names: Vec<String> = sources.iter().map(|(name, _)| name.clone()).collect();
+        let sizes: Vec<[f64; 2]> = sources.iter().map(|(_, source)| size(&**source)).collect();
+        let environment = match &file {
+            Some(environment) => environment,
+            None => &world::of_cameras(&names)?,
+        };
+        Some(world::shared(environment, &sizes, &args.out)?)
+    } else {
+        None
+    };
     let mut cameras = Vec::new();
-    for (name, source) in sources {
-        cameras.push(camera(
-            args,
-            name,
-            source,
-            detector.description().classes.clone(),
-        )?);
+    for (index, (name, source)) in sources.into_iter().enumerate() {
+        let classes = detector.description().classes.clone();
+        let mut camera = camera(args, file.as_ref(), name, source, classes)?;
+        if shared.is_some() {
+            let folder = args.out.join("global");
+            std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+            let path = folder.join(format!("{}.txt", camera.name));
+            camera.sinks.push(Box::new(MotSink::global(&path)?));
+        }
+        if let Some(described) = file.as_ref().and_then(|file| file.cameras.get(index)) {
+            camera.start_offset = described.start_offset;
+        }
+        cameras.push(camera);
     }
     let stop = stop_on_ctrl_c("finishing the files")?;
     let progress = Progress::new(total, "frames", args.quiet);
@@ -171,12 +206,13 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         max_frames: args.max_frames,
         detect,
         report_threshold: args.detection.confidence,
+        tolerance,
     };
     let networks = Networks {
         detector: &detector,
         embedder: embedder.as_ref().map(|embedder| embedder as &dyn Embedder),
     };
-    let summary = pipeline::run(cameras, networks, &options, &stop, |frames| {
+    let summary = pipeline::run(cameras, shared, networks, &options, &stop, |frames| {
         progress.update(frames);
     })?;
     progress.finish();
@@ -257,15 +293,66 @@ fn total_frames(sources: &[NamedSource], limit: Option<u64>) -> Option<u64> {
     Some(total)
 }
 
+/// The cameras of an environment, each with its source.
+fn environment_sources(
+    args: &TrackArgs,
+    environment: &Environment,
+) -> anyhow::Result<Vec<NamedSource>> {
+    let mut given = BTreeMap::new();
+    for text in &args.sources {
+        let Some((id, source)) = text.split_once('=') else {
+            bail!("{text}: with --environment a source is given as CAMERA=SOURCE");
+        };
+        if environment.camera_index(id).is_none() {
+            bail!("{text}: the environment has no camera `{id}`");
+        }
+        given.insert(id, source);
+    }
+    let mut sources = Vec::new();
+    for camera in &environment.cameras {
+        let spec = given.get(camera.id.as_str()).copied();
+        let Some(spec) = spec.or(camera.source.as_deref()) else {
+            bail!(
+                "camera `{0}` has no source: name one in the file, or give {0}=SOURCE",
+                camera.id
+            );
+        };
+        let options = OpenOptions {
+            frame_rate: args.frame_rate.or(camera.frame_rate),
+            keep_jpeg: false,
+            decoder: VideoDecoder::Auto,
+        };
+        let source =
+            source::open(spec, &options).with_context(|| format!("camera `{}`", camera.id))?;
+        sources.push((camera.id.clone(), source));
+    }
+    Ok(sources)
+}
+
+/// Frames belong to one time step if they differ by less than half the shortest interval.
+fn tolerance(sources: &[NamedSource]) -> Duration {
+    let rates = sources
+        .iter()
+        .filter_map(|(_, source)| source.info().frame_rate);
+    let fastest = rates.fold(1.0, f64::max);
+    Duration::from_secs_f64(0.49 / fastest)
+}
+
+fn size(source: &dyn FrameSource) -> [f64; 2] {
+    let (width, height) = source.info().size;
+    [f64::from(width), f64::from(height)]
+}
+
 fn camera(
     args: &TrackArgs,
+    environment: Option<&Environment>,
     name: String,
     source: Box<dyn FrameSource>,
     classes: Vec<String>,
 ) -> anyhow::Result<Camera> {
     let info = source.info();
     let frame_rate = info.frame_rate.unwrap_or(30.0);
-    let tracker = tracker_settings(args, frame_rate)?.build()?;
+    let tracker = tracker_settings(args, environment, frame_rate)?.build()?;
     let motion = match args.camera_motion {
         MotionMethod::None => None,
         method => Some(MotionEstimator::new(method, MotionSettings::default())?),
@@ -287,10 +374,19 @@ fn camera(
         motion,
         sinks,
         classes,
+        start_offset: 0.0,
     })
 }
 
-fn tracker_settings(args: &TrackArgs, frame_rate: f64) -> anyhow::Result<TrackerSettings> {
+fn tracker_settings(
+    args: &TrackArgs,
+    environment: Option<&Environment>,
+    frame_rate: f64,
+) -> anyhow::Result<TrackerSettings> {
+    // A name on the command line is stronger than the environment's file.
+    if let (Some(environment), None, None) = (environment, args.tracker, &args.tracker_settings) {
+        return Ok(environment.tracker.at_rate(frame_rate));
+    }
     if let Some(file) = &args.tracker_settings {
         return Ok(read_settings(file)?.at_rate(frame_rate));
     }

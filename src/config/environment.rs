@@ -379,7 +379,7 @@ pub(super) const AT_ONCE: Link = Link {
 
 impl Camera {
     /// A camera of which nothing but the ID is known.
-    pub(super) fn new(id: &str) -> Self {
+    pub fn new(id: &str) -> Self {
         Self {
             id: id.to_string(),
             name: id.to_string(),

@@ -222,9 +222,14 @@ impl Pair<'_> {
         if self.known.gallery == GalleryType::Lost && before.is_some() && !stays {
             return None;
         }
+        // Where there is no map, the camera's own tracker is what there is to trust.
+        let habit = match self.place {
+            Some(_) => settings.continuity,
+            None => settings.trust,
+        };
         let mut cost = match before {
-            Some(_) if stays => -settings.continuity,
-            Some(_) => settings.continuity / 2.0,
+            Some(_) if stays => -habit,
+            Some(_) => habit / 2.0,
             None => 0.0,
         };
         let mut found = Evidence {
@@ -250,7 +255,13 @@ impl Pair<'_> {
             .zip(self.known.look.as_ref())
             .and_then(|(vector, look)| look.similarity(vector));
         if let Some(similarity) = similarity {
-            cost += settings.appearance_weight * (settings.similarity_threshold - similarity);
+            let mut unlike =
+                settings.appearance_weight * (settings.similarity_threshold - similarity);
+            if stays && self.place.is_none() {
+                // Looks change; alone they end nothing, unless someone else looks more like it.
+                unlike = unlike.min(habit * 0.9);
+            }
+            cost += unlike;
             found.similarity = Some(similarity);
             reason = true;
         }

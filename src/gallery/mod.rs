@@ -132,12 +132,17 @@ pub const COASTING_STEPS: u32 = 3;
 /// Steps that a track keeps its person without being explained by it.
 const PATIENCE: u32 = 2;
 
+/// Steps for which a track out of sight keeps its person: longer than trackers keep lost tracks.
+const TRACK_MEMORY: u32 = 300;
+
 /// Whom a track shows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Binding {
     person: u64,
-    /// Steps since it was last assigned so.
+    /// Steps since it was last assigned so, of those in which the track was there.
     unexplained: u32,
+    /// Steps since the track was there, of those in which its camera had a frame.
+    absent: u32,
 }
 
 /// An environment's people.
@@ -193,6 +198,11 @@ impl Gallery {
     /// Gives a gallery that was read back its calibrations, which are not stored with it.
     pub fn set_views(&mut self, views: Vec<Option<CameraView>>) {
         self.views = views;
+    }
+
+    /// Sets anew who may pass from camera to camera, as travel times are learned.
+    pub fn set_topology(&mut self, topology: Topology) {
+        self.topology = topology;
     }
 
     /// Everyone known, in order of appearance.
@@ -330,6 +340,7 @@ impl Gallery {
         let binding = Binding {
             person: person.key,
             unexplained: 0,
+            absent: 0,
         };
         self.bindings.insert(track, binding);
         self.waiting.remove(&track);
@@ -384,11 +395,19 @@ impl Gallery {
         }
         // A track that its tracker lost may come back under its ID: it stays as long as its person.
         let keys: BTreeSet<u64> = self.people.iter().map(|person| person.key).collect();
+        let longest = self.settings.missing_steps.max(TRACK_MEMORY);
         self.bindings.retain(|track, binding| {
+            if present.contains(track) {
+                binding.absent = 0;
+            } else if cameras.contains(&track.camera) {
+                binding.absent += 1;
+            }
             if unexplained.contains(track) {
                 binding.unexplained += 1;
             }
-            binding.unexplained <= PATIENCE && keys.contains(&binding.person)
+            binding.unexplained <= PATIENCE
+                && binding.absent <= longest
+                && keys.contains(&binding.person)
         });
         self.waiting
             .retain(|track, _| present.contains(track) || !cameras.contains(&track.camera));
@@ -435,6 +454,7 @@ impl Gallery {
             let binding = Binding {
                 person: key,
                 unexplained: 0,
+                absent: 0,
             };
             self.bindings.insert(track, binding);
             self.waiting.remove(&track);
@@ -580,13 +600,16 @@ impl Gallery {
                 return person.missed <= 1;
             };
             if person.gallery == GalleryType::Main {
-                let gone =
-                    person.missed > settings.missing_steps || person.weak > settings.weak_steps;
-                if gone {
+                let doubtful = person.weak > settings.weak_steps;
+                if doubtful || person.missed > settings.missing_steps {
                     person.gallery = GalleryType::Lost;
                     person.tracks.clear();
                     person.missed = person.missed.max(1);
-                    freed.insert(person.key);
+                    // Tracks that its own tracker finds again still show the person, unless it is
+                    // doubtful that they do.
+                    if doubtful {
+                        freed.insert(person.key);
+                    }
                     events.push(IdentityEvent::Lost { global_id });
                 }
                 return true;

@@ -36,6 +36,9 @@ pub struct GallerySettings {
     /// Gain of staying with the person that a track was before; half of it is the cost of taking
     /// someone else's track. Default 2.
     pub continuity: f64,
+    /// The same where there is no map, and so nothing but looks against the camera's tracker.
+    /// Default 8.
+    pub trust: f64,
     /// Cost of a box that shows a person only in part. Default 5.
     pub hidden_cost: f64,
     /// Steps in which a person must be seen, by `least_views` cameras, before it gets an identity.
@@ -86,6 +89,7 @@ impl Default for GallerySettings {
             capacity: 20_000,
             gate: 11.0,
             continuity: 2.0,
+            trust: 8.0,
             hidden_cost: 5.0,
             confirm_steps: 3,
             least_views: 2,
@@ -152,6 +156,7 @@ impl GallerySettings {
             ),
             ("gate", self.gate, 0.1, 1e3, "in 0.1..=1000"),
             ("continuity", self.continuity, 0.0, 1e3, "in 0..=1000"),
+            ("trust", self.trust, 0.0, 1e3, "in 0..=1000"),
             ("hidden_cost", self.hidden_cost, 0.0, 1e3, "in 0..=1000"),
             (
                 "confirm_steps",

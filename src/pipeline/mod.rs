@@ -1,5 +1,6 @@
-//! Ties the stations together: every camera's frames in step, one detection and one embedding
-//! batch over all of them, one tracker a camera, results to the sinks.
+//! Ties the stations together: every camera's frames in step by their time, one detection and one
+//! embedding batch over all of them, one tracker a camera, one [`World`] for all, results to the
+//! sinks.
 //!
 //! Reading, the networks with tracking, and writing overlap: one reading and one writing thread a
 //! camera, joined by bounded channels, so that memory does not grow with the length of a video
@@ -7,6 +8,7 @@
 //! timing decides nothing: the same input gives the same tracks.
 
 mod summary;
+mod world;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,12 +19,13 @@ use mtmc_models::{BBox, DetectOptions, Detection, Detector, Embedder};
 use rayon::prelude::*;
 
 use crate::reid::{self, Embedded, Request};
-use crate::sink::{FrameResult, Sink, SinkError};
+use crate::sink::{FrameResult, Sink, SinkError, StepOutcome, WorldSink};
 use crate::source::{Frame, FrameSource, SkipCounts};
 use crate::tracker::camera_motion::{CameraMotion, MotionEstimator};
 use crate::tracker::{FrameDetections, Track, Tracker};
 
 pub use summary::{CameraSummary, Stages, Summary};
+pub use world::{TrackIdentity, TrackedFrame, World, WorldEvent, WorldStep};
 
 /// Everything that belongs to one camera.
 pub struct Camera {
@@ -39,6 +42,16 @@ pub struct Camera {
     pub sinks: Vec<Box<dyn Sink>>,
     /// Class names by index.
     pub classes: Vec<String>,
+    /// Added to its frames' times to get the environment's, in seconds.
+    pub start_offset: f64,
+}
+
+/// What all cameras share, and where what it finds goes.
+pub struct Shared {
+    /// Gallery, map and handoffs; cameras count in it as they do in the run.
+    pub world: World,
+    /// Where its results go.
+    pub sinks: Vec<Box<dyn WorldSink>>,
 }
 
 /// The networks, shared by all cameras.
@@ -61,6 +74,8 @@ pub struct Options {
     pub detect: DetectOptions,
     /// Detections below this score reach the trackers but are not reported.
     pub report_threshold: f32,
+    /// Frames of different cameras whose times differ by no more than this belong to one time step.
+    pub tolerance: Duration,
 }
 
 /// The run was stopped from outside; what was done until then is written.
@@ -102,7 +117,17 @@ struct Done {
     frame: Frame,
     detections: Vec<Detection>,
     tracks: Vec<Track>,
+    identities: Vec<TrackIdentity>,
     processing_time_ms: f64,
+}
+
+/// One camera's frame in a time step, tracked.
+struct Tracked {
+    camera: usize,
+    frame: Frame,
+    found: FrameDetections,
+    tracks: Vec<Track>,
+    seconds: f64,
 }
 
 /// Runs all cameras to their end, or until `stop` is raised; `progress` hears the number of
@@ -114,6 +139,7 @@ struct Done {
 /// A network fails or a result cannot be written.
 pub fn run(
     cameras: Vec<Camera>,
+    mut shared: Option<Shared>,
     networks: Networks<'_>,
     options: &Options,
     stop: &AtomicBool,
@@ -128,7 +154,8 @@ pub fn run(
             .into_iter()
             .map(|camera| Line::start(scope, camera, options, halted))
             .collect();
-        let outcome = steps(&mut lines, networks, options, &progress);
+        let outcome = steps(&mut lines, &mut shared, networks, options, &progress);
+        let world_outcome = finish_world(shared);
         abandoned.store(true, Ordering::Relaxed);
         // The writers finish their files in any case; their errors come first, since a failed
         // writer is what makes the steps end early.
@@ -145,6 +172,7 @@ pub fn run(
             return Err(error);
         }
         outcome?;
+        world_outcome?;
         let interrupted = stop.load(Ordering::Relaxed);
         Ok(Summary::new(
             summaries,
@@ -163,11 +191,15 @@ struct Line<'scope> {
     results: SyncSender<Done>,
     writer: ScopedJoinHandle<'scope, Result<f64, SinkError>>,
     ended: bool,
+    /// The next frame, if it was looked at already.
+    waiting: Option<Frame>,
+    start_offset: f64,
     summary: CameraSummary,
     ids: IdSet,
     read_seconds: f64,
     network_seconds: NetworkSeconds,
     track_seconds: f64,
+    world_seconds: f64,
 }
 
 /// One frame's share of the networks' time.
@@ -212,15 +244,28 @@ impl<'scope> Line<'scope> {
             results,
             writer,
             ended: false,
+            waiting: None,
+            start_offset: camera.start_offset,
             ids: IdSet::default(),
             read_seconds: 0.0,
             network_seconds: NetworkSeconds::default(),
             track_seconds: 0.0,
+            world_seconds: 0.0,
         }
     }
 
+    /// Time of the camera's next frame in the environment, in seconds; waits for it. `None` once
+    /// the camera has ended.
+    fn next_time(&mut self) -> Option<f64> {
+        if self.waiting.is_none() {
+            self.waiting = self.receive();
+        }
+        let frame = self.waiting.as_ref()?;
+        Some(frame.timestamp.as_secs_f64() + self.start_offset)
+    }
+
     /// The camera's next frame, waited for; `None` once it has ended.
-    fn next(&mut self) -> Option<Frame> {
+    fn receive(&mut self) -> Option<Frame> {
         if self.ended {
             return None;
         }
@@ -249,14 +294,15 @@ impl<'scope> Line<'scope> {
         self.ended = true;
     }
 
-    /// Tracks one frame and passes it on. False when the writer is gone.
+    /// Tracks one frame.
     fn track(
         &mut self,
+        camera: usize,
         frame: Frame,
         detections: Vec<Detection>,
         context: Context,
         networks: NetworkSeconds,
-    ) -> bool {
+    ) -> Tracked {
         let started = Instant::now();
         let found = FrameDetections {
             frame: frame.number,
@@ -276,13 +322,24 @@ impl<'scope> Line<'scope> {
         for track in &tracks {
             self.ids.insert(track.track_id);
         }
-        let processing_time_ms = (networks.detect + networks.embed + seconds) * 1e3;
+        Tracked {
+            camera,
+            frame,
+            found,
+            tracks,
+            seconds: networks.detect + networks.embed + seconds,
+        }
+    }
+
+    /// Passes a frame's results on. False when the writer is gone.
+    fn send(&self, tracked: Tracked, identities: Vec<TrackIdentity>, world_seconds: f64) -> bool {
         self.results
             .send(Done {
-                frame,
-                detections: found.detections,
-                tracks,
-                processing_time_ms,
+                frame: tracked.frame,
+                detections: tracked.found.detections,
+                tracks: tracked.tracks,
+                identities,
+                processing_time_ms: (tracked.seconds + world_seconds) * 1e3,
             })
             .is_ok()
     }
@@ -306,6 +363,7 @@ impl<'scope> Line<'scope> {
                 self.network_seconds.detect,
                 self.network_seconds.embed,
                 self.track_seconds,
+                self.world_seconds,
                 write_seconds,
             ],
         );
@@ -338,16 +396,18 @@ impl IdSet {
     }
 }
 
-/// Steps through all cameras, batch after batch.
+/// Goes through the cameras' time steps, batch after batch.
 fn steps(
     lines: &mut [Line<'_>],
+    shared: &mut Option<Shared>,
     networks: Networks<'_>,
     options: &Options,
     progress: &impl Fn(u64),
 ) -> Result<(), PipelineError> {
     let mut done = 0;
+    let mut number = 0;
     loop {
-        let frames = next_batch(lines, options.batch);
+        let (times, frames) = next_batch(lines, options);
         if frames.is_empty() {
             return Ok(());
         }
@@ -360,12 +420,11 @@ fn steps(
             .map_err(PipelineError::Detect)?;
         let detect = share(started);
         let started = Instant::now();
-        let embedded = embed(lines, networks.embedder, &frames, &lists)?;
+        let mut contexts = embed(lines, networks.embedder, &frames, &lists)?;
         let seconds = NetworkSeconds {
             detect,
             embed: share(started),
         };
-        let mut contexts = embedded;
         camera_motions(
             lines,
             &frames,
@@ -373,30 +432,125 @@ fn steps(
             options.report_threshold,
             &mut contexts,
         );
-        for (((camera, frame), detections), context) in frames.into_iter().zip(lists).zip(contexts)
-        {
-            if !lines[camera].track(frame, detections, context, seconds) {
+        done += frames.len() as u64;
+        let mut work = frames.into_iter().zip(lists).zip(contexts);
+        for (time, count) in times {
+            number += 1;
+            let mut step = Vec::with_capacity(count);
+            for (((camera, frame), detections), context) in work.by_ref().take(count) {
+                step.push(lines[camera].track(camera, frame, detections, context, seconds));
+            }
+            if !finish_step(lines, shared, networks.embedder, number, time, step)? {
                 return Ok(()); // the writer's error is collected by `finish`
             }
-            done += 1;
         }
         progress(done);
     }
 }
 
-/// One frame of each camera that still has some, and the next ones while there is room: camera
-/// and frame.
-fn next_batch(lines: &mut [Line<'_>], size: usize) -> Vec<(usize, Frame)> {
-    let mut batch = Vec::with_capacity(size);
-    let mut index = 0;
-    while batch.len() < size && lines.iter().any(|line| !line.ended) {
-        let camera = index % lines.len();
-        if let Some(frame) = lines[camera].next() {
-            batch.push((camera, frame));
+/// Tells the world what the cameras saw in a time step, and passes the results on. False when a
+/// writer is gone.
+fn finish_step(
+    lines: &mut [Line<'_>],
+    shared: &mut Option<Shared>,
+    embedder: Option<&dyn Embedder>,
+    number: u64,
+    time: f64,
+    step: Vec<Tracked>,
+) -> Result<bool, PipelineError> {
+    let started = Instant::now();
+    let mut identities = Vec::new();
+    if let Some(shared) = shared {
+        let frames: Vec<TrackedFrame<'_>> = step
+            .iter()
+            .map(|tracked| TrackedFrame {
+                camera: tracked.camera,
+                number: tracked.frame.number,
+                image: &tracked.frame.image,
+                detections: &tracked.found.detections,
+                embeddings: &tracked.found.embeddings,
+                tracks: &tracked.tracks,
+            })
+            .collect();
+        let result = shared
+            .world
+            .step(time, &frames, embedder)
+            .map_err(PipelineError::Embed)?;
+        let outcome = StepOutcome {
+            number,
+            time,
+            events: &result.events,
+            people: &result.people,
+        };
+        for sink in &mut shared.sinks {
+            sink.write(&outcome)?;
         }
-        index += 1;
+        if let Some(first) = step.first() {
+            let summary = &mut lines[first.camera].summary;
+            summary.embeddings += result.embedded[0];
+            summary.refused_embeddings += result.embedded[1];
+        }
+        identities = result.identities;
     }
-    batch
+    let seconds = started.elapsed().as_secs_f64() / step.len().max(1) as f64;
+    identities.resize_with(step.len(), Vec::new);
+    for (tracked, identities) in step.into_iter().zip(identities) {
+        let line = &mut lines[tracked.camera];
+        line.world_seconds += seconds;
+        if !line.send(tracked, identities, seconds) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Completes the files of what the cameras share.
+fn finish_world(shared: Option<Shared>) -> Result<(), PipelineError> {
+    let mut outcome = Ok(());
+    for sink in shared.into_iter().flat_map(|shared| shared.sinks) {
+        // What can be saved is saved, whatever failed before.
+        if let Err(error) = sink.finish() {
+            outcome = outcome.and(Err(error.into()));
+        }
+    }
+    outcome
+}
+
+/// A batch: each time step with its number of frames, and all frames with their cameras.
+type Batch = (Vec<(f64, usize)>, Vec<(usize, Frame)>);
+
+/// Whole time steps, as many as fit into a batch but at least one.
+fn next_batch(lines: &mut [Line<'_>], options: &Options) -> Batch {
+    let mut times = Vec::new();
+    let mut frames = Vec::new();
+    while let Some(time) = earliest(lines) {
+        let due = time + options.tolerance.as_secs_f64();
+        let before = frames.len();
+        let cameras: Vec<usize> = (0..lines.len())
+            .filter(|&camera| lines[camera].next_time().is_some_and(|next| next <= due))
+            .collect();
+        if before > 0 && before + cameras.len() > options.batch {
+            break;
+        }
+        for camera in cameras {
+            if let Some(frame) = lines[camera].waiting.take() {
+                frames.push((camera, frame));
+            }
+        }
+        times.push((time, frames.len() - before));
+        if frames.len() >= options.batch {
+            break;
+        }
+    }
+    (times, frames)
+}
+
+/// The time of the earliest frame that any camera has next.
+fn earliest(lines: &mut [Line<'_>]) -> Option<f64> {
+    lines
+        .iter_mut()
+        .filter_map(Line::next_time)
+        .min_by(f64::total_cmp)
 }
 
 /// Embeds what each frame's tracker wants; nothing without an embedder.
@@ -511,6 +665,7 @@ fn write(
             image: &done.frame.image,
             detections: &done.detections,
             tracks: &done.tracks,
+            identities: &done.identities,
             classes,
             processing_time_ms: done.processing_time_ms,
         };

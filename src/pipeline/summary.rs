@@ -79,6 +79,8 @@ pub struct Stages {
     pub embed_ms: f64,
     /// Tracking.
     pub track_ms: f64,
+    /// Identities, map and handoffs.
+    pub world_ms: f64,
     /// Drawing, encoding, writing.
     pub write_ms: f64,
     #[serde(skip)]
@@ -87,7 +89,7 @@ pub struct Stages {
 
 impl Stages {
     /// Adds a camera's frames and its seconds in the stations, in the order of [`rows`](Self::rows).
-    pub(super) fn add(&mut self, frames: u64, seconds: [f64; 5]) {
+    pub(super) fn add(&mut self, frames: u64, seconds: [f64; 6]) {
         let before = self.frames as f64;
         self.frames += frames;
         let after = (self.frames as f64).max(1.0);
@@ -96,6 +98,7 @@ impl Stages {
             &mut self.detect_ms,
             &mut self.embed_ms,
             &mut self.track_ms,
+            &mut self.world_ms,
             &mut self.write_ms,
         ];
         for (field, seconds) in fields.into_iter().zip(seconds) {
@@ -104,12 +107,13 @@ impl Stages {
     }
 
     /// Name and milliseconds a frame of each station.
-    pub fn rows(&self) -> [(&'static str, f64); 5] {
+    pub fn rows(&self) -> [(&'static str, f64); 6] {
         [
             ("decode", self.decode_ms),
             ("detect", self.detect_ms),
             ("embed", self.embed_ms),
             ("track", self.track_ms),
+            ("world", self.world_ms),
             ("write", self.write_ms),
         ]
     }
@@ -152,8 +156,8 @@ mod tests {
     #[test]
     fn stages_average_over_cameras_by_frames() {
         let mut stages = Stages::default();
-        stages.add(10, [1.0, 0.0, 0.0, 0.0, 0.0]);
-        stages.add(30, [1.0, 0.0, 0.0, 0.0, 2.0]);
+        stages.add(10, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        stages.add(30, [1.0, 0.0, 0.0, 0.0, 0.0, 2.0]);
         assert!((stages.decode_ms - 50.0).abs() < 1e-9);
         assert!((stages.write_ms - 50.0).abs() < 1e-9);
     }

@@ -1,5 +1,9 @@
 //! From boxes to appearance: which people of which frames are embedded, all cameras in one batch.
 
+mod schedule;
+
+pub use schedule::{FORGET_FRAMES, Schedule, ScheduleSettings, Sight, crop_quality};
+
 use mtmc_models::{Crop, Detection, EmbedError, Embedder, Embedding};
 
 use image::RgbImage;

@@ -36,8 +36,7 @@ impl JpegSink {
 impl Sink for JpegSink {
     fn write(&mut self, result: &FrameResult<'_>) -> Result<(), SinkError> {
         let mut image = result.image.clone();
-        self.annotator
-            .annotate(&mut image, &track_labels(result.tracks));
+        self.annotator.annotate(&mut image, &track_labels(result));
         let path = self.folder.join(format!("{:06}.jpg", result.frame_number));
         let failed = |reason: String| SinkError::encode(&path, result.frame_number, &reason);
         let (Ok(width), Ok(height)) = (image.width().try_into(), image.height().try_into()) else {

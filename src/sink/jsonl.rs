@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use super::part::PartFile;
 use super::{FrameResult, Sink, SinkError, class_name};
+use crate::gallery::{AssociationType, Candidate};
+use crate::homography::NoMapPoint;
+use crate::pipeline::TrackIdentity;
 use crate::tracker::{AppearanceCounts, Track};
 
 /// Writes one line a frame:
@@ -50,6 +53,12 @@ pub struct DetectionEntry {
     pub global_id: Option<u64>,
     /// The place on the map, if known.
     pub map_coords: Option<MapCoords>,
+    /// Why there is no place, for a camera that is calibrated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_map_coords: Option<NoMapPoint>,
+    /// How the track came to its identity; left out where no identities are told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<IdentityEntry>,
 }
 
 /// A box by its corners, size and centre, in pixels.
@@ -64,6 +73,41 @@ pub struct BoxEntry {
     pub height: f64,
     pub center_x: f64,
     pub center_y: f64,
+}
+
+/// How a track came to its identity.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IdentityEntry {
+    /// In one word.
+    pub association_type: AssociationType,
+    /// Cosine similarity to the person, where both have vectors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub similarity_score: Option<f64>,
+    /// Frame of the track's latest vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_reid_frame: Option<u64>,
+    /// Whether a handoff of the track is waited for.
+    pub handoff_triggered: bool,
+    /// Where something was decided: who it might have been, by rising cost.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
+}
+
+impl IdentityEntry {
+    fn of(identity: &TrackIdentity) -> Self {
+        let decided = identity.association != AssociationType::Continued;
+        Self {
+            association_type: identity.association,
+            similarity_score: identity.similarity.map(|s| rounded(s, 1e4)),
+            last_reid_frame: identity.last_reid_frame,
+            handoff_triggered: identity.handoff_triggered,
+            candidates: if decided {
+                identity.candidates.clone()
+            } else {
+                Vec::new()
+            },
+        }
+    }
 }
 
 /// A place on the map.
@@ -84,10 +128,20 @@ struct FrameLine<'a> {
 
 impl DetectionEntry {
     /// Notes the track that the entry belongs to.
-    fn follow(&mut self, track: &Track) {
+    fn follow(&mut self, track: &Track, identity: Option<&TrackIdentity>) {
         self.track_id = Some(track.track_id);
         let counts = track.appearance;
         self.appearance = (counts != AppearanceCounts::default()).then_some(counts);
+        let Some(identity) = identity else { return };
+        self.global_id = identity.global_id;
+        if let Some(place) = identity.place {
+            self.map_coords = place.ok().map(|place| MapCoords {
+                map_x: rounded(place.x, 1e3),
+                map_y: rounded(place.y, 1e3),
+            });
+            self.no_map_coords = place.err();
+        }
+        self.identity = Some(IdentityEntry::of(identity));
     }
 }
 
@@ -98,6 +152,7 @@ impl DetectionEntry {
 pub fn detection_data(
     detections: &[Detection],
     tracks: &[Track],
+    identities: &[TrackIdentity],
     classes: &[String],
     processing_time_ms: f64,
 ) -> DetectionData {
@@ -106,13 +161,14 @@ pub fn detection_data(
         let Detection { bbox, score, class } = detection;
         entries.push(entry(entries.len(), bbox, *score, *class, classes));
     }
-    for track in tracks {
+    for (position, track) in tracks.iter().enumerate() {
+        let identity = identities.get(position);
         let known = track.detection_index.and_then(|index| {
             let detected = index < detections.len();
             detected.then_some(index)
         });
         if let Some(index) = known {
-            entries[index].follow(track);
+            entries[index].follow(track, identity);
             continue;
         }
         let mut own = entry(
@@ -122,7 +178,7 @@ pub fn detection_data(
             track.class,
             classes,
         );
-        own.follow(track);
+        own.follow(track, identity);
         entries.push(own);
     }
     DetectionData {
@@ -154,6 +210,8 @@ fn entry(index: usize, bbox: &BBox, score: f32, class: u32, classes: &[String]) 
         appearance: None,
         global_id: None,
         map_coords: None,
+        no_map_coords: None,
+        identity: None,
     }
 }
 
@@ -179,6 +237,7 @@ impl Sink for JsonLinesSink {
         let FrameResult {
             detections,
             tracks,
+            identities,
             classes,
             ..
         } = *result;
@@ -186,7 +245,13 @@ impl Sink for JsonLinesSink {
             camera_id: result.source,
             frame_number: result.frame_number,
             timestamp: rounded(result.timestamp.as_secs_f64(), 1e6),
-            detection_data: detection_data(detections, tracks, classes, result.processing_time_ms),
+            detection_data: detection_data(
+                detections,
+                tracks,
+                identities,
+                classes,
+                result.processing_time_ms,
+            ),
         };
         let mut text = serde_json::to_string(&line)
             .map_err(|error| SinkError::encode(self.file.path(), result.frame_number, &error))?;

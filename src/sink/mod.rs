@@ -7,8 +7,9 @@
 mod jpegs;
 mod jsonl;
 mod mot;
-mod part;
+pub(crate) mod part;
 mod video;
+mod world;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,12 +18,14 @@ use image::RgbImage;
 use mtmc_models::Detection;
 
 use crate::annotate::Label;
+use crate::pipeline::TrackIdentity;
 use crate::tracker::Track;
 
 pub use jpegs::JpegSink;
 pub use jsonl::{DetectionData, DetectionEntry, JsonLinesSink, detection_data};
 pub use mot::{MotSink, mot_line};
 pub use video::VideoSink;
+pub use world::{EventSink, MapSink, StepOutcome, TrajectorySink, WorldSink};
 
 /// Where the results of one source go, frame after frame.
 pub trait Sink: Send {
@@ -56,6 +59,8 @@ pub struct FrameResult<'a> {
     /// What was tracked. Each track's `detection_index` counts in `detections`; one beyond
     /// their end stands for a detection that is not reported.
     pub tracks: &'a [Track],
+    /// Whom each track shows across cameras, in the order of `tracks`; empty where nobody asked.
+    pub identities: &'a [TrackIdentity],
     /// Class names by class index.
     pub classes: &'a [String],
     /// How long detection and tracking took for this frame.
@@ -87,7 +92,7 @@ pub enum SinkError {
 }
 
 impl SinkError {
-    fn io(path: &Path, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io {
             path: path.to_path_buf(),
             source,
@@ -103,14 +108,26 @@ impl SinkError {
     }
 }
 
-/// What is drawn for each track: ID and score, in the ID's colour.
-fn track_labels(tracks: &[Track]) -> Vec<Label> {
-    let label = |track: &Track| Label {
-        bbox: track.bbox,
-        text: format!("#{} {:.2}", track.track_id, track.score),
-        color_key: track.track_id,
-    };
-    tracks.iter().map(label).collect()
+/// What is drawn for each track: the identity across cameras if it is known, else the track's ID
+/// with its camera's mark, and the score, in the identity's colour.
+fn track_labels(result: &FrameResult<'_>) -> Vec<Label> {
+    let mut labels = Vec::with_capacity(result.tracks.len());
+    for (index, track) in result.tracks.iter().enumerate() {
+        let global_id = result.identities.get(index).and_then(|i| i.global_id);
+        let (name, color_key) = match global_id {
+            Some(id) => (format!("#{id}"), id),
+            None if result.identities.is_empty() => {
+                (format!("#{}", track.track_id), track.track_id)
+            }
+            None => ("#?".to_string(), 0),
+        };
+        labels.push(Label {
+            bbox: track.bbox,
+            text: format!("{name} {:.2}", track.score),
+            color_key,
+        });
+    }
+    labels
 }
 
 /// The name of a class, or its number where it has none.

@@ -26,6 +26,8 @@ pub fn mot_line(frame: u64, track: &Track) -> String {
 #[derive(Debug)]
 pub struct MotSink {
     file: PartFile,
+    /// Identities across cameras instead of the tracks' own; tracks without one are left out.
+    global: bool,
     /// Reused for each frame.
     text: String,
 }
@@ -38,7 +40,19 @@ impl MotSink {
     pub fn create(path: &Path) -> Result<Self, SinkError> {
         Ok(Self {
             file: PartFile::create(path)?,
+            global: false,
             text: String::new(),
+        })
+    }
+
+    /// Begins a file of identities across cameras; tracks whose identity is not known are left out.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn global(path: &Path) -> Result<Self, SinkError> {
+        Ok(Self {
+            global: true,
+            ..Self::create(path)?
         })
     }
 }
@@ -46,8 +60,16 @@ impl MotSink {
 impl Sink for MotSink {
     fn write(&mut self, result: &FrameResult<'_>) -> Result<(), SinkError> {
         self.text.clear();
-        for track in result.tracks {
-            self.text.push_str(&mot_line(result.frame_number, track));
+        for (index, track) in result.tracks.iter().enumerate() {
+            let mut track = *track;
+            if self.global {
+                let identity = result.identities.get(index);
+                let Some(global_id) = identity.and_then(|identity| identity.global_id) else {
+                    continue;
+                };
+                track.track_id = global_id;
+            }
+            self.text.push_str(&mot_line(result.frame_number, &track));
         }
         self.file.write(self.text.as_bytes())
     }

@@ -8,7 +8,7 @@ use super::SinkError;
 
 /// A file being written under its name and `.part`.
 #[derive(Debug)]
-pub(super) struct PartFile {
+pub(crate) struct PartFile {
     writer: BufWriter<File>,
     path: PathBuf,
     part: PathBuf,
@@ -16,7 +16,7 @@ pub(super) struct PartFile {
 
 impl PartFile {
     /// Begins the file at `path`, replacing what an earlier run left unfinished.
-    pub(super) fn create(path: &Path) -> Result<Self, SinkError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, SinkError> {
         let part = part_path(path);
         let file = File::create(&part).map_err(|error| SinkError::io(&part, error))?;
         Ok(Self {
@@ -27,25 +27,25 @@ impl PartFile {
     }
 
     /// Where the file will stand.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
         self.writer
             .write_all(bytes)
             .map_err(|error| SinkError::io(&self.part, error))
     }
 
     /// Hands what was written to the operating system, so that it outlives this program.
-    pub(super) fn flush(&mut self) -> Result<(), SinkError> {
+    pub(crate) fn flush(&mut self) -> Result<(), SinkError> {
         self.writer
             .flush()
             .map_err(|error| SinkError::io(&self.part, error))
     }
 
     /// Replaces the file's first bytes.
-    pub(super) fn overwrite_start(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+    pub(crate) fn overwrite_start(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
         let replaced = self
             .writer
             .seek(SeekFrom::Start(0))
@@ -57,13 +57,13 @@ impl PartFile {
     }
 
     /// Moves the file to its place, over what may be there.
-    pub(super) fn finish(mut self) -> Result<(), SinkError> {
+    pub(crate) fn finish(mut self) -> Result<(), SinkError> {
         self.flush()?;
         std::fs::rename(&self.part, &self.path).map_err(|error| SinkError::io(&self.path, error))
     }
 
     /// Removes the unfinished file.
-    pub(super) fn discard(self) -> Result<(), SinkError> {
+    pub(crate) fn discard(self) -> Result<(), SinkError> {
         std::fs::remove_file(&self.part).map_err(|error| SinkError::io(&self.part, error))
     }
 }

@@ -114,7 +114,7 @@ impl VideoSink {
     fn draw(&mut self, result: &FrameResult<'_>) {
         self.canvas.clone_from(result.image);
         self.annotator
-            .annotate(&mut self.canvas, &track_labels(result.tracks));
+            .annotate(&mut self.canvas, &track_labels(result));
         while too_large(self.canvas.dimensions()) {
             let (width, height) = self.canvas.dimensions();
             self.canvas = imageops::thumbnail(&self.canvas, width.div_ceil(2), height.div_ceil(2));

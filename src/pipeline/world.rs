@@ -1,0 +1,308 @@
+//! What an environment's cameras share: who is who, where on the map, and who goes from camera to
+//! camera.
+
+use image::RgbImage;
+use mtmc_models::{Crop, Detection, Embedder, Embedding};
+use serde::{Deserialize, Serialize};
+
+use crate::gallery::{
+    AssociationType, CameraInput, Candidate, Gallery, IdentityEvent, Observation, PlacedPerson,
+};
+use crate::handoff::{HandoffDetector, HandoffEvent, HandoffObservation};
+use crate::homography::{CameraView, MapPoint, NoMapPoint};
+use crate::reid::{Schedule, Sight, crop_quality};
+use crate::tracker::Track;
+
+/// The stations behind the trackers, with all that they remember.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct World {
+    gallery: Gallery,
+    handoff: HandoffDetector,
+    schedule: Schedule,
+    #[serde(skip)]
+    views: Vec<Option<CameraView>>,
+}
+
+/// One camera's frame of a time step, tracked.
+#[derive(Debug, Clone, Copy)]
+pub struct TrackedFrame<'a> {
+    /// Index of the camera.
+    pub camera: usize,
+    /// Number of its frame.
+    pub number: u64,
+    /// The picture.
+    pub image: &'a RgbImage,
+    /// What was found in it.
+    pub detections: &'a [Detection],
+    /// How the detections look, as far as the tracker asked; may be empty.
+    pub embeddings: &'a [Option<Embedding>],
+    /// Who was tracked in it.
+    pub tracks: &'a [Track],
+}
+
+/// Whom a track shows, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrackIdentity {
+    /// The identity across cameras; `None` while it is not sure.
+    pub global_id: Option<u64>,
+    /// How the track came to it.
+    pub association: AssociationType,
+    /// Cosine similarity to the person, where both have vectors.
+    pub similarity: Option<f64>,
+    /// Who it might be, by rising cost.
+    pub candidates: Vec<Candidate>,
+    /// Where its feet are on the map, or why they are not; `None` for a camera without calibration.
+    pub place: Option<Result<MapPoint, NoMapPoint>>,
+    /// Frame of its latest vector.
+    pub last_reid_frame: Option<u64>,
+    /// Whether it should be looked at anew.
+    pub reid_refresh_due: bool,
+    /// Whether a handoff of it is waited for.
+    pub handoff_triggered: bool,
+}
+
+/// Something that happened in a time step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum WorldEvent {
+    /// To an identity.
+    Identity(IdentityEvent),
+    /// To a handoff.
+    Handoff(HandoffEvent),
+}
+
+/// The outcome of a time step.
+#[derive(Debug, Clone, Default)]
+pub struct WorldStep {
+    /// Whom each track shows, frame by frame in the order of the input.
+    pub identities: Vec<Vec<TrackIdentity>>,
+    /// What happened, in a fixed order.
+    pub events: Vec<WorldEvent>,
+    /// Everyone on the map.
+    pub people: Vec<PlacedPerson>,
+    /// Vectors that were made for the gallery, and how many could not be made.
+    pub embedded: [u64; 2],
+}
+
+impl World {
+    /// Stations that have seen nobody yet; `views` holds each camera's calibration, by index, and
+    /// must be those that `gallery` has.
+    pub fn new(
+        gallery: Gallery,
+        handoff: HandoffDetector,
+        schedule: Schedule,
+        views: Vec<Option<CameraView>>,
+    ) -> Self {
+        Self {
+            gallery,
+            handoff,
+            schedule,
+            views,
+        }
+    }
+
+    /// Gives stations that were read back their calibrations, which are not stored with them.
+    pub fn set_views(&mut self, views: Vec<Option<CameraView>>) {
+        self.gallery.set_views(views.clone());
+        self.views = views;
+    }
+
+    /// Everyone who is known.
+    pub fn gallery(&self) -> &Gallery {
+        &self.gallery
+    }
+
+    /// Advances to `time`, in seconds, with what the cameras' trackers report.
+    ///
+    /// # Errors
+    /// The embedder fails.
+    pub fn step(
+        &mut self,
+        time: f64,
+        frames: &[TrackedFrame<'_>],
+        embedder: Option<&dyn Embedder>,
+    ) -> mtmc_models::Result<WorldStep> {
+        let (vectors, embedded) = self.look(frames, embedder)?;
+        let observations: Vec<Vec<Observation<'_>>> = frames
+            .iter()
+            .zip(&vectors)
+            .map(|(frame, vectors)| observations(frame, vectors))
+            .collect();
+        let inputs: Vec<CameraInput<'_>> = frames
+            .iter()
+            .zip(&observations)
+            .map(|(frame, observations)| CameraInput {
+                camera: frame.camera,
+                frame_size: size(frame.image),
+                observations,
+            })
+            .collect();
+        let found = self.gallery.step(time, &inputs);
+        let mut events: Vec<WorldEvent> =
+            found.events.into_iter().map(WorldEvent::Identity).collect();
+        for event in &events {
+            if let WorldEvent::Identity(IdentityEvent::Merged { from, into }) = event {
+                self.handoff.merge(*from, *into);
+            }
+        }
+        let ids: Vec<Vec<Option<u64>>> = found
+            .identities
+            .iter()
+            .map(|row| row.iter().map(|identity| identity.global_id).collect())
+            .collect();
+        let handoffs = self.handoff.step(time, &leavers(frames, &ids));
+        let learned = |event: &HandoffEvent| matches!(event, HandoffEvent::Completed { .. });
+        if handoffs.iter().any(learned) {
+            self.gallery
+                .set_topology(self.handoff.travel_times().topology());
+        }
+        events.extend(handoffs.into_iter().map(WorldEvent::Handoff));
+        let mut identities = Vec::with_capacity(frames.len());
+        for (frame, row) in frames.iter().zip(found.identities) {
+            let mut described = Vec::with_capacity(row.len());
+            for (track, identity) in frame.tracks.iter().zip(row) {
+                described.push(self.describe(frame, track, identity));
+            }
+            identities.push(described);
+        }
+        Ok(WorldStep {
+            identities,
+            events,
+            people: found.people,
+            embedded,
+        })
+    }
+
+    /// Takes vectors of those who are to be looked at: the tracker's where it has them, new ones
+    /// in one batch over all cameras.
+    fn look(
+        &mut self,
+        frames: &[TrackedFrame<'_>],
+        embedder: Option<&dyn Embedder>,
+    ) -> mtmc_models::Result<(Vec<Vec<Option<Embedding>>>, [u64; 2])> {
+        let mut vectors: Vec<Vec<Option<Embedding>>> = frames
+            .iter()
+            .map(|frame| vec![None; frame.tracks.len()])
+            .collect();
+        let Some(embedder) = embedder else {
+            return Ok((vectors, [0, 0]));
+        };
+        let mut sights = Vec::new();
+        let mut places = Vec::new();
+        for (index, frame) in frames.iter().enumerate() {
+            self.schedule.forget(frame.camera, frame.number);
+            let boxes: Vec<_> = frame.tracks.iter().map(|t| seen_box(frame, t)).collect();
+            for (position, track) in frame.tracks.iter().enumerate() {
+                sights.push(Sight {
+                    camera: frame.camera,
+                    frame: frame.number,
+                    track_id: track.track_id,
+                    quality: crop_quality(&boxes[position], &boxes, size(frame.image)),
+                });
+                places.push((index, position));
+            }
+        }
+        let mut crops = Vec::new();
+        let mut missing = Vec::new();
+        for chosen in self.schedule.choose(&sights) {
+            let (index, position) = places[chosen];
+            let frame = &frames[index];
+            let track = &frame.tracks[position];
+            let known = track
+                .detection_index
+                .and_then(|detection| frame.embeddings.get(detection)?.clone());
+            if let Some(known) = known {
+                vectors[index][position] = Some(known);
+                self.schedule.looked(&sights[chosen]);
+                continue;
+            }
+            crops.push(Crop {
+                image: frame.image,
+                bbox: seen_box(frame, track),
+            });
+            missing.push(chosen);
+        }
+        let mut counts = [0, 0];
+        if crops.is_empty() {
+            return Ok((vectors, counts));
+        }
+        for (chosen, vector) in missing.into_iter().zip(embedder.embed(&crops)?) {
+            let (index, position) = places[chosen];
+            match vector {
+                Ok(vector) => {
+                    vectors[index][position] = Some(vector);
+                    self.schedule.looked(&sights[chosen]);
+                    counts[0] += 1;
+                }
+                Err(_) => counts[1] += 1,
+            }
+        }
+        Ok((vectors, counts))
+    }
+
+    fn describe(
+        &self,
+        frame: &TrackedFrame<'_>,
+        track: &Track,
+        identity: crate::gallery::Identity,
+    ) -> TrackIdentity {
+        let view = self.views.get(frame.camera).and_then(Option::as_ref);
+        let bbox = seen_box(frame, track);
+        let (camera, id) = (frame.camera, track.track_id);
+        TrackIdentity {
+            global_id: identity.global_id,
+            association: identity.association,
+            similarity: identity.similarity,
+            candidates: identity.candidates,
+            place: view.map(|view| view.to_map(CameraView::foot_point(&bbox))),
+            last_reid_frame: self.schedule.last_look(camera, id),
+            reid_refresh_due: self.schedule.is_due(camera, frame.number, id),
+            handoff_triggered: self.handoff.is_leaving(camera, id),
+        }
+    }
+}
+
+/// A track's box as it was detected: the filtered one lags behind where frames are few.
+fn seen_box(frame: &TrackedFrame<'_>, track: &Track) -> mtmc_models::BBox {
+    let detection = track
+        .detection_index
+        .and_then(|index| frame.detections.get(index));
+    detection.map_or(track.bbox, |detection| detection.bbox)
+}
+
+fn size(image: &RgbImage) -> [f64; 2] {
+    [f64::from(image.width()), f64::from(image.height())]
+}
+
+fn observations<'a>(
+    frame: &TrackedFrame<'_>,
+    vectors: &'a [Option<Embedding>],
+) -> Vec<Observation<'a>> {
+    let mut observations = Vec::with_capacity(frame.tracks.len());
+    for (track, vector) in frame.tracks.iter().zip(vectors) {
+        observations.push(Observation {
+            track_id: track.track_id,
+            bbox: seen_box(frame, track),
+            embedding: vector.as_ref(),
+        });
+    }
+    observations
+}
+
+/// Everyone in the step, as handoffs see them.
+fn leavers(frames: &[TrackedFrame<'_>], ids: &[Vec<Option<u64>>]) -> Vec<HandoffObservation> {
+    let mut leavers = Vec::new();
+    for (frame, ids) in frames.iter().zip(ids) {
+        for (track, global_id) in frame.tracks.iter().zip(ids) {
+            leavers.push(HandoffObservation {
+                camera: frame.camera,
+                track_id: track.track_id,
+                global_id: *global_id,
+                bbox: seen_box(frame, track),
+                frame_size: size(frame.image),
+                confidence: f64::from(track.score),
+            });
+        }
+    }
+    leavers
+}
