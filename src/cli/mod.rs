@@ -8,6 +8,7 @@ mod models;
 mod options;
 mod progress;
 mod settings;
+mod sim;
 mod track;
 mod world;
 mod tune;
@@ -36,6 +37,8 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Prepare and verify data sets
     Data(data::DataArgs),
+    /// Simulate people seen by several cameras, with the truth
+    Sim(sim::SimArgs),
     /// List, describe, fetch and convert weights
     Models(models::ModelsArgs),
 }
@@ -52,6 +55,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Data(args) => data::run(args),
+        Command::Sim(args) => sim::run(args),
         Command::Models(args) => models::run(args),
     }
 }
