@@ -466,7 +466,8 @@ fn finish_step(
             .map(|tracked| TrackedFrame {
                 camera: tracked.camera,
                 number: tracked.frame.number,
-                image: &tracked.frame.image,
+                image: Some(&tracked.frame.image),
+                frame_size: world::size(&tracked.frame.image),
                 detections: &tracked.found.detections,
                 embeddings: &tracked.found.embeddings,
                 tracks: &tracked.tracks,

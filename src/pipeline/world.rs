@@ -30,8 +30,10 @@ pub struct TrackedFrame<'a> {
     pub camera: usize,
     /// Number of its frame.
     pub number: u64,
-    /// The picture.
-    pub image: &'a RgbImage,
+    /// The picture; without it nobody new can be looked at.
+    pub image: Option<&'a RgbImage>,
+    /// Width and height of the picture in pixels.
+    pub frame_size: [f64; 2],
     /// What was found in it.
     pub detections: &'a [Detection],
     /// How the detections look, as far as the tracker asked; may be empty.
@@ -133,7 +135,7 @@ impl World {
             .zip(&observations)
             .map(|(frame, observations)| CameraInput {
                 camera: frame.camera,
-                frame_size: size(frame.image),
+                frame_size: frame.frame_size,
                 observations,
             })
             .collect();
@@ -184,20 +186,24 @@ impl World {
             .iter()
             .map(|frame| vec![None; frame.tracks.len()])
             .collect();
-        let Some(embedder) = embedder else {
-            return Ok((vectors, [0, 0]));
-        };
         let mut sights = Vec::new();
         let mut places = Vec::new();
         for (index, frame) in frames.iter().enumerate() {
+            let pictured = embedder.is_some() && frame.image.is_some();
+            if !pictured && frame.embeddings.is_empty() {
+                continue;
+            }
             self.schedule.forget(frame.camera, frame.number);
             let boxes: Vec<_> = frame.tracks.iter().map(|t| seen_box(frame, t)).collect();
             for (position, track) in frame.tracks.iter().enumerate() {
+                if !pictured && known_vector(frame, track).is_none() {
+                    continue;
+                }
                 sights.push(Sight {
                     camera: frame.camera,
                     frame: frame.number,
                     track_id: track.track_id,
-                    quality: crop_quality(&boxes[position], &boxes, size(frame.image)),
+                    quality: crop_quality(&boxes[position], &boxes, frame.frame_size),
                 });
                 places.push((index, position));
             }
@@ -208,24 +214,21 @@ impl World {
             let (index, position) = places[chosen];
             let frame = &frames[index];
             let track = &frame.tracks[position];
-            let known = track
-                .detection_index
-                .and_then(|detection| frame.embeddings.get(detection)?.clone());
-            if let Some(known) = known {
-                vectors[index][position] = Some(known);
+            if let Some(known) = known_vector(frame, track) {
+                vectors[index][position] = Some(known.clone());
                 self.schedule.looked(&sights[chosen]);
-                continue;
+            } else if let Some(image) = frame.image {
+                crops.push(Crop {
+                    image,
+                    bbox: seen_box(frame, track),
+                });
+                missing.push(chosen);
             }
-            crops.push(Crop {
-                image: frame.image,
-                bbox: seen_box(frame, track),
-            });
-            missing.push(chosen);
         }
         let mut counts = [0, 0];
-        if crops.is_empty() {
+        let Some(embedder) = embedder.filter(|_| !crops.is_empty()) else {
             return Ok((vectors, counts));
-        }
+        };
         for (chosen, vector) in missing.into_iter().zip(embedder.embed(&crops)?) {
             let (index, position) = places[chosen];
             match vector {
@@ -262,6 +265,11 @@ impl World {
     }
 }
 
+/// The vector that the tracker was given for a track's detection.
+fn known_vector<'a>(frame: &TrackedFrame<'a>, track: &Track) -> Option<&'a Embedding> {
+    frame.embeddings.get(track.detection_index?)?.as_ref()
+}
+
 /// A track's box as it was detected: the filtered one lags behind where frames are few.
 fn seen_box(frame: &TrackedFrame<'_>, track: &Track) -> mtmc_models::BBox {
     let detection = track
@@ -270,7 +278,8 @@ fn seen_box(frame: &TrackedFrame<'_>, track: &Track) -> mtmc_models::BBox {
     detection.map_or(track.bbox, |detection| detection.bbox)
 }
 
-fn size(image: &RgbImage) -> [f64; 2] {
+/// Width and height of a picture.
+pub(super) fn size(image: &RgbImage) -> [f64; 2] {
     [f64::from(image.width()), f64::from(image.height())]
 }
 
@@ -299,7 +308,7 @@ fn leavers(frames: &[TrackedFrame<'_>], ids: &[Vec<Option<u64>>]) -> Vec<Handoff
                 track_id: track.track_id,
                 global_id: *global_id,
                 bbox: seen_box(frame, track),
-                frame_size: size(frame.image),
+                frame_size: frame.frame_size,
                 confidence: f64::from(track.score),
             });
         }

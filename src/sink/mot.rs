@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::part::PartFile;
 use super::{FrameResult, Sink, SinkError};
+use crate::pipeline::TrackIdentity;
 use crate::tracker::Track;
 
 /// One track in one frame: a line with its end.
@@ -55,23 +56,36 @@ impl MotSink {
             ..Self::create(path)?
         })
     }
-}
 
-impl Sink for MotSink {
-    fn write(&mut self, result: &FrameResult<'_>) -> Result<(), SinkError> {
+    /// Writes one frame's tracks; `identities` are in their order, or empty where nobody asked.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write_tracks(
+        &mut self,
+        frame: u64,
+        tracks: &[Track],
+        identities: &[TrackIdentity],
+    ) -> Result<(), SinkError> {
         self.text.clear();
-        for (index, track) in result.tracks.iter().enumerate() {
+        for (index, track) in tracks.iter().enumerate() {
             let mut track = *track;
             if self.global {
-                let identity = result.identities.get(index);
+                let identity = identities.get(index);
                 let Some(global_id) = identity.and_then(|identity| identity.global_id) else {
                     continue;
                 };
                 track.track_id = global_id;
             }
-            self.text.push_str(&mot_line(result.frame_number, &track));
+            self.text.push_str(&mot_line(frame, &track));
         }
         self.file.write(self.text.as_bytes())
+    }
+}
+
+impl Sink for MotSink {
+    fn write(&mut self, result: &FrameResult<'_>) -> Result<(), SinkError> {
+        self.write_tracks(result.frame_number, result.tracks, result.identities)
     }
 
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
