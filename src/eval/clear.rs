@@ -61,9 +61,28 @@ pub struct Clear {
 impl Clear {
     /// Measures one sequence by `rules`.
     pub fn of(sequence: &EvalSequence, rules: Rules) -> Self {
+        Self::with_matches(sequence, rules, |_, _, _| {})
+    }
+
+    /// As [`Clear::of`], handing over every match in order of frames: frame (from 0), true identity,
+    /// track.
+    pub(super) fn with_matches(
+        sequence: &EvalSequence,
+        rules: Rules,
+        mut matched: impl FnMut(usize, usize, usize),
+    ) -> Self {
         let mut state = Matching::new(sequence, rules);
-        for frame in &sequence.frames {
+        for (number, frame) in sequence.frames.iter().enumerate() {
+            let before = state.clear.true_positives;
             state.step(frame);
+            if state.clear.true_positives == before {
+                continue;
+            }
+            for &truth in &state.previous_truths {
+                if let Some(track) = state.previous[truth] {
+                    matched(number, truth, track);
+                }
+            }
         }
         state.finish()
     }

@@ -50,16 +50,27 @@ impl Default for Hota {
 const NO_PAIR: usize = usize::MAX;
 
 /// Boxes of every identity, and how well the pairs that ever overlap do so over all frames.
-struct Alignment {
+pub(super) struct Alignment {
     truth_boxes: Vec<f64>,
     track_boxes: Vec<f64>,
-    index: PairIndex,
+    pub(super) index: PairIndex,
     /// By the pair's number: 0..=1, the Jaccard index of the two identities.
-    score: Vec<f64>,
+    pub(super) score: Vec<f64>,
+}
+
+/// A pair's overlap as a part of all that the two overlap in the frame.
+fn share_out(_: &EvalFrame, overlap: f64, all: f64) -> f64 {
+    if all > EPS { overlap / all } else { 0.0 }
 }
 
 impl Alignment {
     fn of(sequence: &EvalSequence) -> Self {
+        Self::by(sequence, share_out)
+    }
+
+    /// With `share` of a pair in a frame, 0..=1: of the frame, the pair's overlap, and the sum of the
+    /// overlaps of both with anyone.
+    pub(super) fn by(sequence: &EvalSequence, share: impl Fn(&EvalFrame, f64, f64) -> f64) -> Self {
         let mut alignment = Self {
             truth_boxes: vec![0.0; sequence.truths],
             track_boxes: vec![0.0; sequence.tracks],
@@ -67,7 +78,7 @@ impl Alignment {
             score: Vec::new(),
         };
         for frame in &sequence.frames {
-            alignment.add(frame);
+            alignment.add(frame, &share);
         }
         for (truth, row) in alignment.index.rows().iter().enumerate() {
             for &(track, pair) in row {
@@ -79,8 +90,8 @@ impl Alignment {
         alignment
     }
 
-    /// Adds each pair's overlap, as a part of all that the two boxes overlap in this frame.
-    fn add(&mut self, frame: &EvalFrame) {
+    /// Adds each pair's share in this frame.
+    fn add(&mut self, frame: &EvalFrame, share: &impl Fn(&EvalFrame, f64, f64) -> f64) {
         let mut row_sums = vec![0.0; frame.truth.len()];
         let mut column_sums = vec![0.0; frame.track.len()];
         for (row, row_sum) in row_sums.iter_mut().enumerate() {
@@ -94,10 +105,11 @@ impl Alignment {
             for (column, &track) in frame.track.iter().enumerate() {
                 let overlap = frame.similarity(row, column);
                 let all = row_sums[row] + column_sums[column] - overlap;
-                if overlap > 0.0 && all > EPS {
+                let part = share(frame, overlap, all);
+                if part > 0.0 {
                     let pair = self.index.number(truth, track);
                     self.score.resize(self.index.len(), 0.0);
-                    self.score[pair] += overlap / all;
+                    self.score[pair] += part;
                 }
             }
         }
@@ -153,7 +165,7 @@ impl Hota {
     }
 
     /// Counts a match at every threshold that its overlap reaches.
-    fn take(&mut self, overlap: f64, counts: &mut [u32; ALPHAS]) {
+    pub(super) fn take(&mut self, overlap: f64, counts: &mut [u32; ALPHAS]) {
         for (index, count) in counts.iter_mut().enumerate() {
             if overlap < alpha(index) - EPS {
                 break;
@@ -164,7 +176,7 @@ impl Hota {
         }
     }
 
-    fn associate(&mut self, alignment: &Alignment, matches: &[[u32; ALPHAS]]) {
+    pub(super) fn associate(&mut self, alignment: &Alignment, matches: &[[u32; ALPHAS]]) {
         for (truth, row) in alignment.index.rows().iter().enumerate() {
             let truth_boxes = alignment.truth_boxes[truth];
             for &(track, pair) in row {

@@ -3,11 +3,12 @@
 //! [`folder`] finds the sequences of a benchmark; [`mot`] reads MOT Challenge text and prepares it
 //! as the benchmark does; [`clear`], [`identity`] and [`hota`] measure; [`report`] puts the figures
 //! of all sequences together, [`csv`] and [`plot`] write them down. [`reid`] measures features of
-//! people instead of tracks.
+//! people instead of tracks. [`across`] measures identities of several cameras, and on the map.
 //!
 //! [`track`] runs trackers over detections that are there, which [`cache`] keeps, and [`tune`]
 //! searches their settings.
 
+pub mod across;
 pub mod cache;
 pub mod clear;
 pub mod csv;

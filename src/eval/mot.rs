@@ -133,6 +133,24 @@ impl Boxes {
         });
     }
 
+    /// As [`Boxes::push`], of foreign data: a frame's identities must differ, and it holds 2,000
+    /// boxes at most. `shown` is the frame's number in errors.
+    pub(super) fn try_push(
+        &mut self,
+        frame: u64,
+        shown: f64,
+        id: i64,
+        tlwh: [f64; 4],
+    ) -> Result<(), String> {
+        let row = Row {
+            id,
+            tlwh,
+            flag: 1.0,
+            class: PEDESTRIAN,
+        };
+        put(self.rows(frame), row, shown)
+    }
+
     /// Whether there is no box at all.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
@@ -150,18 +168,8 @@ impl Boxes {
     /// Takes in one line; gives it back with its number of columns.
     fn add(&mut self, line: &str) -> Result<(Row, usize), String> {
         let mut numbers = [0.0; COLUMNS];
-        let mut columns = 0;
-        let fields = line.as_bytes().split(|byte| b", \t".contains(byte));
-        for field in fields.filter(|field| !field.is_empty()) {
-            // Visibility and world coordinates are not read.
-            if let Some(number) = numbers.get_mut(columns) {
-                *number = parse_number(field).map_err(|reason| {
-                    let text = String::from_utf8_lossy(field);
-                    format!("column {}: `{text}` is {reason}", columns + 1)
-                })?;
-            }
-            columns += 1;
-        }
+        // Visibility and world coordinates are not read.
+        let columns = read_numbers(line, &mut numbers)?;
         if columns < 6 {
             return Err(format!("{columns} columns, at least 6 are needed"));
         }
@@ -175,14 +183,7 @@ impl Boxes {
             flag: if columns > 6 { flag } else { 1.0 },
             class: if columns > 7 { class as i64 } else { -1 },
         };
-        let rows = self.rows(frame as u64);
-        if rows.len() == MAX_BOXES {
-            return Err(format!("more than {MAX_BOXES} boxes in frame {frame}"));
-        }
-        if rows.iter().any(|other| other.id == row.id) {
-            return Err(format!("identity {} stands twice in frame {frame}", row.id));
-        }
-        rows.push(row);
+        put(self.rows(frame as u64), row, frame)?;
         Ok((row, columns))
     }
 
@@ -196,6 +197,35 @@ impl Boxes {
         let rows = index.and_then(|index| self.frames.get(index as usize));
         rows.map_or(&[], Vec::as_slice)
     }
+}
+
+/// Adds a box to its frame, which `frame` names in errors.
+fn put(rows: &mut Vec<Row>, row: Row, frame: f64) -> Result<(), String> {
+    if rows.len() == MAX_BOXES {
+        return Err(format!("more than {MAX_BOXES} boxes in frame {frame}"));
+    }
+    if rows.iter().any(|other| other.id == row.id) {
+        return Err(format!("identity {} stands twice in frame {frame}", row.id));
+    }
+    rows.push(row);
+    Ok(())
+}
+
+/// Reads the first columns of a line as numbers, separated by commas, spaces or tabs; gives back
+/// how many columns the line has.
+pub(super) fn read_numbers(line: &str, numbers: &mut [f64]) -> Result<usize, String> {
+    let mut columns = 0;
+    let fields = line.as_bytes().split(|byte| b", \t".contains(byte));
+    for field in fields.filter(|field| !field.is_empty()) {
+        if let Some(number) = numbers.get_mut(columns) {
+            *number = parse_number(field).map_err(|reason| {
+                let text = String::from_utf8_lossy(field);
+                format!("column {}: `{text}` is {reason}", columns + 1)
+            })?;
+        }
+        columns += 1;
+    }
+    Ok(columns)
 }
 
 /// A field's number, or what it is instead.
@@ -244,6 +274,26 @@ pub fn prepare_frames(
     benchmark: Benchmark,
     numbers: RangeInclusive<u64>,
 ) -> EvalSequence {
+    prepare_named(truth, tracks, benchmark, numbers).0
+}
+
+/// Identities of a prepared sequence as its files call them, by their dense index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// True identities.
+    pub truth: Vec<i64>,
+    /// The tracker's.
+    pub track: Vec<i64>,
+}
+
+/// As [`prepare_frames`], with the identities' names: those of several cameras can be told to be
+/// the same.
+pub fn prepare_named(
+    truth: &Boxes,
+    tracks: &Boxes,
+    benchmark: Benchmark,
+    numbers: RangeInclusive<u64>,
+) -> (EvalSequence, Names) {
     let mut truth_ids = HashMap::new();
     let mut track_ids = HashMap::new();
     let mut matcher = Matcher::default();
@@ -266,15 +316,29 @@ pub fn prepare_frames(
         }
         frames.push(frame);
     }
-    EvalSequence {
+    let sequence = EvalSequence {
         frames,
         truths: truth_ids.len(),
         tracks: track_ids.len(),
+    };
+    let names = Names {
+        truth: names(truth_ids),
+        track: names(track_ids),
+    };
+    (sequence, names)
+}
+
+/// The identities by the indices that stand for them.
+pub(super) fn names(ids: HashMap<i64, usize>) -> Vec<i64> {
+    let mut names = vec![0; ids.len()];
+    for (id, index) in ids {
+        names[index] = id;
     }
+    names
 }
 
 /// The index that stands for an identity, the next free one if it is new.
-fn dense(ids: &mut HashMap<i64, usize>, id: i64) -> usize {
+pub(super) fn dense(ids: &mut HashMap<i64, usize>, id: i64) -> usize {
     let next = ids.len();
     *ids.entry(id).or_insert(next)
 }

@@ -37,9 +37,14 @@ impl Measured {
 
     /// Measures one sequence, CLEAR by `rules`.
     pub fn by(sequence: &EvalSequence, rules: Rules) -> Self {
+        Self::with_clear(sequence, Clear::of(sequence, rules))
+    }
+
+    /// Measures one sequence but for CLEAR, which is given.
+    pub(super) fn with_clear(sequence: &EvalSequence, clear: Clear) -> Self {
         let (truth_boxes, track_boxes) = sequence.boxes();
         Self {
-            clear: Clear::of(sequence, rules),
+            clear,
             identity: Identity::of(sequence),
             hota: Hota::of(sequence),
             truths: sequence.truths,

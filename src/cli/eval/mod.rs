@@ -2,6 +2,7 @@
 
 pub mod inputs;
 mod mot;
+mod mtmc;
 pub mod output;
 mod reid;
 mod track;
@@ -19,6 +20,8 @@ pub struct EvalArgs {
 enum EvalCommand {
     /// Tracks in MOT Challenge text: CLEAR, Identity, HOTA
     Mot(mot::MotArgs),
+    /// Identities across cameras, on boxes and on the map: HOTA, CLEAR, Identity, handovers
+    Mtmc(mtmc::MtmcArgs),
     /// Trackers on a benchmark's detections, measured in one go
     Track(track::EvalTrackArgs),
     /// Features of people under the Market-1501 protocol: CMC, mAP, mINP
@@ -32,6 +35,7 @@ enum EvalCommand {
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     match &args.command {
         EvalCommand::Mot(args) => mot::run(args),
+        EvalCommand::Mtmc(args) => mtmc::run(args),
         EvalCommand::Track(args) => track::run(args),
         EvalCommand::Reid(args) => reid::run(args),
     }

@@ -87,20 +87,28 @@ fn measure(pair: &Pair, benchmark: Benchmark, rules: Rules) -> anyhow::Result<Me
             pair.tracks.display()
         )?;
     }
-    if let Some(length) = pair.length {
-        for (boxes, path) in [(&truth, &pair.truth), (&tracks, &pair.tracks)] {
-            if boxes.last_frame() > length {
-                bail!(
-                    "{}: a box in frame {}, but seqinfo.ini says that {} has {length} frames",
-                    path.display(),
-                    boxes.last_frame(),
-                    pair.name
-                );
-            }
-        }
+    for (boxes, path) in [(&truth, &pair.truth), (&tracks, &pair.tracks)] {
+        check_length(boxes, path, &pair.name, pair.length)?;
     }
     let sequence = prepare(&truth, &tracks, benchmark, pair.length);
     Ok(Measured::by(&sequence, rules))
+}
+
+/// Refuses boxes after the end of the sequence, where that is known.
+pub(super) fn check_length(
+    boxes: &Boxes,
+    path: &Path,
+    name: &str,
+    length: Option<u64>,
+) -> anyhow::Result<()> {
+    if let Some(length) = length.filter(|length| boxes.last_frame() > *length) {
+        bail!(
+            "{}: a box in frame {}, but seqinfo.ini says that {name} has {length} frames",
+            path.display(),
+            boxes.last_frame()
+        );
+    }
+    Ok(())
 }
 
 /// Truth and tracks of every sequence that is to be measured.
