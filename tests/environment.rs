@@ -177,6 +177,28 @@ fn all_errors_of_a_file_are_said_at_once() {
     assert_eq!(said, std::fs::read_to_string(golden).unwrap());
 }
 
+// Their full text lists all settings there are, which grow; so only its beginning is compared.
+#[test]
+fn unknown_settings_of_a_table_are_named() {
+    let text = "id = \"a\"\ncameras = [{ id = \"c\" }]\n[association]\nema = 1\n\
+                [tracker]\nname = \"botsort\"\nmax_age = 30\n[handoff]\nratio = 1\n";
+    let said = errors(text, &Overrides::default());
+    let expected = [
+        "campus.toml:4: association.ema: unknown field `ema`, expected one of ",
+        "campus.toml:7: tracker.max_age: unknown field `max_age`, expected one of ",
+        "campus.toml:9: handoff.ratio: unknown field `ratio`, expected one of ",
+    ];
+    assert_eq!(said.len(), expected.len());
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.starts_with(expected), "{said}");
+    }
+    let said = errors(
+        "id = \"a\"\ncameras = [{ id = \"c\" }]\n[tracker]\n",
+        &Overrides::default(),
+    );
+    assert_eq!(said, ["campus.toml:3: tracker.name is missing"]);
+}
+
 #[test]
 fn syntax_errors_name_their_line() {
     let said = errors("id = \"a\"\n[[cameras]\nid = \n", &Overrides::default());
@@ -278,6 +300,24 @@ fn a_flag_beats_a_variable_which_beats_the_file_which_beats_the_default() {
     assert_eq!(threshold(&both, &file), 0.8);
     let empty = variables(&[("REID_SIMILARITY_THRESHOLD", "")]);
     assert_eq!(threshold(&empty, &file), 0.6);
+}
+
+#[test]
+fn cameras_without_a_file_are_under_the_variables_too() {
+    let ids = ["left", "right", "far"].map(str::to_string);
+    let overrides = variables(&[
+        ("POSSIBLE_CAMERA_OVERLAPS", "left-right"),
+        ("HOMOGRAPHY_DATA_DIR", "maps"),
+    ]);
+    let environment = Environment::of_cameras(&ids, &overrides).unwrap();
+    assert_eq!(environment.camera_index("far"), Some(2));
+    let pairs: Vec<_> = environment.links.iter().map(|l| (l.from, l.to)).collect();
+    assert_eq!(pairs, [(0, 1), (1, 0)]);
+    let file = environment.homography_file(2).unwrap();
+    assert_eq!(file, Path::new("maps/far_homography.json"));
+    let wrong = variables(&[("POSSIBLE_CAMERA_OVERLAPS", "c09-c12")]);
+    let error = Environment::of_cameras(&ids, &wrong).unwrap_err();
+    assert!(error.to_string().contains("no camera c09"), "{error}");
 }
 
 #[test]

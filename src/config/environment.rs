@@ -265,10 +265,27 @@ impl Environment {
     /// # Errors
     /// A variable or flag is wrong.
     pub fn standard_with(overrides: &Overrides) -> Result<Self, ConfigError> {
-        let mut environment = Self::standard();
-        let problems = overrides.apply(&mut environment);
+        Self::standard().under(overrides)
+    }
+
+    /// Cameras of which only the IDs are known, without zones and links, with variables and flags
+    /// over it. The IDs are not checked.
+    ///
+    /// # Errors
+    /// A variable or flag is wrong.
+    pub fn of_cameras(ids: &[String], overrides: &Overrides) -> Result<Self, ConfigError> {
+        let environment = Self {
+            cameras: ids.iter().map(|id| Camera::new(id)).collect(),
+            links: Vec::new(),
+            ..Self::standard()
+        };
+        environment.under(overrides)
+    }
+
+    fn under(mut self, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let problems = overrides.apply(&mut self);
         if problems.is_empty() {
-            return Ok(environment);
+            return Ok(self);
         }
         Err(ConfigError::Invalid(problems))
     }

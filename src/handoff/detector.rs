@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{ExpiryReason, HandoffEvent};
 use super::settings::HandoffSettings;
+use super::stays::{Key, People, Stays};
 use super::travel::TravelTimes;
 use super::zone::{HandoffRules, RuleError, Zone};
 use crate::gallery::Link;
@@ -38,19 +39,6 @@ pub enum HandoffError {
     /// Zones or links make no sense.
     #[error(transparent)]
     Rule(#[from] RuleError),
-}
-
-/// A track and the zones it is in. Zones are bits, the first is the lowest.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct Stay {
-    first_seen: f64,
-    last_seen: f64,
-    global_id: Option<u64>,
-    confidence: f64,
-    /// Zones that it is in.
-    inside: u64,
-    /// Of those, the ones whose handoff was triggered.
-    triggered: u64,
 }
 
 /// A handoff that was triggered and is not over.
@@ -95,8 +83,7 @@ pub struct HandoffDetector {
     settings: HandoffSettings,
     rules: HandoffRules,
     travel: TravelTimes,
-    /// By camera and track.
-    stays: BTreeMap<usize, BTreeMap<u64, Stay>>,
+    stays: Stays,
     /// By number.
     pending: BTreeMap<u64, Pending>,
     next_id: u64,
@@ -120,7 +107,7 @@ impl HandoffDetector {
             settings,
             rules,
             travel,
-            stays: BTreeMap::new(),
+            stays: Stays::default(),
             pending: BTreeMap::new(),
             next_id: 1,
             time: BEFORE,
@@ -146,11 +133,12 @@ impl HandoffDetector {
         }
         let mut events = Vec::new();
         let entered = self.update_stays(observations);
-        self.follow_pending(&mut events);
-        for (camera, track_id, zone) in entered {
-            self.trigger(camera, track_id, zone, &mut events);
+        let people = self.stays.people();
+        self.follow_pending(&people, &mut events);
+        for (track, zone) in entered {
+            self.trigger(track, zone, &mut events);
         }
-        self.end_stays(&mut events);
+        self.end_stays(&people, &mut events);
         self.complete(&mut events);
         self.expire(&mut events);
         self.bound(&mut events);
@@ -186,11 +174,7 @@ impl HandoffDetector {
 
     /// Two identities turned out to be one person: what is waited for goes on under `into`.
     pub fn merge(&mut self, from: u64, into: u64) {
-        for stay in self.stays.values_mut().flat_map(BTreeMap::values_mut) {
-            if stay.global_id == Some(from) {
-                stay.global_id = Some(into);
-            }
-        }
+        self.stays.rename(from, into);
         for pending in self.pending.values_mut() {
             if pending.global_id == Some(from) {
                 pending.global_id = Some(into);
@@ -205,7 +189,7 @@ impl HandoffDetector {
 
     /// Tracks that are followed.
     pub fn track_count(&self) -> usize {
-        self.stays.values().map(BTreeMap::len).sum()
+        self.stays.len()
     }
 
     /// Observations that were left out so far.
@@ -213,10 +197,12 @@ impl HandoffDetector {
         self.ignored
     }
 
-    /// Takes in what is seen; returns camera, track and zone of those who came into a zone.
-    fn update_stays(&mut self, observations: &[HandoffObservation]) -> Vec<(usize, u64, usize)> {
+    /// Takes in what is seen; returns who came into which zone from elsewhere in the picture.
+    fn update_stays(&mut self, observations: &[HandoffObservation]) -> Vec<(Key, usize)> {
         let mut sorted: Vec<&HandoffObservation> = observations.iter().collect();
         sorted.sort_by_key(|seen| order(seen));
+        let people = self.stays.people();
+        let ratio = self.settings.min_overlap_ratio;
         let mut entered = Vec::new();
         let mut before = None;
         let mut taken = 0;
@@ -230,9 +216,8 @@ impl HandoffDetector {
             };
             before = Some(key);
             taken += 1;
-            for zone in self.update_stay(seen, &shares) {
-                entered.push((seen.camera, seen.track_id, zone));
-            }
+            let zones = self.stays.update(seen, self.time, &shares, ratio, &people);
+            entered.extend(zones.into_iter().map(|zone| (key, zone)));
         }
         entered
     }
@@ -250,63 +235,15 @@ impl HandoffDetector {
             .collect()
     }
 
-    /// Takes in one sighting; returns the zones that the track came into from elsewhere.
-    fn update_stay(&mut self, seen: &HandoffObservation, shares: &[f64]) -> Vec<usize> {
-        let time = self.time;
-        let confidence = if seen.confidence >= 0.0 {
-            seen.confidence.min(1.0)
-        } else {
-            0.0
-        };
-        let stays = self.stays.entry(seen.camera).or_default();
-        let known = stays.get(&seen.track_id).copied();
-        let before = known.map_or(0, |stay| stay.inside);
-        let ratio = self.settings.min_overlap_ratio;
-        let mut inside = 0;
-        let mut entered = Vec::new();
-        for (zone, &share) in shares.iter().enumerate() {
-            let bit = 1 << zone;
-            let was_inside = before & bit != 0;
-            if share >= ratio || (was_inside && share >= ratio * KEEP) {
-                inside |= bit;
-                if known.is_some() && !was_inside {
-                    entered.push(zone);
-                }
-            }
-        }
-        let stay = Stay {
-            first_seen: known.map_or(time, |stay| stay.first_seen),
-            last_seen: time,
-            global_id: seen.global_id.or(known.and_then(|stay| stay.global_id)),
-            confidence,
-            inside,
-            triggered: known.map_or(0, |stay| stay.triggered) & inside,
-        };
-        stays.insert(seen.track_id, stay);
-        entered
-    }
-
-    /// The track that shows a pending handoff's person at the camera left, in this step: the one it
-    /// was triggered by or, if that broke off, another one of the same person.
-    fn still_there(&self, pending: &Pending) -> Option<(u64, Stay)> {
-        let stays = self.stays.get(&pending.from)?;
-        let now = |stay: &Stay| stay.last_seen >= self.time;
-        if let Some(stay) = stays.get(&pending.track_id).filter(|stay| now(stay)) {
-            return Some((pending.track_id, *stay));
-        }
-        let person = pending.global_id?;
-        stays
-            .iter()
-            .find(|(_, stay)| now(stay) && stay.global_id == Some(person))
-            .map(|(&track_id, &stay)| (track_id, stay))
-    }
-
     /// Keeps up with people who have not left yet; those who went back are not leaving.
-    fn follow_pending(&mut self, events: &mut Vec<HandoffEvent>) {
+    fn follow_pending(&mut self, people: &People, events: &mut Vec<HandoffEvent>) {
         let mut returned = Vec::new();
         let mut there = Vec::new();
         for (&id, pending) in &self.pending {
-            let Some((track_id, stay)) = self.still_there(pending) else {
+            let key = (pending.from, pending.track_id);
+            let (person, time) = (pending.global_id, self.time);
+            let showing = self.stays.showing(key, person, time, people);
+            let Some((track_id, stay)) = showing else {
                 continue;
             };
             if stay.inside & (1 << pending.zone) == 0 {
@@ -322,27 +259,23 @@ impl HandoffDetector {
             pending.left_at = self.time;
             pending.track_id = track_id;
             pending.global_id = global_id.or(pending.global_id);
-            let stay = self.stays.get_mut(&pending.from);
-            if let Some(stay) = stay.and_then(|stays| stays.get_mut(&track_id)) {
+            if let Some(stay) = self.stays.get_mut((pending.from, track_id)) {
                 stay.triggered |= 1 << pending.zone;
             }
         }
         for id in returned {
+            if let Some(pending) = self.pending.get_mut(&id) {
+                pending.left_at = self.time;
+            }
             self.give_up(id, ExpiryReason::Returned, events);
         }
     }
 
     /// Begins a handoff, unless this stay has begun one already or the zone leads nowhere.
-    fn trigger(
-        &mut self,
-        camera: usize,
-        track_id: u64,
-        zone: usize,
-        events: &mut Vec<HandoffEvent>,
-    ) {
+    fn trigger(&mut self, track: Key, zone: usize, events: &mut Vec<HandoffEvent>) {
+        let (camera, track_id) = track;
         let candidates = self.rules.candidates(camera, zone);
-        let stay = self.stays.get_mut(&camera);
-        let Some(stay) = stay.and_then(|stays| stays.get_mut(&track_id)) else {
+        let Some(stay) = self.stays.get_mut(track) else {
             return;
         };
         if candidates.is_empty() || stay.triggered & (1 << zone) != 0 {
@@ -379,42 +312,18 @@ impl HandoffDetector {
     }
 
     /// Forgets tracks that ended; those that ended in a zone left through it.
-    fn end_stays(&mut self, events: &mut Vec<HandoffEvent>) {
+    fn end_stays(&mut self, people: &People, events: &mut Vec<HandoffEvent>) {
         let oldest = self.time - self.settings.track_end_seconds;
-        let mut ended = Vec::new();
-        for (&camera, stays) in &self.stays {
-            for (&track_id, stay) in stays {
-                if stay.last_seen < oldest {
-                    ended.push((camera, track_id, *stay));
-                }
-            }
-        }
-        for (camera, track_id, stay) in ended {
+        for (track, stay) in self.stays.ended(oldest) {
             // A track that breaks off while another shows the person left nowhere.
-            if !self.continues(camera, track_id, &stay) {
-                let zones = self.rules.zones(camera).len();
+            if !self.stays.continues(track, &stay, people) {
+                let zones = self.rules.zones(track.0).len();
                 for zone in (0..zones).filter(|zone| stay.inside & (1 << zone) != 0) {
-                    self.trigger(camera, track_id, zone, events);
+                    self.trigger(track, zone, events);
                 }
             }
-            if let Some(stays) = self.stays.get_mut(&camera) {
-                stays.remove(&track_id);
-            }
+            self.stays.remove(track);
         }
-        self.stays.retain(|_, stays| !stays.is_empty());
-    }
-
-    /// Whether another track of the camera has shown the person since this one was last seen.
-    fn continues(&self, camera: usize, track_id: u64, ended: &Stay) -> bool {
-        let Some(person) = ended.global_id else {
-            return false;
-        };
-        let Some(stays) = self.stays.get(&camera) else {
-            return false;
-        };
-        stays.iter().any(|(&other, stay)| {
-            other != track_id && stay.global_id == Some(person) && stay.last_seen > ended.last_seen
-        })
     }
 
     /// Completes the handoffs of people who are at a candidate.
@@ -473,19 +382,17 @@ impl HandoffDetector {
         {
             sightings.insert(person, Vec::new());
         }
-        for (&camera, stays) in &self.stays {
-            for (&track_id, stay) in stays {
-                let person = stay.global_id.and_then(|person| sightings.get_mut(&person));
-                let Some(found) = person.filter(|_| stay.last_seen >= self.time) else {
-                    continue;
-                };
-                found.push(Sighting {
-                    camera,
-                    track_id,
-                    first_seen: stay.first_seen,
-                    confidence: stay.confidence,
-                });
-            }
+        for ((camera, track_id), stay) in self.stays.iter() {
+            let person = stay.global_id.and_then(|person| sightings.get_mut(&person));
+            let Some(found) = person.filter(|_| stay.last_seen >= self.time) else {
+                continue;
+            };
+            found.push(Sighting {
+                camera,
+                track_id,
+                first_seen: stay.first_seen,
+                confidence: stay.confidence,
+            });
         }
         sightings
     }
@@ -529,22 +436,7 @@ impl HandoffDetector {
             };
             self.give_up(oldest, ExpiryReason::Crowded, events);
         }
-        let surplus = self.track_count().saturating_sub(capacity);
-        if surplus == 0 {
-            return;
-        }
-        let mut ages = Vec::new();
-        for (&camera, stays) in &self.stays {
-            for (&track_id, stay) in stays {
-                ages.push((stay.last_seen, camera, track_id));
-            }
-        }
-        ages.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-        for &(_, camera, track_id) in ages.iter().take(surplus) {
-            if let Some(stays) = self.stays.get_mut(&camera) {
-                stays.remove(&track_id);
-            }
-        }
+        self.stays.bound(capacity);
     }
 
     fn give_up(&mut self, handoff_id: u64, reason: ExpiryReason, events: &mut Vec<HandoffEvent>) {
@@ -561,9 +453,6 @@ impl HandoffDetector {
         });
     }
 }
-
-/// Who is in a zone stays in it as long as this share of the ratio needed to come in is inside.
-const KEEP: f64 = 0.5;
 
 /// The time before the first step; unlike minus infinity it can be written as JSON.
 const BEFORE: f64 = f64::MIN;

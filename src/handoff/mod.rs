@@ -41,6 +41,7 @@
 mod detector;
 mod event;
 mod settings;
+mod stays;
 mod travel;
 mod zone;
 
