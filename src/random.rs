@@ -13,6 +13,16 @@ impl SplitMix64 {
         Self(first ^ stream.wrapping_mul(0xD1B5_4A32_D192_ED03))
     }
 
+    /// The sequence of the published code from this state on.
+    pub(crate) fn from_state(state: u64) -> Self {
+        Self(state)
+    }
+
+    /// Uniform in 0..`bound`, up to a bias below 2⁻³².
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.draw()) * bound as u128) >> 64) as usize
+    }
+
     /// 64 uniform bits.
     pub(crate) fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -78,8 +78,24 @@ impl Embedding {
     /// If the two are not of one size: vectors of different networks.
     pub fn cosine(&self, other: &Self) -> f32 {
         assert_eq!(self.dim(), other.dim(), "vectors of different networks");
-        self.0.iter().zip(&other.0).map(|(a, b)| a * b).sum()
+        dot(&self.0, &other.0)
     }
+}
+
+/// Scalar product in sixteen sums, which the compiler puts side by side: with one sum every
+/// addition would wait for the one before. What one is longer by does not count.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0; LANES];
+    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
+    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+    for (a, b) in a_lanes.iter().zip(b_lanes) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
 }
 
 impl TryFrom<Vec<f32>> for Embedding {

@@ -29,7 +29,7 @@ pub use bbox::BBox;
 pub use detect::LoadedDetector;
 pub use detector::{DetectOptions, Detection, Detector};
 pub use embed::LoadedEmbedder;
-pub use embedder::{Crop, EmbedError, Embedder, Embedding};
+pub use embedder::{Crop, EmbedError, Embedder, Embedding, dot};
 pub use error::{Error, Result};
 pub use network::expected_tensors;
 pub use weights::{Description, Interpolation, ResizeMode, TensorSpec, Variant, Weights};

@@ -1,8 +1,8 @@
 //! Detections in the text format of the MOT Challenge (`det.txt`).
 //!
 //! One detection a line: `frame, id, left, top, width, height, score` and whatever may follow,
-//! separated by commas; frames count from 1, the ID is not read (it is -1). Lines may come in any
-//! order. Source: MOT16, arXiv:1603.00831, table 6.
+//! separated by commas or blanks; frames count from 1, the ID is not read (it is -1). Lines may come
+//! in any order. Source: MOT16, arXiv:1603.00831, table 6.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -22,7 +22,7 @@ const MAX_LINE: u64 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum MotError {
     /// The file could not be opened or read.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -91,41 +91,92 @@ pub fn parse_detections(text: impl BufRead, path: &Path) -> Result<Vec<FrameDete
 /// The text cannot be read, a line is longer than any of this format or no text, or `each` says
 /// what is wrong with it. The error names file and line.
 pub(crate) fn read_lines(
-    mut text: impl BufRead,
+    text: impl BufRead,
     path: &Path,
     mut each: impl FnMut(&str) -> Result<(), String>,
 ) -> Result<(), MotError> {
-    let mut bytes = Vec::new();
-    for line in 1.. {
-        let line_error = |reason: String| MotError::Line {
+    let mut lines = Lines::new(text, path);
+    while let Some(content) = lines.next_line()? {
+        each(content).map_err(|reason| MotError::Line {
             path: path.to_path_buf(),
-            line,
+            line: lines.number,
             reason,
-        };
-        bytes.clear();
-        let mut limited = text.by_ref().take(MAX_LINE);
-        let read = limited.read_until(b'\n', &mut bytes);
-        let read = read.map_err(|source| MotError::io(path, source))?;
-        if read == 0 {
-            break;
-        }
-        if read as u64 == MAX_LINE && bytes.last() != Some(&b'\n') {
-            return Err(line_error(format!("longer than {MAX_LINE} bytes")));
-        }
-        let Ok(content) = std::str::from_utf8(&bytes) else {
-            return Err(line_error("not text".to_owned()));
-        };
-        let content = content.trim_end_matches(['\r', '\n']);
-        if !content.trim().is_empty() {
-            each(content).map_err(line_error)?;
-        }
+        })?;
     }
     Ok(())
 }
 
+/// A text's lines that are not blank, one at a time.
+#[derive(Debug)]
+pub(crate) struct Lines<R> {
+    text: R,
+    path: PathBuf,
+    /// Number of the latest line, from 1.
+    number: u64,
+    bytes: Vec<u8>,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Of a text that is called `path` in errors.
+    pub(crate) fn new(text: R, path: &Path) -> Self {
+        Self {
+            text,
+            path: path.to_path_buf(),
+            number: 0,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// The next line without its end; `None` at the text's end.
+    ///
+    /// # Errors
+    /// As [`read_lines`].
+    pub(crate) fn next_line(&mut self) -> Result<Option<&str>, MotError> {
+        loop {
+            self.bytes.clear();
+            self.number += 1;
+            let mut limited = self.text.by_ref().take(MAX_LINE);
+            let read = limited.read_until(b'\n', &mut self.bytes);
+            let read = read.map_err(|source| MotError::io(&self.path, source))?;
+            if read == 0 {
+                return Ok(None);
+            }
+            if read as u64 == MAX_LINE && self.bytes.last() != Some(&b'\n') {
+                return Err(self.error(format!("longer than {MAX_LINE} bytes")));
+            }
+            if !self.bytes.trim_ascii().is_empty() {
+                break;
+            }
+        }
+        match std::str::from_utf8(&self.bytes) {
+            Ok(content) => Ok(Some(content.trim_end_matches(['\r', '\n']))),
+            Err(_) => Err(self.error("not text".to_owned())),
+        }
+    }
+
+    /// What is wrong with the latest line.
+    pub(crate) fn error(&self, reason: String) -> MotError {
+        MotError::Line {
+            path: self.path.clone(),
+            line: self.number,
+            reason,
+        }
+    }
+}
+
 /// Frame number and detection of one line.
-fn parse_line(line: &str) -> Result<(u64, Detection), String> {
-    let mut fields = line.split(',').map(str::trim);
+pub(crate) fn parse_line(line: &str) -> Result<(u64, Detection), String> {
+    // Some write blanks instead of commas; fields are never empty then.
+    let blanks = !line.contains(',');
+    let separator = |c: char| {
+        if blanks {
+            c.is_ascii_whitespace()
+        } else {
+            c == ','
+        }
+    };
+    let fields = line.split(separator).map(str::trim);
+    let mut fields = fields.filter(|field| !(blanks && field.is_empty()));
     let frame = number(fields.next(), "frame")?;
     if frame.fract() != 0.0 || !(1.0..=MAX_FRAME as f64).contains(&frame) {
         return Err(format!(
@@ -180,6 +231,16 @@ mod tests {
         let expected = BBox::from_xyxy(10.0, 20.5, 40.0, 60.5);
         assert_eq!(frames[2].detections[0].bbox, expected);
         assert!(parse("").unwrap().is_empty());
+    }
+
+    // A line of the CMC data, which has blanks; 264.2873 wide from 1494.107 on.
+    #[test]
+    fn blanks_separate_as_commas_do() {
+        let frames =
+            parse("1 -1 1.494107e+03  2.184673e+02 2.642873e+02 6.383836e+02 -1 -1 -1\n").unwrap();
+        let found = &frames[0].detections[0];
+        assert_eq!((found.bbox.x1, found.score), (1494.107, -1.0));
+        assert!((found.bbox.x2 - 1758.3943).abs() < 1e-3);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a track looked so far, and how far a detection's looks are from that.
 
-use mtmc_models::Embedding;
+use mtmc_models::{Embedding, dot};
 use serde::{Deserialize, Serialize};
 
 use super::super::AppearanceCounts;
@@ -63,22 +63,6 @@ impl Looks {
         let similarity = f64::from(dot(&self.mean, embedding.as_slice()));
         Some((1.0 - similarity).max(0.0) / 2.0)
     }
-}
-
-/// Scalar product in sixteen sums, which the compiler puts side by side: with one sum every
-/// addition would wait for the one before.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0; LANES];
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@
 
 use super::plane::{Mask, Plane};
 use super::simd::vectorised;
-use super::similarity::{Pairs, SplitMix64};
+use super::similarity::Pairs;
+use crate::random::SplitMix64;
 
 /// Least contrast of a corner, in grey levels.
 const CONTRAST: i16 = 20;
@@ -333,7 +334,7 @@ fn has_arc(bits: u32) -> bool {
 /// The comparisons of BRIEF, both places normal with a variance of 1/25 of the squared side of the
 /// patch, turned to each direction.
 fn comparisons() -> Vec<[Comparison; BITS]> {
-    let mut random = SplitMix64(1);
+    let mut random = SplitMix64::from_state(1);
     // Almost normal: the sum of twelve uniform numbers has variance 1.
     let mut normal = || {
         let sum: usize = (0..12).map(|_| random.below(1 << 16)).sum();

@@ -5,6 +5,7 @@
 //! pairs give the same similarity.
 
 use super::simd::vectorised;
+use crate::random::SplitMix64;
 
 /// Samples that are tried at most.
 const MAX_SAMPLES: usize = 2000;
@@ -111,21 +112,6 @@ impl Pairs {
     }
 }
 
-/// The generator splitmix64 (Steele, Lea, Flood 2014).
-pub(super) struct SplitMix64(pub(super) u64);
-
-impl SplitMix64 {
-    /// Uniform in 0..`bound`, up to a bias below 2⁻³².
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        ((u128::from(z) * bound as u128) >> 64) as usize
-    }
-}
-
 /// What the pairs agree on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Consensus {
@@ -168,7 +154,7 @@ fn best_sample(pairs: &Pairs, threshold: f64) -> Option<Similarity> {
         return None;
     }
     let limit = (threshold * threshold) as f32;
-    let mut random = SplitMix64(0);
+    let mut random = SplitMix64::from_state(0);
     let mut best = None;
     let mut most = 0;
     let mut needed = MAX_SAMPLES;
