@@ -7,6 +7,7 @@ mod depthwise;
 mod direct;
 pub mod math;
 pub mod norm;
+pub mod panels;
 pub mod pool;
 mod simd;
 pub mod threads;
