@@ -209,7 +209,7 @@ fn what_cannot_be_calibrated_is_said() {
         r#"{"cam1": [[1,0,0,0],[0,1,0,0],[0,0,1,1]]}"#,
     )
     .unwrap();
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--pairs", "pairs.csv"], "--camera is missing"),
         (
             &["-c", "../a", "--pairs", "pairs.csv"],
@@ -227,6 +227,18 @@ fn what_cannot_be_calibrated_is_said() {
         (&["-c", "a", "--matrix", "flat.json"], "has no inverse"),
         (&["-c", "a", "--projection", "p.json"], "only cam1"),
         (&["-c", "a"], "nothing to calibrate from"),
+        (
+            &[
+                "-c",
+                "a",
+                "--pairs",
+                "pairs.csv",
+                "--image",
+                "frame.png",
+                "--heights",
+            ],
+            "straight down",
+        ),
         (
             &["-c", "a", "--pairs", "pairs.csv", "--valid-area", "0,0 1,1"],
             "three corners",

@@ -290,6 +290,20 @@ proptest! {
     }
 
     #[test]
+    fn heights_are_told_from_the_floor(camera in cameras()) {
+        let view = camera.view();
+        let alone = CameraView::from_homography(view.floor().matrix(), SIZE).unwrap();
+        let told = alone.floor().estimate_projection(SIZE).unwrap();
+        let told = alone.with_projection(told).unwrap();
+        prop_assert!(near(told.height().unwrap(), camera.height, 1e-6));
+        let centre = told.centre().unwrap();
+        prop_assert!(near(centre.x, camera.at[0], 1e-6) && near(centre.y, camera.at[1], 1e-6));
+        let at = view.to_map(point(1200.0, 800.0)).unwrap();
+        let (a, b) = (view.head(at, 1.7).unwrap(), told.head(at, 1.7).unwrap());
+        prop_assert!(near(a.x, b.x, 1e-5) && near(a.y, b.y, 1e-5), "{:?} {:?}", a, b);
+    }
+
+    #[test]
     fn the_order_of_points_does_not_matter(
         camera in cameras(),
         noise in prop::collection::vec((-4.0..4.0, -4.0..4.0), 34),
@@ -447,6 +461,31 @@ fn matrices_without_inverse_are_no_homographies() {
     let error = Calibration::from_matrix(flat).unwrap_err().to_string();
     assert!(error.contains("`matrix` has no inverse"), "{error}");
     assert!(Calibration::from_projection([[1.0; 4]; 3]).is_err());
+}
+
+// Straight down, every focal length shows the same.
+#[test]
+fn heights_that_the_floor_does_not_tell_are_not_invented() {
+    let down = [[0.01, 0.0, 0.0], [0.0, -0.01, 10.0], [0.0, 0.0, 1.0]];
+    let mut calibration = Calibration::from_matrix(down).unwrap();
+    let error = calibration.estimate_heights().unwrap_err().to_string();
+    assert!(error.contains("`image_size`"), "{error}");
+    calibration.image_size = Some(SIZE);
+    let error = calibration.estimate_heights().unwrap_err();
+    assert!(matches!(error, CalibrationError::NoHeights), "{error}");
+    assert_eq!(calibration.projection, None);
+    let mut told = calibrated();
+    told.estimate_heights().unwrap();
+    assert!(near(told.view(SIZE).unwrap().height().unwrap(), 3.0, 1e-6));
+    // Mirrored maps have a floor below the camera too.
+    let [x, y, w] = told.matrix;
+    let mut mirrored = Calibration::from_matrix([x.map(|v| -v), y, w]).unwrap();
+    mirrored.image_size = Some(SIZE);
+    mirrored.estimate_heights().unwrap();
+    let view = mirrored.view(SIZE).unwrap();
+    assert!(near(view.height().unwrap(), 3.0, 1e-6));
+    let head = view.head(place(0.0, 8.0), 1.7).unwrap();
+    assert!(head.y < view.to_image(place(0.0, 8.0)).unwrap().y);
 }
 
 fn calibrated() -> Calibration {

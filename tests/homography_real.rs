@@ -6,20 +6,20 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use mtmc::homography::{
-    CameraView, ImagePoint, MapPoint, Matrix3, PointPair, Projection, find_homography,
+    Calibration, CameraView, ImagePoint, MapPoint, Matrix3, PointPair, Projection, find_homography,
 };
 use mtmc_models::BBox;
 use mtmc_models::testing::shared;
 use serde::Deserialize;
 
-/// Person, feet in the picture, place in metres.
-fn pets() -> Option<Vec<(u32, PointPair)>> {
+/// Person, feet in the picture and place in metres, upper edge of the box.
+fn pets() -> Option<Vec<(u32, PointPair, f64)>> {
     let text = fs::read_to_string(shared("data/vtest-pets09-s2l1/gt/gt.txt")?).unwrap();
     let row = |line: &str| {
         let values: Vec<f64> = line.split(',').map(|v| v.parse().unwrap()).collect();
         let [x, y, w, h] = [2, 3, 4, 5].map(|i| values[i]);
         let pair = PointPair::new(x + w / 2.0, y + h, values[7], values[8]);
-        (values[1] as u32, pair)
+        (values[1] as u32, pair, y)
     };
     Some(text.lines().map(row).collect())
 }
@@ -38,7 +38,7 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 #[test]
 fn feet_of_pets_are_where_the_truth_puts_them() {
     let Some(rows) = pets() else { return };
-    let all: Vec<PointPair> = rows.iter().map(|(_, pair)| *pair).collect();
+    let all: Vec<PointPair> = rows.iter().map(|(_, pair, _)| *pair).collect();
     let found = find_homography(&all, 5.0).unwrap();
     let inliers = found.inlier_errors();
     let squares = mean(inliers.iter().map(|error| error.pixels.powi(2)));
@@ -55,14 +55,50 @@ fn feet_of_pets_are_where_the_truth_puts_them() {
 
     // Calibrated with some people, right for others.
     let side = |odd: u32| -> Vec<PointPair> {
-        let chosen = rows.iter().filter(|(id, _)| id % 2 == odd);
-        chosen.map(|(_, pair)| *pair).collect()
+        let chosen = rows.iter().filter(|(id, ..)| id % 2 == odd);
+        chosen.map(|(_, pair, _)| *pair).collect()
     };
     let half = find_homography(&side(0), 5.0).unwrap();
     let others = half.homography.errors(&side(1));
     let metres = mean(others.iter().map(|error| error.map));
     println!("of other people: {metres:.5} m");
     assert!(metres < 0.05, "{metres}");
+}
+
+// No height is in the truth; that people's are those of people is what can be asked.
+#[test]
+fn people_of_pets_are_as_tall_as_people_are() {
+    let Some(rows) = pets() else { return };
+    let all: Vec<PointPair> = rows.iter().map(|(_, pair, _)| *pair).collect();
+    let mut calibration = Calibration::from_points(&all, 5.0).unwrap();
+    calibration.image_size = Some([768.0, 576.0]);
+    calibration.estimate_heights().unwrap();
+    let view = calibration.view([768.0, 576.0]).unwrap();
+    let mut heights = Vec::new();
+    for (_, pair, top) in rows.iter().step_by(10) {
+        // The height whose head is at the box's upper edge: it rises with the height.
+        let (mut low, mut high) = (0.5, 3.0);
+        for _ in 0..30 {
+            let middle = f64::midpoint(low, high);
+            if view.head(pair.map, middle).unwrap().y > *top {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        heights.push(low);
+    }
+    heights.sort_by(f64::total_cmp);
+    let share = |share: f64| heights[(share * (heights.len() - 1) as f64) as usize];
+    let camera = view.height().unwrap();
+    println!(
+        "camera at {camera:.2} m; people {:.2}, {:.2}, {:.2} m",
+        share(0.05),
+        share(0.5),
+        share(0.95)
+    );
+    assert!((1.65..1.85).contains(&share(0.5)), "{}", share(0.5));
+    assert!(share(0.05) > 1.5 && share(0.95) < 2.05);
 }
 
 #[derive(Deserialize)]

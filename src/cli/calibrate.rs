@@ -74,6 +74,11 @@ pub struct CalibrateArgs {
     )]
     valid_area: Option<String>,
 
+    /// Tell from the floor how tall people appear too: for cameras with square pixels whose optical
+    /// axis meets the middle of the picture, on maps with one unit for both axes
+    #[arg(long, env = "MTMC_HEIGHTS", conflicts_with = "projection")]
+    heights: bool,
+
     /// How far off a point may be, in image pixels, and still be right
     #[arg(long, env = "HOMOGRAPHY_RANSAC_THRESHOLD", default_value_t = DEFAULT_THRESHOLD, value_name = "PIXELS")]
     ransac_threshold: f64,
@@ -243,12 +248,12 @@ impl CalibrateArgs {
         calibration: &mut Calibration,
         frame: Option<&RgbImage>,
     ) -> anyhow::Result<()> {
-        let of_frame = frame.map(|frame| [frame.width(), frame.height()]);
-        if let Some(size) = of_frame.or(self.image_size) {
-            // A smaller picture of the same camera is fine to draw on.
-            if calibration.image_size.is_none() {
-                calibration.image_size = Some(size.map(f64::from));
-            }
+        // A smaller picture of a camera that has a size already is fine to draw on.
+        if let (Some(frame), None) = (frame, calibration.image_size) {
+            calibration.image_size = Some([frame.width(), frame.height()].map(f64::from));
+        }
+        if let Some(size) = self.image_size {
+            calibration.image_size = Some(size.map(f64::from));
         }
         if let Some(units) = &self.units {
             calibration.map_units.clone_from(units);
@@ -261,6 +266,9 @@ impl CalibrateArgs {
                 bail!("--valid-area: an odd count of numbers");
             }
             calibration.valid_area = corners.iter().map(|&[x, y]| MapPoint { x, y }).collect();
+        }
+        if self.heights {
+            calibration.estimate_heights()?;
         }
         calibration.check()?;
         Ok(())
@@ -338,6 +346,7 @@ fn report_json(
         "camera": camera,
         "matrix": calibration.matrix,
         "projection": calibration.projection,
+        "camera_height": camera_height(calibration),
         "map_units": calibration.map_units,
         "error": calibration.error_summary(),
         "points": points,
@@ -378,11 +387,24 @@ fn print(
             )?;
         }
     }
+    if let Some(height) = camera_height(calibration) {
+        let units = &calibration.map_units;
+        writeln!(
+            stdout,
+            "  the camera is {height:.2} {units} above the floor"
+        )?;
+    }
     writeln!(stdout, "  written to {}", path.display())?;
     if let Some(picture) = picture {
         writeln!(stdout, "  drawn on {}", picture.display())?;
     }
     Ok(())
+}
+
+/// Where the projection puts the camera, if there is one.
+fn camera_height(calibration: &Calibration) -> Option<f64> {
+    let size = calibration.image_size?;
+    calibration.view(size).ok()?.height()
 }
 
 fn print_matrix(out: &mut impl std::io::Write, matrix: &Matrix3) -> std::io::Result<()> {

@@ -95,6 +95,12 @@ pub enum CalibrationError {
         /// Which.
         name: &'static str,
     },
+    /// The floor does not tell the projection.
+    #[error(
+        "heights cannot be told from the floor alone: the camera looks straight down, its picture \
+         is cut out of a larger one, or the map's axes have different units"
+    )]
+    NoHeights,
     /// Neither a matrix nor points.
     #[error("neither `matrix` nor `calibration_points` nor `projection`")]
     Empty,
@@ -220,6 +226,21 @@ impl Calibration {
             return Err(CalibrationError::Singular { name: "projection" });
         }
         Ok(calibration)
+    }
+
+    /// Adds a projection estimated from the matrix, so that heights are known: see
+    /// [`Homography::estimate_projection`].
+    ///
+    /// # Errors
+    /// The pictures' size is not known, or the floor does not tell.
+    pub fn estimate_heights(&mut self) -> Result<(), CalibrationError> {
+        let unknown =
+            || CalibrationError::field("image_size", "heights need it, and it is not known");
+        let size = self.image_size.ok_or_else(unknown)?;
+        let floor = self.floor(size).ok_or(CalibrationError::NoHeights)?;
+        let projection = floor.estimate_projection(size);
+        self.projection = Some(projection.ok_or(CalibrationError::NoHeights)?);
+        Ok(())
     }
 
     /// Refuses what makes no sense.

@@ -13,6 +13,7 @@ mod matrix;
 mod picture;
 mod plane;
 mod points;
+mod pose;
 mod ransac;
 mod read;
 mod view;

@@ -14,6 +14,8 @@ pub struct CameraView {
     projection: Option<Projection>,
     /// Where the camera hangs over the map, if its projection is known.
     centre: Option<MapPoint>,
+    /// How high it hangs.
+    height: Option<f64>,
     image_size: [f64; 2],
     /// Corners of the valid area on the map, in order; empty: everywhere.
     area: Vec<MapPoint>,
@@ -43,6 +45,7 @@ impl CameraView {
             floor,
             projection: None,
             centre: None,
+            height: None,
             image_size,
             area: Vec::new(),
         }
@@ -83,6 +86,7 @@ impl CameraView {
             x: centre[0],
             y: centre[1],
         });
+        self.height = Some(centre[2]);
         Some(self)
     }
 
@@ -111,6 +115,11 @@ impl CameraView {
     /// The place below the camera, if its projection is known.
     pub fn centre(&self) -> Option<MapPoint> {
         self.centre
+    }
+
+    /// How high above the floor the camera is, in map units, if its projection is known.
+    pub fn height(&self) -> Option<f64> {
+        self.height
     }
 
     /// Corners of the valid area, in order; empty: everywhere.
