@@ -472,6 +472,8 @@ fn places_alone_are_measured_with_map() {
     // A tracker that found nobody is measured all the same.
     let table = stdout_of(&["--gt", &gt, "--tracks", &path("empty.txt"), "--map"]);
     assert!(table.contains("mean none"), "{table}");
+    let error = error_of(&["--gt", &path("missing.txt"), "--tracks", &tracks]);
+    assert!(error.contains("missing.txt"), "{error}");
     // Places are no boxes.
     let error = error_of(&["--gt", &gt, "--tracks", &tracks]);
     assert!(error.contains("truth.txt, line 1: 10 columns"), "{error}");

@@ -24,6 +24,9 @@ use crate::eval::report::Measured;
 /// HOTA's threshold of 0.5 among the others.
 const HALF: usize = 9;
 
+/// Most pairs of a true place and a track's over all frames: 4 GB.
+const MAX_PAIRS: u64 = 500_000_000;
+
 /// Arguments of `mtmc eval mtmc`.
 #[derive(Debug, Args)]
 pub struct MtmcArgs {
@@ -86,6 +89,9 @@ fn distance(text: &str) -> Result<f64, String> {
 /// A file is missing or broken; the error names file and line.
 pub fn run(args: &MtmcArgs) -> anyhow::Result<()> {
     let loaded = load(args)?;
+    if let Some((truth, tracks)) = &loaded.places {
+        check_pairs(truth, tracks)?;
+    }
     let across = loaded
         .cameras
         .map(|cameras| Across::of(cameras, args.clear_rules));
@@ -121,6 +127,10 @@ struct Loaded {
 fn load(args: &MtmcArgs) -> anyhow::Result<Loaded> {
     if args.map {
         return load_places(args);
+    }
+    for path in [&args.gt, &args.tracks] {
+        // What is not there is neither file nor folder, and should be said to be missing.
+        std::fs::metadata(path).with_context(|| path.display().to_string())?;
     }
     match (args.gt.is_dir(), args.tracks.is_dir()) {
         (true, true) => Ok(Loaded {
@@ -162,6 +172,18 @@ fn load_places(args: &MtmcArgs) -> anyhow::Result<Loaded> {
         cameras: None,
         places: Some((truth, tracks)),
     })
+}
+
+/// Every pair of a frame is held in memory, 8 bytes each.
+fn check_pairs(truth: &Places, tracks: &Places) -> anyhow::Result<()> {
+    let pairs = truth.pairs(tracks);
+    if pairs > MAX_PAIRS {
+        bail!(
+            "the frames have {pairs} pairs of a true place and a track's, at most {MAX_PAIRS} can be \
+             measured at once: split the files by frames"
+        );
+    }
+    Ok(())
 }
 
 /// A tracker that found nobody is a result, if a poor one.

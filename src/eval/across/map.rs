@@ -136,6 +136,13 @@ impl Places {
         self.frames.len() as u64
     }
 
+    /// Pairs of a place here and one there in the same frame, over all frames: what [`prepare`] holds
+    /// a similarity of.
+    pub fn pairs(&self, other: &Self) -> u64 {
+        let frames = self.frames.iter().zip(&other.frames);
+        frames.map(|(a, b)| a.len() as u64 * b.len() as u64).sum()
+    }
+
     fn frame_mut(&mut self, frame: u64) -> &mut Vec<Place> {
         let index = frame.saturating_sub(1) as usize;
         if self.frames.len() <= index {
@@ -318,6 +325,7 @@ mod tests {
         assert_eq!(near.measured.clear.true_positives, 1);
         assert_eq!(near.measured.identity.true_positives, 1);
         assert_eq!(near.mean_distance(), Some(0.5));
+        assert_eq!(truth.pairs(&tracks), 1);
         let reached = near.measured.hota.true_positives;
         assert_eq!(reached.iter().sum::<f64>(), 10.0);
         let far = MapMeasured::of(&truth, &tracks, 0.4, Rules::TrackEval);
