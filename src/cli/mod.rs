@@ -7,6 +7,7 @@ mod eval;
 mod models;
 mod options;
 mod progress;
+mod replay;
 mod settings;
 mod sim;
 mod track;
@@ -29,6 +30,8 @@ enum Command {
     Detect(detect::DetectArgs),
     /// Track people through videos or folders of images
     Track(track::TrackArgs),
+    /// Track recorded detections of an environment's cameras, without pictures
+    Replay(replay::ReplayArgs),
     /// Find where on the map a camera's pictures are
     Calibrate(calibrate::CalibrateArgs),
     /// Measure results against ground truth
@@ -51,6 +54,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Detect(args) => detect::run(args),
         Command::Track(args) => track::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Tune(args) => tune::run(args),
