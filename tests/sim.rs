@@ -288,7 +288,13 @@ fn cameras_of_a_corridor_share_nobody_and_links_hold() {
     assert!(links.iter().all(|link| !link.overlap), "{links:?}");
     let linked: BTreeSet<(usize, usize)> = links.iter().map(|l| (l.from, l.to)).collect();
     let chain = BTreeSet::from([(0, 1), (1, 0), (1, 2), (2, 1), (2, 3), (3, 2)]);
-    assert_eq!(linked, chain);
+    assert!(linked.is_superset(&chain), "{linked:?}");
+    // Beyond the next room one gets only close by its camera, along the wall, and later.
+    let least = |from: usize, to: usize| {
+        let link = links.iter().find(|l| (l.from, l.to) == (from, to));
+        link.unwrap().seconds[0]
+    };
+    assert!(least(0, 1) > 3.0 && least(0, 2) > least(0, 1) + 3.0);
     let mut last: BTreeMap<u64, (usize, f64)> = BTreeMap::new();
     let mut there: BTreeSet<u64> = BTreeSet::new();
     let mut ways = 0;

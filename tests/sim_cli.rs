@@ -115,6 +115,11 @@ fn its_files_hold_the_simulation() {
             .map(|s| s.cameras[index].truth_boxes.len())
             .sum();
         assert_eq!(truth.lines().count(), boxes);
+        for line in truth.lines() {
+            let row: Vec<f64> = line.split(',').map(|v| v.parse().unwrap()).collect();
+            assert!(row[2] >= 0.0 && row[2] + row[4] <= 1920.011, "{line}");
+            assert!(row[3] >= 0.0 && row[3] + row[5] <= 1080.011, "{line}");
+        }
         let path = folder.join(format!("{id}_homography.json"));
         let loaded = Calibration::read(&path, 5.0).unwrap();
         assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);

@@ -139,7 +139,7 @@ fn corridor(settings: &SimSettings) -> (Plan, Vec<SimCamera>) {
 
 /// A way of 70 m × 14 m or larger with cameras along its near side, which look across: people
 /// leave c09 to the right and appear in c12 at the left, and so on. c09 and c12 overlap from the
-/// middle of the way on, c13 and c16 too; c12 and c13 touch only at the far side.
+/// middle of the way on, c13 and c16 too; between c12 and c13 there is a gap, narrow at the far side.
 fn campus(settings: &SimSettings) -> (Plan, Vec<SimCamera>) {
     let scale = growth(settings, 70.0 * 14.0);
     let (width, depth) = (70.0 * scale, 14.0 * scale);
@@ -163,7 +163,7 @@ fn campus(settings: &SimSettings) -> (Plan, Vec<SimCamera>) {
         room: 0,
         position: [x * scale, 0.1, 5.0 * scale],
         yaw: FRAC_PI_2,
-        pitch: 25.0_f64.to_radians(),
+        pitch: 35.0_f64.to_radians(),
         // A picture 90° wide.
         focal: f64::from(settings.image_size[0]) / 2.0,
         image_size: settings.image_size,

@@ -290,8 +290,8 @@ impl DetectorSettings {
         Self {
             box_noise: of([0.01, 0.025, 0.05]),
             hidden_box_noise: of([0.5, 1.5, 2.0]),
-            stride: of([0.0, 0.15, 0.2]),
-            lean: of([0.0, 1.0, 1.0]),
+            stride: of([0.1, 0.15, 0.2]),
+            lean: 1.0,
             noise_period: of([0.5, 0.5, 0.7]),
             miss_rate: of([0.005, 0.03, 0.1]),
             miss_lasting: of([0.0, 0.5, 0.7]),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `CAM/det/det.txt` | detections, MOT Challenge: `frame,-1,left,top,width,height,score,-1,-1,-1` |
 //! | `CAM/det/embeddings.safetensors` | `embeddings`: `[rows, dim]`, f32, a row a line of `det.txt` |
-//! | `CAM/gt/gt.txt` | the truth, MOT Challenge: `frame,identity,left,top,width,height,counts,1,visibility`; identities are the same in all cameras |
+//! | `CAM/gt/gt.txt` | the truth, MOT Challenge: `frame,identity,left,top,width,height,counts,1,visibility`; identities are the same in all cameras, boxes end at the picture's edges |
 //! | `CAM/seqinfo.ini` | frame rate, frames, size |
 //! | `CAM_homography.json` | the calibration, with the whole projection |
 //! | `truth_map.txt` | `frame identity x y` in metres, of everyone, seen or not |
@@ -67,6 +67,7 @@ struct CameraFiles {
     detections: PartFile,
     truth: PartFile,
     embeddings: Option<PartFile>,
+    image_size: [f32; 2],
     rows: u64,
 }
 
@@ -87,7 +88,7 @@ impl SimWriter {
             write_calibration(folder, camera)?;
             let of_camera = folder.join(&camera.id);
             let dim = settings.looks.dim;
-            cameras.push(CameraFiles::create(&of_camera, dim)?);
+            cameras.push(CameraFiles::create(&of_camera, camera, dim)?);
             write_whole(&of_camera.join("seqinfo.ini"), &seqinfo(camera, settings))?;
         }
         Ok(Self {
@@ -136,7 +137,7 @@ impl SimWriter {
 }
 
 impl CameraFiles {
-    fn create(folder: &Path, dim: usize) -> Result<Self, WriteError> {
+    fn create(folder: &Path, camera: &SimCamera, dim: usize) -> Result<Self, WriteError> {
         let [det, gt] = ["det", "gt"].map(|name| folder.join(name));
         make_folder(&det)?;
         make_folder(&gt)?;
@@ -150,6 +151,7 @@ impl CameraFiles {
             detections: PartFile::create(&det.join("det.txt"))?,
             truth: PartFile::create(&gt.join("gt.txt"))?,
             embeddings,
+            image_size: camera.image_size.map(|v| v as f32),
             rows: 0,
         })
     }
@@ -162,7 +164,7 @@ impl CameraFiles {
         self.detections.write(text.as_bytes())?;
         text.clear();
         for truth in &step.truth_boxes {
-            truth_line(text, frame, truth);
+            truth_line(text, frame, truth, self.image_size);
         }
         self.truth.write(text.as_bytes())?;
         self.rows += step.detections.len() as u64;
@@ -198,8 +200,9 @@ fn detection_line(text: &mut String, frame: u64, detection: &Detection) {
     );
 }
 
-fn truth_line(text: &mut String, frame: u64, truth: &TruthBox) {
-    let bbox = &truth.bbox;
+fn truth_line(text: &mut String, frame: u64, truth: &TruthBox, [width, height]: [f32; 2]) {
+    // As detections: who is half in the picture would match none of them otherwise.
+    let bbox = truth.bbox.clamp_to(width, height);
     let _ = writeln!(
         text,
         "{frame},{},{:.2},{:.2},{:.2},{:.2},{},1,{:.3}",
