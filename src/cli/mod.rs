@@ -10,6 +10,7 @@ mod progress;
 mod replay;
 mod settings;
 mod sim;
+mod snapshots;
 mod track;
 mod world;
 mod tune;

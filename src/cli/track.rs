@@ -12,9 +12,10 @@ use mtmc_models::Embedder;
 use super::options::{DetectionArgs, ModelArgs, unit};
 use super::progress::{Progress, stop_on_ctrl_c};
 use super::settings::read_settings;
+use super::snapshots::{Outputs, add_environment, add_weights, check_source, snapshots};
 use super::world;
 use crate::config::Environment;
-use crate::pipeline::{self, Camera, Interrupted, Networks, Options, Summary};
+use crate::pipeline::{self, Camera, Fingerprint, Interrupted, Networks, Options, Summary};
 use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
 use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
 use crate::tracker::camera_motion::{MotionEstimator, MotionMethod, MotionSettings};
@@ -101,6 +102,21 @@ pub struct TrackArgs {
     #[arg(long, env = "MTMC_MATCH_THRESHOLD", default_value_t = 0.8, value_parser = unit)]
     match_threshold: f32,
 
+    /// Write OUT/state.mtmc after at least this many frames, of all cameras together, so that a run
+    /// that was stopped or killed can go on from there; 0 for never
+    #[arg(
+        long,
+        env = "MTMC_SNAPSHOT_EVERY",
+        value_name = "FRAMES",
+        default_value_t = 0
+    )]
+    snapshot_every: u64,
+
+    /// Go on from the snapshot in OUT, if there is one: with the same options the same results as
+    /// without the interruption, but for videos, which go on as NAME-from-FRAME.mp4
+    #[arg(long, env = "MTMC_RESUME")]
+    resume: bool,
+
     /// No progress, only the summary
     #[arg(short, long, env = "MTMC_QUIET")]
     quiet: bool,
@@ -128,6 +144,52 @@ impl TrackArgs {
             (None, Some(_)) => TrackerName::BotSort,
             (None, None) => TrackerName::ByteTrack,
         }
+    }
+
+    /// A source must be one that can be resumed, if that is asked for.
+    fn check_source(&self, spec: &str) -> anyhow::Result<()> {
+        if self.resume || self.snapshot_every > 0 {
+            check_source(spec)?;
+        }
+        Ok(())
+    }
+
+    /// What decides the results.
+    fn fingerprint(
+        &self,
+        sources: &[NamedSource],
+        trackers: &[TrackerSettings],
+        reid: Option<&str>,
+    ) -> anyhow::Result<Fingerprint> {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add("version", env!("CARGO_PKG_VERSION"));
+        let mut described = String::new();
+        for source in sources {
+            let NamedSource { name, spec, .. } = source;
+            let place = Path::new(spec).canonicalize();
+            let place = place.unwrap_or_else(|_| PathBuf::from(spec));
+            let (size, rate) = (source.size(), source.frame_rate());
+            described += &format!("{name} {} {size:?} {rate}\n", place.display());
+        }
+        fingerprint.add("sources", &described);
+        add_weights(&mut fingerprint, "--weights", Some(&self.model.weights))?;
+        add_weights(&mut fingerprint, "--reid", reid)?;
+        let compute = &self.model.compute;
+        let settings = [
+            ("--input-size", format!("{:?}", self.model.input_size)),
+            ("--device", compute.device.clone()),
+            ("--precision", format!("{:?}", compute.precision)),
+            ("--confidence", self.detection.confidence.to_string()),
+            ("--nms", format!("{:?}", self.detection.nms)),
+            ("--classes", self.detection.classes.clone()),
+            ("--score-floor", self.score_floor.to_string()),
+            ("--camera-motion", self.camera_motion.to_string()),
+            ("tracker", format!("{trackers:?}")),
+        ];
+        for (name, value) in settings {
+            fingerprint.add(name, &value);
+        }
+        Ok(fingerprint)
     }
 
     /// Options that would do nothing are told, not ignored.
@@ -169,55 +231,75 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         Some(weights) => Some(args.model.compute.embedder(weights)?),
         None => None,
     };
-    let detect = args.detection.options(&detector, args.score_floor)?;
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let total = total_frames(&sources, args.max_frames);
-    let tolerance = tolerance(&sources);
-    let shared = if file.is_some() || embedder.is_some() {
-        let names: Vec<String> = sources.iter().map(|(name, _)| name.clone()).collect();
-        let sizes: Vec<[f64; 2]> = sources.iter().map(|(_, source)| size(&**source)).collect();
-        let environment = match &file {
-            Some(environment) => environment,
-            None => &world::of_cameras(&names)?,
-        };
-        Some(world::shared(environment, &sizes, &args.out)?)
-    } else {
-        None
+    let options = Options {
+        batch: usize::from(args.batch),
+        max_frames: args.max_frames,
+        detect: args.detection.options(&detector, args.score_floor)?,
+        report_threshold: args.detection.confidence,
+        tolerance: tolerance(&sources),
     };
+    let environment = match &file {
+        Some(environment) => Some(environment.clone()),
+        None if embedder.is_some() => {
+            let names: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
+            Some(world::of_cameras(&names)?)
+        }
+        None => None,
+    };
+    let trackers = sources
+        .iter()
+        .map(|source| tracker_settings(args, file.as_ref(), source.frame_rate()))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let snapshots = snapshots(&args.out, args.snapshot_every, args.resume, || {
+        let mut fingerprint = args.fingerprint(&sources, &trackers, reid.as_deref())?;
+        if let Some(environment) = &environment {
+            add_environment(&mut fingerprint, environment)?;
+        }
+        Ok(fingerprint)
+    })?;
+    let outputs = Outputs::of(&args.out, snapshots.as_ref())?;
+    let shared = match &environment {
+        Some(environment) => {
+            let sizes: Vec<[f64; 2]> = sources.iter().map(NamedSource::size).collect();
+            Some(world::shared_into(environment, &sizes, &outputs)?)
+        }
+        None => None,
+    };
+    let total = total_frames(&sources, args.max_frames);
     let mut cameras = Vec::new();
-    for (index, (name, source)) in sources.into_iter().enumerate() {
-        let classes = detector.description().classes.clone();
-        let mut camera = camera(args, file.as_ref(), name, source, classes)?;
+    for (index, (source, tracker)) in sources.into_iter().zip(trackers).enumerate() {
+        let done = snapshots.as_ref().map_or(0, |s| s.last_frame(index));
+        let name = source.name.clone();
+        let mut camera = camera(args, source, &tracker, &outputs, done)?;
+        camera.classes = detector.description().classes.clone();
         if shared.is_some() {
-            let folder = args.out.join("global");
+            let folder = outputs.path("global");
             std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-            let path = folder.join(format!("{}.txt", camera.name));
-            camera.sinks.push(Box::new(MotSink::global(&path)?));
+            let global = outputs.file(&format!("global/{name}.txt"))?;
+            camera.sinks.push(Box::new(MotSink::global_to(global)));
         }
         if let Some(described) = file.as_ref().and_then(|file| file.cameras.get(index)) {
             camera.start_offset = described.start_offset;
         }
         cameras.push(camera);
     }
-    let stop = stop_on_ctrl_c("finishing the files")?;
-    let progress = Progress::new(total, "frames", args.quiet);
-    let options = Options {
-        batch: usize::from(args.batch),
-        max_frames: args.max_frames,
-        detect,
-        report_threshold: args.detection.confidence,
-        tolerance,
-    };
     let networks = Networks {
         detector: &detector,
         embedder: embedder.as_ref().map(|embedder| embedder as &dyn Embedder),
     };
-    let summary = pipeline::run(cameras, shared, networks, &options, &stop, |frames| {
-        progress.update(frames);
-    })?;
+    let stop = stop_on_ctrl_c("finishing the files")?;
+    let progress = Progress::new(total, "frames", args.quiet);
+    let told = |frames| progress.update(frames);
+    let summary = pipeline::run(cameras, shared, networks, &options, snapshots, &stop, told)?;
     progress.finish();
-    write_summary(&args.out, &summary)?;
-    print_summary(&args.out, &summary)?;
+    conclude(args, &summary)
+}
+
+/// Tells what was done, and how it ended.
+fn conclude(args: &TrackArgs, summary: &Summary) -> anyhow::Result<()> {
+    write_summary(&args.out, summary)?;
+    print_summary(&args.out, summary)?;
     if summary.cameras.iter().all(|camera| camera.error.is_some()) {
         bail!(
             "no source could be read to its end; what was tracked is in {}",
@@ -230,7 +312,27 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-type NamedSource = (String, Box<dyn FrameSource>);
+/// A source, opened.
+struct NamedSource {
+    /// The camera's name, and that of its files.
+    name: String,
+    /// Where it is.
+    spec: String,
+    source: Box<dyn FrameSource>,
+}
+
+impl NamedSource {
+    /// Frames a second; what is common where it does not tell.
+    fn frame_rate(&self) -> f64 {
+        self.source.info().frame_rate.unwrap_or(30.0)
+    }
+
+    /// Width and height in pixels.
+    fn size(&self) -> [f64; 2] {
+        let (width, height) = self.source.info().size;
+        [f64::from(width), f64::from(height)]
+    }
+}
 
 fn open_sources(args: &TrackArgs) -> anyhow::Result<Vec<NamedSource>> {
     if args
@@ -247,6 +349,7 @@ fn open_sources(args: &TrackArgs) -> anyhow::Result<Vec<NamedSource>> {
     let mut names = HashSet::new();
     let mut sources = Vec::new();
     for spec in &args.sources {
+        args.check_source(spec)?;
         let source = source::open(spec, &options)?;
         // Two sources of one name must not write into the same files.
         let base = file_name(&source.info().name);
@@ -256,7 +359,11 @@ fn open_sources(args: &TrackArgs) -> anyhow::Result<Vec<NamedSource>> {
             name = format!("{base}-{copy}");
             copy += 1;
         }
-        sources.push((name, source));
+        sources.push(NamedSource {
+            name,
+            spec: spec.clone(),
+            source,
+        });
     }
     Ok(sources)
 }
@@ -281,8 +388,8 @@ fn file_name(name: &str) -> String {
 
 fn total_frames(sources: &[NamedSource], limit: Option<u64>) -> Option<u64> {
     let mut total = 0;
-    for (_, source) in sources {
-        let frames = match (source.info().frame_count, limit) {
+    for source in sources {
+        let frames = match (source.source.info().frame_count, limit) {
             (Some(count), Some(limit)) => count.min(limit),
             (Some(count), None) => count,
             (None, Some(limit)) => limit,
@@ -317,6 +424,7 @@ fn environment_sources(
                 camera.id
             );
         };
+        args.check_source(spec)?;
         let options = OpenOptions {
             frame_rate: args.frame_rate.or(camera.frame_rate),
             keep_jpeg: false,
@@ -324,7 +432,11 @@ fn environment_sources(
         };
         let source =
             source::open(spec, &options).with_context(|| format!("camera `{}`", camera.id))?;
-        sources.push((camera.id.clone(), source));
+        sources.push(NamedSource {
+            name: camera.id.clone(),
+            spec: spec.to_string(),
+            source,
+        });
     }
     Ok(sources)
 }
@@ -333,47 +445,50 @@ fn environment_sources(
 fn tolerance(sources: &[NamedSource]) -> Duration {
     let rates = sources
         .iter()
-        .filter_map(|(_, source)| source.info().frame_rate);
+        .filter_map(|source| source.source.info().frame_rate);
     let fastest = rates.fold(1.0, f64::max);
     Duration::from_secs_f64(0.49 / fastest)
 }
 
-fn size(source: &dyn FrameSource) -> [f64; 2] {
-    let (width, height) = source.info().size;
-    [f64::from(width), f64::from(height)]
-}
-
+/// A camera whose first `done` frames an earlier run did.
 fn camera(
     args: &TrackArgs,
-    environment: Option<&Environment>,
-    name: String,
-    source: Box<dyn FrameSource>,
-    classes: Vec<String>,
+    source: NamedSource,
+    tracker: &TrackerSettings,
+    outputs: &Outputs,
+    done: u64,
 ) -> anyhow::Result<Camera> {
-    let info = source.info();
-    let frame_rate = info.frame_rate.unwrap_or(30.0);
-    let tracker = tracker_settings(args, environment, frame_rate)?.build()?;
+    let frame_rate = source.frame_rate();
+    let name = source.name;
     let motion = match args.camera_motion {
         MotionMethod::None => None,
         method => Some(MotionEstimator::new(method, MotionSettings::default())?),
     };
-    let path = |extension: &str| args.out.join(format!("{name}.{extension}"));
     let mut sinks: Vec<Box<dyn Sink>> = vec![
-        Box::new(MotSink::create(&path("txt"))?),
-        Box::new(JsonLinesSink::create(&path("jsonl"))?),
+        Box::new(MotSink::to(outputs.file(&format!("{name}.txt"))?)),
+        Box::new(JsonLinesSink::to(outputs.file(&format!("{name}.jsonl"))?)),
     ];
     match args.video {
-        VideoOutput::Mp4 => sinks.push(Box::new(VideoSink::create(&path("mp4"), frame_rate)?)),
-        VideoOutput::Jpeg => sinks.push(Box::new(JpegSink::create(&args.out.join(&name))?)),
+        VideoOutput::Mp4 => {
+            let file = match done {
+                0 => format!("{name}.mp4"),
+                _ => format!("{name}-from-{}.mp4", done + 1),
+            };
+            sinks.push(Box::new(VideoSink::create(
+                &outputs.path(&file),
+                frame_rate,
+            )?));
+        }
+        VideoOutput::Jpeg => sinks.push(Box::new(JpegSink::create(&outputs.path(&name))?)),
         VideoOutput::None => {}
     }
     Ok(Camera {
         name,
-        source,
-        tracker,
+        source: source.source,
+        tracker: tracker.build()?,
         motion,
         sinks,
-        classes,
+        classes: Vec::new(),
         start_offset: 0.0,
     })
 }

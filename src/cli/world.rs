@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use super::snapshots::Outputs;
 use crate::config::{Camera, Environment, Overrides};
 use crate::gallery::Gallery;
 use crate::homography::{Calibration, CameraView, MapPoint};
@@ -30,6 +31,15 @@ pub fn of_cameras(names: &[String]) -> anyhow::Result<Environment> {
 ///
 /// A camera whose calibration is missing or broken goes on without a map; the latter is told.
 pub fn shared(environment: &Environment, sizes: &[[f64; 2]], out: &Path) -> anyhow::Result<Shared> {
+    shared_into(environment, sizes, &Outputs::new(out))
+}
+
+/// The same, going on where the files of `outputs` do.
+pub fn shared_into(
+    environment: &Environment,
+    sizes: &[[f64; 2]],
+    outputs: &Outputs,
+) -> anyhow::Result<Shared> {
     let mut views = Vec::with_capacity(sizes.len());
     for (camera, size) in sizes.iter().enumerate() {
         views.push(view(environment, camera, *size)?);
@@ -46,10 +56,14 @@ pub fn shared(environment: &Environment, sizes: &[[f64; 2]], out: &Path) -> anyh
     });
     let has_map = views.iter().any(Option::is_some);
     let mut sinks: Vec<Box<dyn WorldSink>> =
-        vec![Box::new(EventSink::create(&out.join("events.jsonl"))?)];
+        vec![Box::new(EventSink::to(outputs.file("events.jsonl")?))];
     if has_map {
-        sinks.push(Box::new(MapSink::create(&out.join("map.txt"))?));
-        let picture = TrajectorySink::create(&out.join("map.svg"), &environment.map.unit)?;
+        let picture = outputs.path("map.svg");
+        let mut picture = TrajectorySink::create(&picture, &environment.map.unit)?;
+        if let Some(bytes) = outputs.written("map.txt") {
+            picture.take_in(&outputs.path("map.txt"), bytes)?;
+        }
+        sinks.push(Box::new(MapSink::to(outputs.file("map.txt")?)));
         sinks.push(Box::new(picture));
     }
     Ok(Shared {

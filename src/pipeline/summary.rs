@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::source::SkippedFrame;
 
@@ -24,7 +24,7 @@ pub struct Summary {
 }
 
 /// One camera.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct CameraSummary {
     /// Its name.
     pub name: String,
@@ -51,7 +51,7 @@ pub struct CameraSummary {
 }
 
 /// A frame that could not be decoded.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Skipped {
     /// Its number, from 1.
     pub number: u64,
@@ -145,6 +145,54 @@ impl Summary {
             stages,
             cameras,
         }
+    }
+}
+
+/// How long one camera's stations were busy.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct Seconds {
+    pub(super) read: f64,
+    pub(super) detect: f64,
+    pub(super) embed: f64,
+    pub(super) track: f64,
+    pub(super) world: f64,
+    pub(super) write: f64,
+}
+
+impl Seconds {
+    /// In the order of [`Stages::rows`].
+    pub(super) fn in_order(&self) -> [f64; 6] {
+        [
+            self.read,
+            self.detect,
+            self.embed,
+            self.track,
+            self.world,
+            self.write,
+        ]
+    }
+}
+
+/// Which track IDs were seen: one bit each, since IDs count up from 1.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct IdSet {
+    words: Vec<u64>,
+}
+
+impl IdSet {
+    pub(super) fn insert(&mut self, id: u64) {
+        let word = (id / 64) as usize;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        self.words[word] |= 1 << (id % 64);
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.words
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
     }
 }
 

@@ -109,6 +109,13 @@ impl World {
         self.views = views;
     }
 
+    /// Goes on where stations that were read back stood, with the calibrations of these.
+    pub fn restore(&mut self, saved: Self) {
+        let views = std::mem::take(&mut self.views);
+        *self = saved;
+        self.set_views(views);
+    }
+
     /// Everyone who is known.
     pub fn gallery(&self) -> &Gallery {
         &self.gallery

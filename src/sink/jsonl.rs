@@ -6,7 +6,7 @@ use mtmc_models::{BBox, Detection};
 use serde::Serialize;
 
 use super::part::PartFile;
-use super::{FrameResult, Sink, SinkError, class_name};
+use super::{FrameResult, Sink, SinkError, Written, class_name};
 use crate::gallery::{AssociationType, Candidate};
 use crate::homography::NoMapPoint;
 use crate::pipeline::TrackIdentity;
@@ -226,9 +226,12 @@ impl JsonLinesSink {
     /// # Errors
     /// When it cannot be created.
     pub fn create(path: &Path) -> Result<Self, SinkError> {
-        Ok(Self {
-            file: PartFile::create(path)?,
-        })
+        Ok(Self::to(PartFile::create(path)?))
+    }
+
+    /// Writes to a file that was begun.
+    pub fn to(file: PartFile) -> Self {
+        Self { file }
     }
 }
 
@@ -257,6 +260,10 @@ impl Sink for JsonLinesSink {
             .map_err(|error| SinkError::encode(self.file.path(), result.frame_number, &error))?;
         text.push('\n');
         self.file.write(text.as_bytes())
+    }
+
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        self.file.checkpoint().map(Some)
     }
 
     fn finish(self: Box<Self>) -> Result<(), SinkError> {

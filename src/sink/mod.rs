@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use image::RgbImage;
 use mtmc_models::Detection;
+use serde::{Deserialize, Serialize};
 
 use crate::annotate::Label;
 use crate::pipeline::TrackIdentity;
@@ -24,6 +25,7 @@ use crate::tracker::Track;
 pub use jpegs::JpegSink;
 pub use jsonl::{DetectionData, DetectionEntry, JsonLinesSink, detection_data};
 pub use mot::{MotSink, mot_line};
+pub use part::{PartFile, close_part};
 pub use video::VideoSink;
 pub use world::{EventSink, MapSink, StepOutcome, TrajectorySink, WorldSink};
 
@@ -36,11 +38,29 @@ pub trait Sink: Send {
     /// [`finish`](Self::finish).
     fn write(&mut self, result: &FrameResult<'_>) -> Result<(), SinkError>;
 
+    /// Puts what was written where it outlives a crash and says how much it is, so that a further
+    /// run can go on from there; `None` where that run takes no heed of it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        Ok(None)
+    }
+
     /// Completes the file and moves it to its place.
     ///
     /// # Errors
     /// When it cannot be completed; what is there stays under the name with `.part`.
     fn finish(self: Box<Self>) -> Result<(), SinkError>;
+}
+
+/// How much of a file is safely written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Where the file will stand when it is whole.
+    pub path: PathBuf,
+    /// Bytes from its beginning.
+    pub bytes: u64,
 }
 
 /// Everything that is known of one frame, lent to the sinks.

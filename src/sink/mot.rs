@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::part::PartFile;
-use super::{FrameResult, Sink, SinkError};
+use super::{FrameResult, Sink, SinkError, Written};
 use crate::pipeline::TrackIdentity;
 use crate::tracker::Track;
 
@@ -39,11 +39,16 @@ impl MotSink {
     /// # Errors
     /// When it cannot be created.
     pub fn create(path: &Path) -> Result<Self, SinkError> {
-        Ok(Self {
-            file: PartFile::create(path)?,
+        Ok(Self::to(PartFile::create(path)?))
+    }
+
+    /// Writes to a file that was begun.
+    pub fn to(file: PartFile) -> Self {
+        Self {
+            file,
             global: false,
             text: String::new(),
-        })
+        }
     }
 
     /// Begins a file of identities across cameras; tracks whose identity is not known are left out.
@@ -51,10 +56,15 @@ impl MotSink {
     /// # Errors
     /// When it cannot be created.
     pub fn global(path: &Path) -> Result<Self, SinkError> {
-        Ok(Self {
+        Ok(Self::global_to(PartFile::create(path)?))
+    }
+
+    /// The same to a file that was begun.
+    pub fn global_to(file: PartFile) -> Self {
+        Self {
             global: true,
-            ..Self::create(path)?
-        })
+            ..Self::to(file)
+        }
     }
 
     /// Writes one frame's tracks; `identities` are in their order, or empty where nobody asked.
@@ -86,6 +96,10 @@ impl MotSink {
 impl Sink for MotSink {
     fn write(&mut self, result: &FrameResult<'_>) -> Result<(), SinkError> {
         self.write_tracks(result.frame_number, result.tracks, result.identities)
+    }
+
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        self.file.checkpoint().map(Some)
     }
 
     fn finish(self: Box<Self>) -> Result<(), SinkError> {

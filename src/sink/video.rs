@@ -19,7 +19,7 @@ use shiguredo_mp4::mux::{Fmp4SegmentMuxer, Sample};
 use shiguredo_mp4::{Decode, Encode, TrackKind, Uint};
 
 use super::part::PartFile;
-use super::{FrameResult, Sink, SinkError, track_labels};
+use super::{FrameResult, Sink, SinkError, Written, track_labels};
 use crate::annotate::Annotator;
 use crate::source::yuv::{Colours, Picture};
 
@@ -251,6 +251,16 @@ impl Sink for VideoSink {
         }
         self.fragment.push(coded);
         Ok(())
+    }
+
+    /// The file plays up to here then. Its next frame is a key frame; at rates that vary, the
+    /// latest one is shown for as long as the frame rate says.
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        self.write_fragment(None)?;
+        if let Some(encoder) = &mut self.encoder {
+            encoder.force_intra_frame();
+        }
+        self.file.checkpoint().map(Some)
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), SinkError> {

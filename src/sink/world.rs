@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::SinkError;
-use super::part::PartFile;
+use super::part::{PartFile, part_path};
+use super::{SinkError, Written};
 use crate::annotate::color;
 use crate::gallery::PlacedPerson;
 use crate::homography::MapPoint;
@@ -33,6 +35,15 @@ pub trait WorldSink: Send {
     /// # Errors
     /// When they cannot be written.
     fn write(&mut self, outcome: &StepOutcome<'_>) -> Result<(), SinkError>;
+
+    /// Puts what was written where it outlives a crash and says how much it is, so that a further
+    /// run can go on from there; `None` where that run takes no heed of it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        Ok(None)
+    }
 
     /// Completes the file and moves it to its place.
     ///
@@ -61,9 +72,12 @@ impl EventSink {
     /// # Errors
     /// When it cannot be created.
     pub fn create(path: &Path) -> Result<Self, SinkError> {
-        Ok(Self {
-            file: PartFile::create(path)?,
-        })
+        Ok(Self::to(PartFile::create(path)?))
+    }
+
+    /// Writes to a file that was begun.
+    pub fn to(file: PartFile) -> Self {
+        Self { file }
     }
 }
 
@@ -83,6 +97,10 @@ impl WorldSink for EventSink {
         Ok(())
     }
 
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        self.file.checkpoint().map(Some)
+    }
+
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
         self.file.finish()
     }
@@ -100,9 +118,12 @@ impl MapSink {
     /// # Errors
     /// When it cannot be created.
     pub fn create(path: &Path) -> Result<Self, SinkError> {
-        Ok(Self {
-            file: PartFile::create(path)?,
-        })
+        Ok(Self::to(PartFile::create(path)?))
+    }
+
+    /// Writes to a file that was begun.
+    pub fn to(file: PartFile) -> Self {
+        Self { file }
     }
 }
 
@@ -118,6 +139,10 @@ impl WorldSink for MapSink {
             );
         }
         self.file.write(text.as_bytes())
+    }
+
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        self.file.checkpoint().map(Some)
     }
 
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
@@ -165,6 +190,56 @@ impl TrajectorySink {
             ways: BTreeMap::new(),
             unit: unit.to_string(),
         })
+    }
+
+    /// Takes in the ways that a [`MapSink`] wrote into the file `places`, as far as its first
+    /// `bytes` bytes.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds something else.
+    pub fn take_in(&mut self, places: &Path, bytes: u64) -> Result<(), SinkError> {
+        let failed = |error| SinkError::io(places, error);
+        let part = part_path(places);
+        let path = if part.exists() { &part } else { places };
+        let file = File::open(path).map_err(failed)?;
+        let mut step = (0, Vec::new());
+        for line in BufReader::new(file.take(bytes)).lines() {
+            let line = line.map_err(failed)?;
+            let Some((number, person, place)) = parse_place(&line) else {
+                let wrong = std::io::Error::other(format!("`{line}` is no place on the map"));
+                return Err(failed(wrong));
+            };
+            if number != step.0 {
+                self.follow(&step.1);
+                step = (number, Vec::new());
+            }
+            step.1.push((person, place));
+        }
+        self.follow(&step.1);
+        Ok(())
+    }
+
+    /// Takes in one step.
+    fn follow(&mut self, people: &[(u64, MapPoint)]) {
+        for (id, place) in people {
+            let way = self.ways.entry(*id).or_default();
+            let stride = way.stride.max(1);
+            if way.steps % stride == 0 {
+                way.points.push(*place);
+            }
+            way.steps += 1;
+            if way.points.len() > MAX_POINTS {
+                let mut index = 0;
+                way.points.retain(|_| {
+                    index += 1;
+                    index % 2 == 1
+                });
+                way.stride = stride * 2;
+            }
+        }
+        while self.ways.len() > MAX_WAYS {
+            self.ways.pop_first();
+        }
     }
 
     fn picture(&self) -> String {
@@ -252,6 +327,17 @@ impl TrajectorySink {
     }
 }
 
+/// A line of a [`MapSink`]: step, identity and place.
+fn parse_place(line: &str) -> Option<(u64, u64, MapPoint)> {
+    let mut fields = line.split(' ');
+    let (step, id) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let (x, y) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    fields
+        .next()
+        .is_none()
+        .then_some((step, id, MapPoint { x, y }))
+}
+
 /// A step of 1, 2 or 5 times a power of ten that gives about eight lines.
 fn grid_step(extent: f64) -> f64 {
     let rough = (extent / 8.0).max(1e-6);
@@ -288,25 +374,14 @@ fn draw_way(svg: &mut String, id: u64, way: &Way, at: impl Fn(&MapPoint) -> (f64
 
 impl WorldSink for TrajectorySink {
     fn write(&mut self, outcome: &StepOutcome<'_>) -> Result<(), SinkError> {
+        // With the decimals of the text file: its places make the same picture.
+        let rounded = |value: f64| format!("{value:.3}").parse().unwrap_or(value);
+        let mut people = Vec::with_capacity(outcome.people.len());
         for person in outcome.people {
-            let way = self.ways.entry(person.global_id).or_default();
-            let stride = way.stride.max(1);
-            if way.steps % stride == 0 {
-                way.points.push(person.place);
-            }
-            way.steps += 1;
-            if way.points.len() > MAX_POINTS {
-                let mut index = 0;
-                way.points.retain(|_| {
-                    index += 1;
-                    index % 2 == 1
-                });
-                way.stride = stride * 2;
-            }
+            let (x, y) = (rounded(person.place.x), rounded(person.place.y));
+            people.push((person.global_id, MapPoint { x, y }));
         }
-        while self.ways.len() > MAX_WAYS {
-            self.ways.pop_first();
-        }
+        self.follow(&people);
         Ok(())
     }
 
@@ -364,5 +439,45 @@ mod tests {
         Box::new(sink).finish().unwrap();
         let svg = std::fs::read_to_string(path).unwrap();
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
+    }
+
+    #[test]
+    fn ways_come_back_from_the_text_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let mut text = MapSink::create(&path("map.txt")).unwrap();
+        let mut whole = TrajectorySink::create(&path("whole.svg"), "m").unwrap();
+        let mut resumed = TrajectorySink::create(&path("resumed.svg"), "m").unwrap();
+        let mut bytes = 0;
+        for number in 1..=9_u64 {
+            let place = |shift: f64| MapPoint {
+                x: number as f64 / 3.0 + shift,
+                y: -(number as f64).sqrt(),
+            };
+            let person = |global_id, place| PlacedPerson {
+                global_id,
+                place,
+                velocity: [0.0; 2],
+                uncertainty: 0.1,
+                missed: 0,
+            };
+            let people = [person(1, place(0.0)), person(1 + number, place(0.123_456))];
+            let outcome = StepOutcome {
+                number,
+                time: number as f64,
+                events: &[],
+                people: &people,
+            };
+            text.write(&outcome).unwrap();
+            whole.write(&outcome).unwrap();
+            if number == 5 {
+                bytes = text.checkpoint().unwrap().unwrap().bytes;
+                resumed.take_in(&path("map.txt"), bytes).unwrap();
+            } else if number > 5 {
+                resumed.write(&outcome).unwrap();
+            }
+        }
+        assert!(bytes > 0);
+        assert_eq!(whole.picture(), resumed.picture());
     }
 }

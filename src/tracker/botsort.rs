@@ -22,7 +22,7 @@ use super::byte::{AppearanceRules, Byte, Rules};
 use super::camera_motion::CameraMotion;
 use super::kalman::XywhFilter;
 use super::settings::{check_buffer, check_limits, check_shares, scaled_buffer};
-use super::{FrameDetections, Needs, SettingError, Track, Tracker};
+use super::{FrameDetections, Needs, SettingError, Track, Tracker, TrackerState};
 
 /// How [`BotSort`] decides. The defaults are the reference's for MOT17.
 ///
@@ -208,6 +208,10 @@ impl Tracker for BotSort {
             embeddings_above: self.settings.appearance.then_some(from),
             camera_motion: self.settings.camera_motion,
         }
+    }
+
+    fn save(&self) -> TrackerState {
+        TrackerState::BotSort(self.clone())
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::byte::{Byte, Rules};
 use super::kalman::XyahFilter;
 use super::settings::{check_buffer, check_limits, check_shares, scaled_buffer};
-use super::{FrameDetections, SettingError, Track, Tracker};
+use super::{FrameDetections, SettingError, Track, Tracker, TrackerState};
 
 /// How [`ByteTrack`] decides. The defaults are the reference's.
 ///
@@ -149,6 +149,10 @@ impl Tracker for ByteTrack {
 
     fn dropped_detections(&self) -> u64 {
         self.tracks.dropped_detections()
+    }
+
+    fn save(&self) -> TrackerState {
+        TrackerState::ByteTrack(self.clone())
     }
 }
 

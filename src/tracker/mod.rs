@@ -22,7 +22,7 @@ mod testing;
 pub use botsort::{BotSort, BotSortSettings};
 pub use bytetrack::{ByteTrack, ByteTrackSettings};
 pub use mtmc_models::Detection;
-pub use settings::{SettingError, TrackerSettings, UnknownTracker};
+pub use settings::{SettingError, TrackerSettings, TrackerState, UnknownTracker};
 
 use camera_motion::CameraMotion;
 use mtmc_models::{BBox, Embedding};
@@ -84,6 +84,9 @@ pub trait Tracker: Send {
     fn needs(&self) -> Needs {
         Needs::default()
     }
+
+    /// All that the tracker remembers: [`TrackerState::restore`] gives one that goes on alike.
+    fn save(&self) -> TrackerState;
 }
 
 /// Where a track stands in its life.

@@ -84,6 +84,26 @@ impl FromStr for TrackerSettings {
     }
 }
 
+/// A tracker with all that it remembers, to be stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrackerState {
+    /// Boxes alone.
+    ByteTrack(ByteTrack),
+    /// Boxes, the camera's motion and appearance.
+    BotSort(BotSort),
+}
+
+impl TrackerState {
+    /// The tracker, which goes on where the saved one was.
+    pub fn restore(self) -> Box<dyn Tracker> {
+        match self {
+            Self::ByteTrack(tracker) => Box::new(tracker),
+            Self::BotSort(tracker) => Box::new(tracker),
+        }
+    }
+}
+
 /// There is no tracker of this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no tracker is called {name:?}: there are {}", TrackerSettings::NAMES.join(" and "))]
