@@ -1,5 +1,5 @@
 //! Trackers and gallery on simulated cameras: identities by place, by looks, and by both.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::fmt::Write as _;
 use std::path::Path;

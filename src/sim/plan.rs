@@ -197,14 +197,12 @@ impl Plan {
 
     /// Least and largest x and y of the whole plan.
     pub fn bounds(&self) -> [[f64; 2]; 2] {
-        let mut bounds = [[f64::INFINITY; 2], [f64::NEG_INFINITY; 2]];
+        let (mut least, mut most) = ([f64::INFINITY; 2], [f64::NEG_INFINITY; 2]);
         for room in &self.rooms {
-            for axis in 0..2 {
-                bounds[0][axis] = bounds[0][axis].min(room.least[axis]);
-                bounds[1][axis] = bounds[1][axis].max(room.most[axis]);
-            }
+            least = std::array::from_fn(|axis| least[axis].min(room.least[axis]));
+            most = std::array::from_fn(|axis| most[axis].max(room.most[axis]));
         }
-        bounds
+        [least, most]
     }
 
     /// The room that a point is in.
