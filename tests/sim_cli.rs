@@ -1,7 +1,7 @@
 //! `mtmc sim` from outside: its files are what the rest of the program reads.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -133,6 +133,14 @@ fn its_files_hold_the_simulation() {
     let map = std::fs::read_to_string(folder.join("truth_map.txt")).unwrap();
     let people: usize = steps.iter().map(|step| step.people.len()).sum();
     assert_eq!(map.lines().count(), people);
+    let seen = std::fs::read_to_string(folder.join("truth_map_seen.txt")).unwrap();
+    let counting = |step: &mtmc::sim::Step| {
+        let boxes = step.cameras.iter().flat_map(|camera| &camera.truth_boxes);
+        let ids: BTreeSet<u64> = boxes.filter(|t| t.counts).map(|t| t.id).collect();
+        ids.len()
+    };
+    let counting: usize = steps.iter().map(counting).sum();
+    assert!(counting < people && seen.lines().count() == counting);
     let svg = std::fs::read_to_string(folder.join("plan.svg")).unwrap();
     assert!(svg.contains(">c16<") && svg.contains("<polyline"));
 }

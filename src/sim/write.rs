@@ -8,10 +8,12 @@
 //! | `CAM/seqinfo.ini` | frame rate, frames, size |
 //! | `CAM_homography.json` | the calibration, with the whole projection |
 //! | `truth_map.txt` | `frame identity x y` in metres, of everyone, seen or not |
+//! | `truth_map_seen.txt` | the same of those whom at least one camera shows well enough to count |
 //! | `environment.toml` | cameras, zones, overlaps and travel times |
 //! | `settings.toml` | what was simulated |
 //! | `plan.svg` | the place from above |
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +58,7 @@ pub struct SimWriter {
     folder: PathBuf,
     cameras: Vec<CameraFiles>,
     map: PartFile,
+    map_seen: PartFile,
     picture: Picture,
     /// Reused for each step.
     text: String,
@@ -95,6 +98,7 @@ impl SimWriter {
             folder: folder.to_path_buf(),
             cameras,
             map: PartFile::create(&folder.join("truth_map.txt"))?,
+            map_seen: PartFile::create(&folder.join("truth_map_seen.txt"))?,
             picture: Picture::default(),
             text: String::new(),
         })
@@ -108,16 +112,13 @@ impl SimWriter {
         for (files, camera) in self.cameras.iter_mut().zip(&step.cameras) {
             files.write(step.frame, camera, &mut self.text)?;
         }
-        self.text.clear();
-        for (id, place) in &step.people {
-            // Writing into a String cannot fail.
-            let _ = writeln!(
-                self.text,
-                "{} {id} {:.4} {:.4}",
-                step.frame, place.x, place.y
-            );
-        }
+        let boxes = step.cameras.iter().flat_map(|camera| &camera.truth_boxes);
+        let counting = boxes.filter(|truth| truth.counts);
+        let seen: BTreeSet<u64> = counting.map(|truth| truth.id).collect();
+        map_lines(&mut self.text, step, |_| true);
         self.map.write(self.text.as_bytes())?;
+        map_lines(&mut self.text, step, |id| seen.contains(&id));
+        self.map_seen.write(self.text.as_bytes())?;
         self.picture.add(step);
         Ok(())
     }
@@ -132,6 +133,7 @@ impl SimWriter {
             files.finish(dim)?;
         }
         self.map.finish()?;
+        self.map_seen.finish()?;
         write_whole(&self.folder.join("plan.svg"), &self.picture.svg(simulation))
     }
 }
@@ -184,6 +186,15 @@ impl CameraFiles {
             file.finish()?;
         }
         Ok(())
+    }
+}
+
+/// Lines of the people of a step whose identity is wanted.
+fn map_lines(text: &mut String, step: &Step, wanted: impl Fn(u64) -> bool) {
+    text.clear();
+    for (id, place) in step.people.iter().filter(|person| wanted(person.0)) {
+        // Writing into a String cannot fail.
+        let _ = writeln!(text, "{} {id} {:.4} {:.4}", step.frame, place.x, place.y);
     }
 }
 
