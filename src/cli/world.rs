@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::snapshots::Outputs;
-use crate::config::{Camera, Environment, Overrides};
+use crate::config::{Environment, Overrides};
 use crate::gallery::Gallery;
 use crate::homography::{Calibration, CameraView, MapPoint};
 use crate::pipeline::{Shared, World};
@@ -20,10 +20,7 @@ pub fn load(file: &Path) -> anyhow::Result<Environment> {
 
 /// An environment of cameras of which only names are known.
 pub fn of_cameras(names: &[String]) -> anyhow::Result<Environment> {
-    let mut environment = Environment::standard_with(&Overrides::from_process())?;
-    environment.cameras = names.iter().map(|name| Camera::new(name)).collect();
-    environment.links.clear();
-    Ok(environment)
+    Ok(Environment::of_cameras(names, &Overrides::from_process())?)
 }
 
 /// Gallery, map and handoffs of an environment, writing into `out`; `sizes` are the cameras'
