@@ -3,8 +3,15 @@
 //! Each camera is an assignment of its own, since a person may be seen by several. They depend on
 //! each other through where people are: a camera is decided with the places that the other cameras
 //! give, in rounds until nothing changes (coordinate ascent on the joint likelihood).
+//!
+//! Boxes are not compared with everyone: places rule out most people for all boxes of a camera at
+//! once, and whoever cannot be placed must look like the box, which one search a step tells for all
+//! boxes. Neither rules out anyone whom a comparison would not.
 
-use super::measure::{Expected, SeenBox, place_of};
+use mtmc_models::Embedding;
+use rayon::prelude::*;
+
+use super::measure::{Expected, Outline, SeenBox, place_of};
 use super::motion::{Measurement, Motion};
 use super::person::{GalleryType, Person, TrackKey};
 use super::{CameraInput, Gallery, Observation};
@@ -17,6 +24,9 @@ const MAX_ROUNDS: usize = 3;
 /// A measurement that is this much wider than its noise (ln det S / det R) still counts in full;
 /// what is wider says less and less of who it is.
 const FREE_SPREAD: f64 = 4.0;
+
+/// Whoever's place is known better than this, in map units, is looked for only near it.
+const SURE: f64 = 1.0;
 
 /// Distance that boxes and places may be off beyond what speed allows, in map units.
 const PLACE_SLACK: f64 = 1.5;
@@ -100,22 +110,30 @@ impl<'a> CameraWork<'a> {
             track_id: self.observations[index].track_id,
         }
     }
-
-    /// What this camera measured of a person in this step.
-    fn measurement_of(&self, person: usize) -> Option<&Measurement> {
-        let evidence = self.now.iter().flatten().find(|e| e.person == person)?;
-        evidence.measurement.as_ref()
-    }
 }
 
 /// Decides all cameras of a step.
 pub fn associate(gallery: &Gallery, time: f64, work: &mut [CameraWork<'_>]) {
+    let alike = alike(gallery, work);
+    let expected: Vec<Vec<Outlook>> = work
+        .par_iter()
+        .map(|camera| {
+            let motions = gallery.people.iter().enumerate();
+            let motions = motions.filter_map(|(person, p)| Some((person, p.motion.as_ref()?)));
+            outlooks(gallery, camera, motions)
+        })
+        .collect();
     let mut solver = Assignment::default();
     for _ in 0..MAX_ROUNDS {
         let mut changed = false;
         for index in 0..work.len() {
-            let priors = priors(gallery, work, index);
-            changed |= decide(gallery, time, &mut work[index], &priors, &mut solver);
+            let moved = moved(gallery, work, index);
+            let prospects = Prospects {
+                expected: &expected[index],
+                moved: &moved,
+                alike: &alike[index],
+            };
+            changed |= decide(gallery, time, &mut work[index], &prospects, &mut solver);
         }
         if !changed || work.len() < 2 {
             return;
@@ -123,22 +141,134 @@ pub fn associate(gallery: &Gallery, time: f64, work: &mut [CameraWork<'_>]) {
     }
 }
 
-/// Where everyone is, by all cameras but one.
-fn priors(gallery: &Gallery, work: &[CameraWork<'_>], but: usize) -> Vec<Option<Motion>> {
-    let mut priors: Vec<Option<Motion>> = gallery.people.iter().map(|p| p.motion).collect();
+/// Who each camera's boxes look like: people above the threshold, by index. Nobody else becomes a
+/// box's person by looks.
+fn alike(gallery: &Gallery, work: &[CameraWork<'_>]) -> Vec<Vec<Vec<usize>>> {
+    let settings = &gallery.settings;
+    let observations = work.iter().flat_map(|camera| camera.observations);
+    let vectors: Vec<&Embedding> = observations.filter_map(|o| o.embedding).collect();
+    let mut found = if settings.appearance_weight > 0.0 {
+        let (looks, threshold) = (&gallery.looks, settings.similarity_threshold);
+        looks.alike(&gallery.people, &vectors, threshold)
+    } else {
+        Vec::new()
+    }
+    .into_iter();
+    let mut next = |o: &Observation<'_>| o.embedding.and_then(|_| found.next()).unwrap_or_default();
+    work.iter()
+        .map(|camera| camera.observations.iter().map(&mut next).collect())
+        .collect()
+}
+
+/// Someone who may be in one of a camera's boxes, by his place.
+struct Outlook {
+    person: usize,
+    expected: Expected,
+    /// Variance of each edge from not knowing the place.
+    variances: [f64; 3],
+}
+
+/// Who of some people, given with their places by rising index, may be in one of a camera's boxes.
+fn outlooks<'a>(
+    gallery: &Gallery,
+    camera: &CameraWork<'_>,
+    motions: impl Iterator<Item = (usize, &'a Motion)>,
+) -> Vec<Outlook> {
+    let Some(view) = camera.view else {
+        return Vec::new();
+    };
+    let (model, gate) = (gallery.settings.boxes(), gallery.settings.gate);
+    let outlook = |(person, motion): (usize, &Motion)| {
+        let outline = Outline::of(motion, view, &model)?;
+        let sure = motion.uncertainty() < SURE;
+        if camera
+            .boxes
+            .iter()
+            .all(|seen| outline.rules_out(seen, sure))
+        {
+            return None;
+        }
+        let expected = outline.expected(motion, view, &model)?;
+        let variances = expected.variances(motion);
+        let may_fit = |seen: &SeenBox| expected.may_fit(seen, &variances, &model, gate);
+        camera.boxes.iter().any(may_fit).then_some(Outlook {
+            person,
+            expected,
+            variances,
+        })
+    };
+    motions.filter_map(outlook).collect()
+}
+
+/// Where those are whom other cameras see in this step, by all cameras but one; by rising index.
+fn moved(gallery: &Gallery, work: &[CameraWork<'_>], but: usize) -> Vec<(usize, Motion)> {
+    let mut measured: Vec<(usize, &Measurement)> = Vec::new();
     for (index, camera) in work.iter().enumerate() {
         if index == but {
             continue;
         }
         for evidence in camera.now.iter().flatten() {
-            if let (Some(motion), Some(measurement)) =
-                (&mut priors[evidence.person], &evidence.measurement)
-            {
-                motion.correct(measurement);
+            if let Some(measurement) = &evidence.measurement {
+                measured.push((evidence.person, measurement));
             }
         }
     }
-    priors
+    // Stable: a person's measurements stay in the order of the cameras.
+    measured.sort_by_key(|&(person, _)| person);
+    let mut moved = Vec::new();
+    for of_one in measured.chunk_by(|a, b| a.0 == b.0) {
+        let person = of_one[0].0;
+        if let Some(mut motion) = gallery.people[person].motion {
+            for (_, measurement) in of_one {
+                motion.correct(measurement);
+            }
+            moved.push((person, motion));
+        }
+    }
+    moved
+}
+
+/// Who may be in one camera's boxes. All others are ruled out by place or by looks.
+struct Prospects<'a> {
+    /// By the places that everyone had before the step.
+    expected: &'a [Outlook],
+    /// Places of those whom other cameras see.
+    moved: &'a [(usize, Motion)],
+    /// People who look like each box.
+    alike: &'a [Vec<usize>],
+}
+
+impl Prospects<'_> {
+    fn moved_motions(&self) -> impl Iterator<Item = (usize, &Motion)> {
+        self.moved.iter().map(|(person, motion)| (*person, motion))
+    }
+
+    /// Who may be in the camera's boxes, and where: `moved` are those of the people whom other
+    /// cameras see.
+    fn placed<'a>(
+        &'a self,
+        gallery: &'a Gallery,
+        moved: &'a [Outlook],
+    ) -> Vec<(&'a Outlook, &'a Motion)> {
+        let stays = |outlook: &&Outlook| {
+            let person = outlook.person;
+            self.moved.binary_search_by_key(&person, |m| m.0).is_err()
+        };
+        let stayed = self.expected.iter().filter(stays);
+        let place = |outlook: &'a Outlook| Some((outlook, self.motion(gallery, outlook.person)?));
+        stayed.chain(moved).filter_map(place).collect()
+    }
+
+    /// A person's place by all other cameras.
+    fn motion<'a>(&'a self, gallery: &'a Gallery, person: usize) -> Option<&'a Motion> {
+        match self
+            .moved
+            .binary_search_by_key(&person, |&(moved, _)| moved)
+        {
+            Ok(at) => Some(&self.moved[at].1),
+            Err(_) => gallery.people[person].motion.as_ref(),
+        }
+    }
 }
 
 /// Assigns one camera's boxes; true if anything became different.
@@ -146,29 +276,20 @@ fn decide(
     gallery: &Gallery,
     time: f64,
     camera: &mut CameraWork<'_>,
-    priors: &[Option<Motion>],
+    prospects: &Prospects<'_>,
     solver: &mut Assignment,
 ) -> bool {
-    let expected = expectations(gallery, camera, priors);
+    let moved = outlooks(gallery, camera, prospects.moved_motions());
+    let placed = prospects.placed(gallery, &moved);
     let mut costs = SparseCosts::default();
     costs.clear(gallery.people.len());
     let mut all = Vec::with_capacity(camera.boxes.len());
     for index in 0..camera.boxes.len() {
-        let mut evidence = Vec::new();
-        for (person, known) in gallery.people.iter().enumerate() {
-            let pair = Pair {
-                gallery,
-                time,
-                camera,
-                index,
-                person,
-                known,
-                place: priors[person].as_ref().zip(expected[person].as_ref()),
-            };
-            if let Some(found) = pair.evidence() {
-                costs.push(person, found.cost);
-                evidence.push(found);
-            }
+        let evidence = evidence(gallery, time, camera, prospects, &placed, index);
+        #[cfg(test)]
+        tests::compare_with_everyone(gallery, time, camera, prospects, index, &evidence);
+        for found in &evidence {
+            costs.push(found.person, found.cost);
         }
         costs.end_row();
         all.push(evidence);
@@ -187,18 +308,54 @@ fn decide(
     changed
 }
 
-/// How everyone should look in a camera; `None` where there is no map or nothing to be seen.
-fn expectations(
+/// What speaks for a box being this or that person, by rising index.
+fn evidence(
     gallery: &Gallery,
+    time: f64,
     camera: &CameraWork<'_>,
-    priors: &[Option<Motion>],
-) -> Vec<Option<Expected>> {
-    let model = gallery.settings.boxes();
-    let expect = |motion: &Option<Motion>| {
-        let motion = motion.as_ref()?;
-        Expected::of(motion, camera.view?, &model)
+    prospects: &Prospects<'_>,
+    placed: &[(&Outlook, &Motion)],
+    index: usize,
+) -> Vec<Evidence> {
+    let seen = &camera.boxes[index];
+    let (model, gate) = (gallery.settings.boxes(), gallery.settings.gate);
+    let pair = |person: usize, place: Option<(&Motion, &Expected)>| {
+        let known = &gallery.people[person];
+        let pair = Pair {
+            gallery,
+            time,
+            camera,
+            index,
+            person,
+            known,
+            place,
+        };
+        pair.evidence()
     };
-    priors.iter().map(expect).collect()
+    let mut all = Vec::new();
+    for &(outlook, motion) in placed {
+        let expected = &outlook.expected;
+        if expected.may_fit(seen, &outlook.variances, &model, gate) {
+            all.extend(pair(outlook.person, Some((motion, expected))));
+        }
+    }
+    // The track's own person, and whom it looks like, unless their places are known here.
+    let own = camera.before[index].iter();
+    let mut others: Vec<usize> = own.chain(&prospects.alike[index]).copied().collect();
+    others.sort_unstable();
+    others.dedup();
+    for person in others {
+        let motion = prospects.motion(gallery, person);
+        let expected = motion
+            .zip(camera.view)
+            .and_then(|(m, view)| Expected::of(m, view, &model));
+        // Whom the camera can show was among those above, if he may fit.
+        if expected.is_none() {
+            all.extend(pair(person, None));
+        }
+    }
+    all.sort_by_key(|found| found.person);
+    all
 }
 
 /// One box and one person.
@@ -278,10 +435,9 @@ impl Pair<'_> {
     ) -> Option<f64> {
         let settings = &self.gallery.settings;
         let seen = &self.camera.boxes[self.index];
-        let size = expected.height().unwrap_or_else(|| seen.height());
         // Far beside where anyone would be: saves the arithmetic.
-        let sure = motion.uncertainty() < 1.0;
-        if sure && (seen.middle() - expected.middle()).abs() > 1.5 * size.max(seen.height()) {
+        let sure = motion.uncertainty() < SURE;
+        if expected.outline().rules_out(seen, sure) {
             return None;
         }
         if !self.near_enough() {
@@ -330,16 +486,16 @@ impl Pair<'_> {
     }
 }
 
-/// Takes the step's measurements into everyone's place.
+/// Takes the step's measurements into everyone's place, in the order of the cameras.
 pub fn correct(people: &mut [Person], work: &[CameraWork<'_>]) {
-    for (index, person) in people.iter_mut().enumerate() {
-        let Some(motion) = &mut person.motion else {
-            continue;
-        };
-        for camera in work {
-            if let Some(measurement) = camera.measurement_of(index) {
-                motion.correct(measurement);
-            }
+    for evidence in work.iter().flat_map(|camera| camera.now.iter().flatten()) {
+        if let (Some(motion), Some(measurement)) =
+            (&mut people[evidence.person].motion, &evidence.measurement)
+        {
+            motion.correct(measurement);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
 //! New people: boxes that nobody known explains, put together across cameras.
 
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+
 use mtmc_models::Embedding;
 
 use super::associate::CameraWork;
@@ -76,23 +79,84 @@ fn may_begin(gallery: &Gallery, camera: &CameraWork<'_>, index: usize) -> bool {
 
 /// Joins groups of different cameras, the nearest first, while they are near enough.
 fn join(gallery: &Gallery, work: &[CameraWork<'_>], groups: &mut Vec<Vec<Unexplained>>) {
-    loop {
-        let mut best: Option<(f64, usize, usize)> = None;
-        for a in 0..groups.len() {
-            for b in a + 1..groups.len() {
-                let Some(distance) = distance(gallery, work, &groups[a], &groups[b]) else {
-                    continue;
-                };
-                if best.is_none_or(|(least, _, _)| distance < least) {
-                    best = Some((distance, a, b));
-                }
+    // A group that was joined to another one is empty.
+    let mut pairs = BinaryHeap::new();
+    for a in 0..groups.len() {
+        for b in a + 1..groups.len() {
+            pairs.extend(NearPair::of(gallery, work, groups, a, b));
+        }
+    }
+    while let Some(Reverse(pair)) = pairs.pop() {
+        let NearPair { a, b, sizes, .. } = pair;
+        if sizes != [groups[a].len(), groups[b].len()] {
+            continue; // Boxes came or went since.
+        }
+        let joined = std::mem::take(&mut groups[b]);
+        groups[a].extend(joined);
+        for other in 0..groups.len() {
+            if other != a && !groups[other].is_empty() {
+                pairs.extend(NearPair::of(
+                    gallery,
+                    work,
+                    groups,
+                    a.min(other),
+                    a.max(other),
+                ));
             }
         }
-        let Some((_, a, b)) = best else { return };
-        let joined = groups.remove(b);
-        groups[a].extend(joined);
+    }
+    groups.retain(|group| !group.is_empty());
+}
+
+/// Two groups that may be one person; the nearest are the least, of equally near ones those with
+/// the lowest indices.
+struct NearPair {
+    distance: f64,
+    a: usize,
+    b: usize,
+    /// How many boxes each had.
+    sizes: [usize; 2],
+}
+
+impl NearPair {
+    fn of(
+        gallery: &Gallery,
+        work: &[CameraWork<'_>],
+        groups: &[Vec<Unexplained>],
+        a: usize,
+        b: usize,
+    ) -> Option<Reverse<Self>> {
+        let distance = distance(gallery, work, &groups[a], &groups[b])?;
+        let sizes = [groups[a].len(), groups[b].len()];
+        Some(Reverse(Self {
+            distance,
+            a,
+            b,
+            sizes,
+        }))
     }
 }
+
+impl Ord for NearPair {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_distance = self.distance.total_cmp(&other.distance);
+        by_distance.then_with(|| (self.a, self.b).cmp(&(other.a, other.b)))
+    }
+}
+
+impl PartialOrd for NearPair {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for NearPair {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for NearPair {}
 
 /// How far two groups are apart, 1 being the limit; `None` if they cannot be one person.
 fn distance(

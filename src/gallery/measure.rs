@@ -32,6 +32,9 @@ const EDGE: f64 = 0.009;
 /// Step of the differences that slopes are taken by, in map units.
 const STEP: f64 = 0.01;
 
+/// So that rounding never rules out who would just be below the gate.
+const GATE_SLACK: f64 = 1.0 + 1e-9;
+
 /// Least height of a person in a picture that says anything, in pixels.
 const LEAST_HEIGHT: f64 = 12.0;
 
@@ -80,11 +83,6 @@ impl SeenBox {
             y: self.bottom,
         }
     }
-
-    /// The middle of the box, left to right.
-    pub fn middle(&self) -> f64 {
-        self.middle
-    }
 }
 
 /// How a person should look in a picture.
@@ -96,12 +94,28 @@ pub struct Expected {
     has_top: bool,
 }
 
-impl Expected {
+/// The first half of [`Expected`]: the box, without how it moves with the person.
+#[derive(Debug, Clone, Copy)]
+pub struct Outline {
+    edges: [f64; 3],
+    has_top: bool,
+}
+
+impl Outline {
     /// Of someone at `motion`; `None` where the camera cannot show that place.
     pub fn of(motion: &Motion, view: &CameraView, model: &BoxModel) -> Option<Self> {
-        let place = motion.position();
-        let height = motion.height();
-        let (edges, has_top) = project(place, height, view, model)?;
+        let (edges, has_top) = project(motion.position(), motion.height(), view, model)?;
+        Some(Self { edges, has_top })
+    }
+
+    /// Adds the slopes; `None` where the camera cannot show the places around.
+    pub fn expected(
+        &self,
+        motion: &Motion,
+        view: &CameraView,
+        model: &BoxModel,
+    ) -> Option<Expected> {
+        let (place, height) = (motion.position(), motion.height());
         let moved = |dx: f64, dy: f64, dh: f64| {
             let place = MapPoint {
                 x: place.x + dx,
@@ -114,24 +128,108 @@ impl Expected {
             moved(0.0, STEP, 0.0)?,
             moved(0.0, 0.0, STEP)?,
         ];
+        let edges = self.edges;
         let slopes = std::array::from_fn(|edge| {
             std::array::from_fn(|state| (differences[state][edge] - edges[edge]) / STEP)
         });
-        Some(Self {
+        Some(Expected {
             edges,
             slopes,
-            has_top,
+            has_top: self.has_top,
         })
     }
 
-    /// Where the middle is expected, in pixels from the left.
-    pub fn middle(&self) -> f64 {
-        self.edges[0]
+    /// Height of a person who is seen in `seen`, in pixels.
+    fn height(&self, seen: &SeenBox) -> f64 {
+        if self.has_top {
+            self.edges[1] - self.edges[2]
+        } else {
+            seen.height()
+        }
     }
 
-    /// Expected height in pixels, where it is known.
-    pub fn height(&self) -> Option<f64> {
-        self.has_top.then(|| self.edges[1] - self.edges[2])
+    /// Whether a box is too small to say anything of the person, or so far beside that it is not
+    /// his, if his place is known well enough (`sure`).
+    pub fn rules_out(&self, seen: &SeenBox, sure: bool) -> bool {
+        let height = self.height(seen);
+        let far = 1.5 * height.max(seen.height());
+        height < LEAST_HEIGHT || (sure && (seen.middle - self.edges[0]).abs() > far)
+    }
+}
+
+impl Expected {
+    /// Of someone at `motion`; `None` where the camera cannot show that place.
+    pub fn of(motion: &Motion, view: &CameraView, model: &BoxModel) -> Option<Self> {
+        Outline::of(motion, view, model)?.expected(motion, view, model)
+    }
+
+    /// The box alone.
+    pub fn outline(&self) -> Outline {
+        Outline {
+            edges: self.edges,
+            has_top: self.has_top,
+        }
+    }
+
+    /// Variance of each edge that comes from not knowing the person's place and height, in square
+    /// pixels.
+    pub fn variances(&self, motion: &Motion) -> [f64; 3] {
+        self.slopes.map(|slope| motion.variance_along(slope))
+    }
+
+    /// Goes through the edges that `seen` measures: number of the edge, residual in pixels, and
+    /// standard deviation of its noise in pixels. Tells whether the box shows the person only in
+    /// part; `None` if it says nothing.
+    fn measured(
+        &self,
+        seen: &SeenBox,
+        model: &BoxModel,
+        mut take: impl FnMut(usize, f64, f64),
+    ) -> Option<bool> {
+        let height = self.outline().height(seen);
+        if height < LEAST_HEIGHT {
+            return None;
+        }
+        // A box cut at the side still tells on which side the person is, roughly.
+        let middle = if seen.cut_side {
+            4.0 * model.middle
+        } else {
+            model.middle
+        };
+        take(0, seen.middle - self.edges[0], middle * height);
+        let below = seen.bottom - self.edges[1];
+        let mut hidden = false;
+        if seen.cut_bottom {
+            // The feet should be out of sight; if they should not, the box contradicts that.
+            let missing = seen.frame_bottom - self.edges[1];
+            if missing > model.hidden * height {
+                take(1, missing, model.bottom * height);
+            }
+        } else if self.has_top && below < -model.hidden * height {
+            hidden = true;
+        } else {
+            take(1, below, model.bottom * height);
+        }
+        if self.has_top && !seen.cut_top {
+            take(2, seen.top - self.edges[2], model.top * height);
+        }
+        Some(hidden)
+    }
+
+    /// Whether the squared Mahalanobis distance of `seen` may be below `gate`: it is none of its
+    /// edges' alone that reaches it. `variances` are [`variances`](Self::variances).
+    pub fn may_fit(
+        &self,
+        seen: &SeenBox,
+        variances: &[f64; 3],
+        model: &BoxModel,
+        gate: f64,
+    ) -> bool {
+        let mut fits = true;
+        let says = self.measured(seen, model, |edge, residual, noise| {
+            fits &= residual * residual < GATE_SLACK * gate * (variances[edge] + noise * noise);
+        });
+        says.is_some() && fits
     }
 
     /// What `seen` says of the person, and whether it shows only a part of him; `None` if it says
@@ -142,40 +240,17 @@ impl Expected {
         motion: &Motion,
         model: &BoxModel,
     ) -> Option<(Measurement, bool)> {
-        let height = self.height().unwrap_or_else(|| seen.height());
-        if height < LEAST_HEIGHT {
-            return None;
-        }
-        let row = |edge: usize, residual: f64, share: f64| Row {
-            residual,
-            slope: self.slopes[edge],
-            variance: (share * height).powi(2),
-        };
-        let mut rows = Vec::with_capacity(3);
-        // A box cut at the side still tells on which side the person is, roughly.
-        let middle = if seen.cut_side {
-            4.0 * model.middle
-        } else {
-            model.middle
-        };
-        rows.push(row(0, seen.middle - self.edges[0], middle));
-        let below = seen.bottom - self.edges[1];
-        let mut hidden = false;
-        if seen.cut_bottom {
-            // The feet should be out of sight; if they should not, the box contradicts that.
-            let missing = seen.frame_bottom - self.edges[1];
-            if missing > model.hidden * height {
-                rows.push(row(1, missing, model.bottom));
-            }
-        } else if self.has_top && below < -model.hidden * height {
-            hidden = true;
-        } else {
-            rows.push(row(1, below, model.bottom));
-        }
-        if self.has_top && !seen.cut_top {
-            rows.push(row(2, seen.top - self.edges[2], model.top));
-        }
-        Some((Measurement::new(motion, &rows), hidden))
+        let mut rows = [Row::default(); 3];
+        let mut count = 0;
+        let hidden = self.measured(seen, model, |edge, residual, noise| {
+            rows[count] = Row {
+                residual,
+                slope: self.slopes[edge],
+                variance: noise * noise,
+            };
+            count += 1;
+        })?;
+        Some((Measurement::new(motion, &rows[..count]), hidden))
     }
 }
 

@@ -12,9 +12,11 @@
 mod associate;
 mod birth;
 mod event;
+mod looks;
 mod measure;
 mod motion;
 mod person;
+pub mod search;
 mod settings;
 mod topology;
 
@@ -29,6 +31,7 @@ use crate::tracker::SettingError;
 use associate::{CameraWork, Evidence};
 use birth::Newcomer;
 pub use event::IdentityEvent;
+use looks::PackedLooks;
 pub use motion::Motion;
 pub use person::{GalleryType, Look, Person, TrackKey};
 pub use settings::GallerySettings;
@@ -167,6 +170,9 @@ pub struct Gallery {
     time: Option<f64>,
     /// Whether vectors were ever given.
     uses_looks: bool,
+    /// What `people` look like, as of the last step with vectors.
+    #[serde(skip)]
+    looks: PackedLooks,
 }
 
 impl Gallery {
@@ -192,6 +198,7 @@ impl Gallery {
             next_global_id: 1,
             time: None,
             uses_looks: false,
+            looks: PackedLooks::default(),
         })
     }
 
@@ -221,9 +228,11 @@ impl Gallery {
     pub fn step(&mut self, time: f64, inputs: &[CameraInput<'_>]) -> StepResult {
         let elapsed = self.time.map_or(0.0, |before| (time - before).max(0.0));
         self.time = Some(time);
-        self.uses_looks |= inputs
-            .iter()
-            .any(|input| input.observations.iter().any(|o| o.embedding.is_some()));
+        let mut observations = inputs.iter().flat_map(|input| input.observations);
+        if observations.any(|o| o.embedding.is_some()) {
+            self.uses_looks = true;
+            self.looks.update(&self.people);
+        }
         let model = self.settings.motion();
         for motion in self.people.iter_mut().filter_map(|p| p.motion.as_mut()) {
             motion.predict(elapsed, &model);
@@ -296,14 +305,15 @@ impl Gallery {
             kinds.push(row);
         }
         for (index, tracks) in sightings.into_iter().enumerate() {
-            let seeing = self.seeing(work, index);
-            let enough = self.settings.least_views.min(seeing.max(1));
-            let person = &mut self.people[index];
             if tracks.is_empty() {
+                let person = &mut self.people[index];
                 person.missed = person.missed.saturating_add(1);
                 person.weak = person.weak.saturating_add(1);
                 continue;
             }
+            let seeing = self.seeing(work, index);
+            let enough = self.settings.least_views.min(seeing.max(1));
+            let person = &mut self.people[index];
             person.missed = 0;
             person.gallery = GalleryType::Main;
             person.last_seen = time;

@@ -17,7 +17,7 @@ const STATES: usize = 5;
 const SHOWN: [usize; 3] = [0, 1, 4];
 
 /// What one edge of a box says.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Row {
     /// Measured minus predicted, in pixels.
     pub residual: f64,
@@ -137,6 +137,17 @@ impl Motion {
     /// Standard deviation of the position, in its worse direction's bound (root of the trace).
     pub fn uncertainty(&self) -> f64 {
         (self.covariance[0][0] + self.covariance[1][1]).sqrt()
+    }
+
+    /// Variance of something that changes by `slope` with x, y and height.
+    pub fn variance_along(&self, slope: [f64; 3]) -> f64 {
+        let mut sum = 0.0;
+        for a in 0..3 {
+            for b in 0..3 {
+                sum += slope[a] * self.covariance[SHOWN[a]][SHOWN[b]] * slope[b];
+            }
+        }
+        sum
     }
 
     /// Moves on by `seconds`.

@@ -90,8 +90,12 @@ impl Look {
         Some(f64::from(best))
     }
 
-    /// Takes over what another look of the same person knows.
+    /// Takes over what another look of the same person knows; one of another network's vectors
+    /// changes nothing.
     pub fn absorb(&mut self, other: &Self, most: usize) {
+        if other.mean.dim() != self.mean.dim() {
+            return;
+        }
         self.update(&other.mean, 0.5, most);
         for exemplar in &other.exemplars {
             self.keep(exemplar, most);
