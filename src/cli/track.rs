@@ -80,7 +80,7 @@ pub struct TrackArgs {
     #[arg(long, env = "MTMC_TRACKER")]
     tracker: Option<TrackerName>,
 
-    /// How botsort tells the camera's motion (none, sparse-flow, orb, ecc); cameras that stand
+    /// How botsort tells the camera's motion (none, sparse_flow, orb, ecc); cameras that stand
     /// still need none
     #[arg(long, env = "MTMC_CAMERA_MOTION", default_value = "none")]
     camera_motion: MotionMethod,
