@@ -35,7 +35,7 @@ fn measure(data: &Path, folder: &Path, sequence: &str) -> MapMeasured {
     MapMeasured::of(&truth, &found, DISTANCE, Rules::TrackEval)
 }
 
-// At half a metre; measured with a margin.
+// At half a metre; `docs/cross-camera.md` has what was measured.
 #[test]
 fn people_keep_their_identity_on_the_map() {
     let Some(data) = shared("data/multicam-cmc") else {
@@ -53,7 +53,7 @@ fn people_keep_their_identity_on_the_map() {
         OsStr::new("--out"),
         folder.as_os_str(),
     ]);
-    for (sequence, least) in [("CMC1", 0.95), ("CMC2", 0.45)] {
+    for (sequence, least) in [("CMC1", 0.95), ("CMC2", 0.85)] {
         let figures = measure(&data, folder, sequence).measured.figures();
         assert!(figures.idf1 > least, "{sequence}: {figures:?}");
     }

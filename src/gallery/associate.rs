@@ -8,11 +8,13 @@
 //! once, and whoever cannot be placed must look like the box, which one search a step tells for all
 //! boxes. Neither rules out anyone whom a comparison would not.
 
+use std::collections::BTreeMap;
+
 use mtmc_models::Embedding;
 use rayon::prelude::*;
 
 use super::measure::{Expected, Outline, SeenBox, place_of};
-use super::motion::{Measurement, Motion};
+use super::motion::{Measurement, Motion, MotionModel};
 use super::person::{GalleryType, Person, TrackKey};
 use super::{CameraInput, Gallery, Observation};
 use crate::homography::{CameraView, MapPoint};
@@ -179,6 +181,9 @@ fn outlooks<'a>(
     };
     let (model, gate) = (gallery.settings.boxes(), gallery.settings.gate);
     let outlook = |(person, motion): (usize, &Motion)| {
+        if gallery.people[person].is_adrift() {
+            return None;
+        }
         let outline = Outline::of(motion, view, &model)?;
         let sure = motion.uncertainty() < SURE;
         if camera
@@ -346,7 +351,8 @@ fn evidence(
     others.dedup();
     for person in others {
         let motion = prospects.motion(gallery, person);
-        let expected = motion
+        let placed = motion.filter(|_| !gallery.people[person].is_adrift());
+        let expected = placed
             .zip(camera.view)
             .and_then(|(m, view)| Expected::of(m, view, &model));
         // Whom the camera can show was among those above, if he may fit.
@@ -404,7 +410,7 @@ impl Pair<'_> {
                 cost += self.place_cost(motion, expected, &mut found)?;
                 reason = true;
             }
-            None if !stays && !self.may_pass() => return None,
+            None if !(stays || self.may_pass() && self.near_enough()) => return None,
             None => {}
         }
         let vector = self.camera.observations[self.index].embedding;
@@ -487,13 +493,40 @@ impl Pair<'_> {
 }
 
 /// Takes the step's measurements into everyone's place, in the order of the cameras.
-pub fn correct(people: &mut [Person], work: &[CameraWork<'_>]) {
+pub fn correct(people: &mut [Person], work: &[CameraWork<'_>], model: &MotionModel) {
+    relocate(people, work, model);
     for evidence in work.iter().flat_map(|camera| camera.now.iter().flatten()) {
         if let (Some(motion), Some(measurement)) =
             (&mut people[evidence.person].motion, &evidence.measurement)
         {
             motion.correct(measurement);
         }
+    }
+}
+
+/// Whoever was known by looks begins anew on the map where the boxes stand: what is left of an old
+/// place says nothing, and a filter cannot be corrected over such a distance.
+fn relocate(people: &mut [Person], work: &[CameraWork<'_>], model: &MotionModel) {
+    let mut places: BTreeMap<usize, Vec<MapPoint>> = BTreeMap::new();
+    for camera in work {
+        for (evidence, place) in camera.now.iter().zip(&camera.places) {
+            let (Some(evidence), Some(place)) = (evidence, place) else {
+                continue;
+            };
+            let person = &people[evidence.person];
+            let unplaced = person.motion.is_none() || person.is_adrift();
+            if unplaced && camera.view.is_some_and(|view| view.in_area(*place)) {
+                places.entry(evidence.person).or_default().push(*place);
+            }
+        }
+    }
+    for (person, places) in places {
+        let count = places.len() as f64;
+        let mean = MapPoint {
+            x: places.iter().map(|place| place.x).sum::<f64>() / count,
+            y: places.iter().map(|place| place.y).sum::<f64>() / count,
+        };
+        people[person].motion = Some(Motion::at(mean, model));
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use mtmc_models::Embedding;
 
 use super::associate::CameraWork;
-use super::{Gallery, GalleryType};
+use super::{Gallery, GalleryType, Person};
 use crate::homography::MapPoint;
 
 /// A box of nobody: camera (index of the work) and index of the box.
@@ -40,11 +40,25 @@ pub fn newcomers(gallery: &Gallery, work: &[CameraWork<'_>]) -> Vec<Newcomer> {
     let mut found = Vec::new();
     for boxes in groups {
         let place = mean_place(work, &boxes);
-        if boxes.len() >= gallery.views_needed(work, place) && !crowded(gallery, place) {
+        if boxes.len() >= gallery.views_needed(work, place)
+            && !crowded(gallery, place)
+            && !may_be_known(gallery, work, &boxes)
+        {
             found.push(Newcomer { boxes, place });
         }
     }
     found
+}
+
+/// Whether boxes may yet turn out to be someone who is out of sight: nobody has looked at them, but
+/// somebody will.
+fn may_be_known(gallery: &Gallery, work: &[CameraWork<'_>], boxes: &[Unexplained]) -> bool {
+    let looked = |&(camera, index): &Unexplained| {
+        let entry = &work[camera];
+        let observed = entry.observations[index].embedding.is_some();
+        observed || gallery.waited(entry.track(index)) >= gallery.settings.missing_steps
+    };
+    gallery.people.iter().any(Person::is_adrift) && !boxes.iter().any(looked)
 }
 
 /// Whether a box alone could be someone new.

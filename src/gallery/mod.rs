@@ -259,7 +259,7 @@ impl Gallery {
             .collect();
         associate::associate(self, time, &mut work);
         let newcomers = birth::newcomers(self, &work);
-        associate::correct(&mut self.people, &work);
+        associate::correct(&mut self.people, &work, &self.settings.motion());
         let mut events = Vec::new();
         let kinds = self.take_in(time, &work, &mut events);
         for newcomer in &newcomers {

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::motion::Motion;
 
+/// Standard deviation of a place, in map units, from which on it says nothing of who someone is.
+const ADRIFT: f64 = 1.0;
+
 /// How a person looks: a moving mean of its vectors and a few that differ most.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Look {
@@ -158,6 +161,13 @@ impl Person {
     /// Whether it was seen in the latest step.
     pub fn is_seen(&self) -> bool {
         self.missed == 0
+    }
+
+    /// Whether it is out of sight for so long that its place says little, while its looks are
+    /// known: it can come back anywhere, by looks.
+    pub fn is_adrift(&self) -> bool {
+        let lost = |motion: Motion| motion.uncertainty() > ADRIFT;
+        !self.is_seen() && self.look.is_some() && self.motion.is_some_and(lost)
     }
 
     /// The track of `camera` that shows it now, if there is one.

@@ -31,15 +31,16 @@ pub struct GallerySettings {
     pub lost_steps: u32,
     /// Most people in both galleries; of more, those lost longest go first. Default 20,000.
     pub capacity: usize,
-    /// Cost limit: squared Mahalanobis distance. Default 11.
+    /// Cost limit: squared Mahalanobis distance. Default 14.
     pub gate: f64,
     /// Gain of staying with the person that a track was before; half of it is the cost of taking
-    /// someone else's track. Default 2.
+    /// someone else's track. The less frames a second and the denser the crowd, the less a camera's
+    /// own tracker is worth here. Default 1.
     pub continuity: f64,
     /// The same where there is no map, and so nothing but looks against the camera's tracker.
     /// Default 8.
     pub trust: f64,
-    /// Cost of a box that shows a person only in part. Default 5.
+    /// Cost of a box that shows a person only in part. Default 7.
     pub hidden_cost: f64,
     /// Steps in which a person must be seen, by `least_views` cameras, before it gets an identity.
     /// Default 3.
@@ -63,17 +64,17 @@ pub struct GallerySettings {
     pub height: f64,
     /// Standard deviation of people's heights, in map units. Default 0.1.
     pub height_spread: f64,
-    /// Distance from a person's middle to the nearest foot, in map units. Default 0.2.
+    /// Distance from a person's middle to the nearest foot, in map units. Default 0.15.
     pub foot_offset: f64,
     /// Standard deviation of a box's middle, as a share of the person's height in the picture.
     /// Default 0.08.
     pub middle_noise: f64,
-    /// The same of a box's bottom. Default 0.05.
+    /// The same of a box's bottom. Default 0.07.
     pub bottom_noise: f64,
-    /// The same of a box's top. Default 0.07.
+    /// The same of a box's top, which bends and steps move less. Default 0.04.
     pub top_noise: f64,
     /// A box that ends above a person's feet by more than this share of the height shows a person
-    /// half hidden. Default 0.15.
+    /// half hidden. Default 0.2.
     pub hidden_share: f64,
 }
 
@@ -87,10 +88,10 @@ impl Default for GallerySettings {
             missing_steps: 8,
             lost_steps: 100,
             capacity: 20_000,
-            gate: 11.0,
-            continuity: 2.0,
+            gate: 14.0,
+            continuity: 1.0,
             trust: 8.0,
-            hidden_cost: 5.0,
+            hidden_cost: 7.0,
             confirm_steps: 3,
             least_views: 2,
             weak_steps: 20,
@@ -101,11 +102,11 @@ impl Default for GallerySettings {
             acceleration: 0.8,
             height: 1.65,
             height_spread: 0.1,
-            foot_offset: 0.2,
+            foot_offset: 0.15,
             middle_noise: 0.08,
-            bottom_noise: 0.05,
-            top_noise: 0.07,
-            hidden_share: 0.15,
+            bottom_noise: 0.07,
+            top_noise: 0.04,
+            hidden_share: 0.2,
         }
     }
 }

@@ -23,6 +23,7 @@ pub(super) fn compare_with_everyone(
     for (person, known) in gallery.people.iter().enumerate() {
         let motion = prospects.motion(gallery, person);
         let expected = motion
+            .filter(|_| !known.is_adrift())
             .zip(camera.view)
             .and_then(|(motion, view)| Expected::of(motion, view, &model));
         let place = motion.zip(expected.as_ref());
