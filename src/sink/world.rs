@@ -224,7 +224,7 @@ impl TrajectorySink {
         for (id, place) in people {
             let way = self.ways.entry(*id).or_default();
             let stride = way.stride.max(1);
-            if way.steps % stride == 0 {
+            if way.steps.is_multiple_of(stride) {
                 way.points.push(*place);
             }
             way.steps += 1;
