@@ -117,7 +117,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     };
     let progress = Progress::new(total, "steps", args.quiet);
     let summary = replay(cameras, shared, &options, &stop, |steps| {
-        progress.update(steps)
+        progress.update(steps);
     })?;
     progress.finish();
     report(&args.out, &summary)

@@ -86,6 +86,9 @@ pub struct WorldStep {
     pub embedded: [u64; 2],
 }
 
+/// A vector a track of a frame, of those that were looked at.
+type Vectors = Vec<Option<Embedding>>;
+
 impl World {
     /// Stations that have seen nobody yet; `views` holds each camera's calibration, by index, and
     /// must be those that `gallery` has.
@@ -188,8 +191,8 @@ impl World {
         &mut self,
         frames: &[TrackedFrame<'_>],
         embedder: Option<&dyn Embedder>,
-    ) -> mtmc_models::Result<(Vec<Vec<Option<Embedding>>>, [u64; 2])> {
-        let mut vectors: Vec<Vec<Option<Embedding>>> = frames
+    ) -> mtmc_models::Result<(Vec<Vectors>, [u64; 2])> {
+        let mut vectors: Vec<Vectors> = frames
             .iter()
             .map(|frame| vec![None; frame.tracks.len()])
             .collect();
