@@ -67,6 +67,7 @@ fn write_one(
         image,
         detections,
         tracks,
+        identities: &[],
         classes: &["person".to_string()],
         processing_time_ms: 45.2,
     })

@@ -542,7 +542,7 @@ mod tests {
                 None,
                 "1 vectors, but more detections",
             ),
-            (line, "[1,2]", &[1.0], None, "cut off"),
+            (line, "[1,2]", &[1.0], None, "not a safetensors file"),
             (line, "[1]", &[1.0], None, "expected [rows, dim]"),
             (
                 &format!("3{}{line}", &line[1..]),
