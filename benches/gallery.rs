@@ -93,7 +93,7 @@ fn shift(step: &Step, every: u64) -> Vec<Vec<Observation<'_>>> {
                     embedding: camera
                         .embeddings
                         .get(index)
-                        .filter(|_| id / SHIFTS % every == 0),
+                        .filter(|_| (id / SHIFTS).is_multiple_of(every)),
                 });
             }
         }

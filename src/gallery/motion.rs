@@ -196,8 +196,8 @@ impl Motion {
             let variance = inner + row.variance;
             fit.distance += innovation * innovation / variance;
             fit.spread += (variance / row.variance).ln();
-            for state in 0..STATES {
-                self.mean[state] += gain[state] * innovation / variance;
+            for (mean, gain) in self.mean.iter_mut().zip(gain) {
+                *mean += gain * innovation / variance;
             }
             for a in 0..STATES {
                 for b in 0..STATES {

@@ -128,7 +128,7 @@ impl ExactSearch {
             return Ok(vec![Vec::new(); queries.len()]);
         }
         let parts = self.scan(queries, |best, first, row| {
-            keep_best(best, room, first, row)
+            keep_best(best, room, first, row);
         })?;
         Ok(merge(parts, queries.len(), |best, more| {
             for hit in more {
