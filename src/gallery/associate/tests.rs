@@ -82,7 +82,7 @@ fn observations(step: &Step, camera: usize) -> Vec<Observation<'_>> {
             embedding: seen
                 .embeddings
                 .get(index)
-                .filter(|_| phase < 9 || phase % 4 == 0),
+                .filter(|_| phase < 9 || phase.is_multiple_of(4)),
         });
     }
     all
