@@ -156,4 +156,11 @@ mod tests {
         );
         assert!(serde_json::from_str::<Embedding>("[0.0, 0.0]").is_err());
     }
+
+    // By hand: 0 + 1 + … + 36; two whole strands and a rest.
+    #[test]
+    fn scalar_products_take_the_rest_too() {
+        let one: Vec<f32> = (0..37).map(|v| v as f32).collect();
+        assert_eq!(dot(&one, &[1.0; 37]), 666.0);
+    }
 }

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use mtmc_models::dot;
 use rayon::prelude::*;
 
 use super::distance::{Distance, Side};
@@ -367,24 +368,6 @@ fn average(vectors: &[Sparse], nearest: &[Nearest], k2: usize) -> Vec<Sparse> {
     nearest.par_iter().map_init(blank, mix).collect()
 }
 
-/// Summed up in sixteen strands, which the compiler makes vectors of.
-fn dot(one: &[f32], other: &[f32]) -> f32 {
-    let mut strands = [0.0_f32; 16];
-    let (ones, others) = (one.chunks_exact(16), other.chunks_exact(16));
-    let rest: f32 = ones
-        .remainder()
-        .iter()
-        .zip(others.remainder())
-        .map(|(a, b)| a * b)
-        .sum();
-    for (a, b) in ones.zip(others) {
-        for (strand, (a, b)) in strands.iter_mut().zip(a.iter().zip(b)) {
-            *strand += a * b;
-        }
-    }
-    rest + strands.iter().sum::<f32>()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -405,11 +388,5 @@ mod tests {
         for (k1, k2, lambda) in [(0, 6, 0.3), (20, 501, 0.3), (20, 6, 1.1), (20, 6, f64::NAN)] {
             assert!(RerankOptions { k1, k2, lambda }.check().is_err());
         }
-    }
-
-    #[test]
-    fn dots_take_the_rest_too() {
-        let one: Vec<f32> = (0..37).map(|v| v as f32).collect();
-        assert_eq!(dot(&one, &vec![1.0; 37]), 666.0);
     }
 }
