@@ -132,6 +132,10 @@ pub struct StepResult {
 /// Steps for which someone out of sight is still reported on the map, where motion takes him.
 pub const COASTING_STEPS: u32 = 3;
 
+/// Seconds after which a person is missed though none of its cameras had a frame since: they may be
+/// gone.
+const SILENT_SECONDS: f64 = 2.0;
+
 /// Steps that a track keeps its person without being explained by it.
 const PATIENCE: u32 = 2;
 
@@ -307,6 +311,12 @@ impl Gallery {
         for (index, tracks) in sightings.into_iter().enumerate() {
             if tracks.is_empty() {
                 let person = &mut self.people[index];
+                // Cameras may be slower than others: who is not in a step's frames is not missed.
+                let looked = |track: &TrackKey| work.iter().any(|c| c.camera == track.camera);
+                let silent = time - person.last_seen > SILENT_SECONDS;
+                if !person.tracks.is_empty() && !silent && !person.tracks.iter().any(looked) {
+                    continue;
+                }
                 person.missed = person.missed.saturating_add(1);
                 person.weak = person.weak.saturating_add(1);
                 continue;
