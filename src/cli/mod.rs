@@ -12,8 +12,8 @@ mod settings;
 mod sim;
 mod snapshots;
 mod track;
-mod world;
 mod tune;
+mod world;
 
 use clap::{Parser, Subcommand};
 
