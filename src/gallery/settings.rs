@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::BoxModel;
 use super::motion::MotionModel;
-use crate::tracker::SettingError;
+use crate::tracker::{SettingError, check_ranges};
 
 /// How [`Gallery`](super::Gallery) decides.
 ///
@@ -241,17 +241,7 @@ impl GallerySettings {
             ("top_noise", self.top_noise, 1e-3, 10.0, "in 0.001..=10"),
             ("hidden_share", self.hidden_share, 0.01, 1.0, "in 0.01..=1"),
         ];
-        for (setting, value, least, most, expected) in ranges {
-            // NaN is in no range.
-            if !(value >= least && value <= most) {
-                return Err(SettingError {
-                    setting,
-                    value,
-                    expected,
-                });
-            }
-        }
-        Ok(())
+        check_ranges(&ranges)
     }
 
     pub(super) fn motion(&self) -> MotionModel {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tracker::SettingError;
+use crate::tracker::{SettingError, check, check_ranges};
 
 /// How [`HandoffDetector`](super::HandoffDetector) decides.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -49,46 +49,31 @@ impl HandoffSettings {
         check(
             "min_overlap_ratio",
             ratio,
-            ratio > 0.0 && ratio <= 1.0,
             "above 0 and at most 1",
+            ratio > 0.0 && ratio <= 1.0,
         )?;
         for (setting, seconds) in [
             ("expire_seconds", self.expire_seconds),
             ("track_end_seconds", self.track_end_seconds),
         ] {
             let holds = seconds > 0.0 && seconds <= MAX_SECONDS;
-            check(setting, seconds, holds, "above 0 and at most 1,000,000")?;
+            check(setting, seconds, "above 0 and at most 1,000,000", holds)?;
         }
-        let learn = self.learn_above;
-        check(
-            "learn_above",
-            learn,
-            (0.0..=1.0).contains(&learn),
-            "in 0..=1",
-        )?;
-        let holds = (1..=1_000_000).contains(&self.capacity);
-        check("capacity", self.capacity as f64, holds, "in 1..=1,000,000")
+        check_ranges(&[
+            ("learn_above", self.learn_above, 0.0, 1.0, "in 0..=1"),
+            (
+                "capacity",
+                self.capacity as f64,
+                1.0,
+                1e6,
+                "in 1..=1,000,000",
+            ),
+        ])
     }
 }
 
 /// Longest time that may be set, in seconds: eleven days.
 pub const MAX_SECONDS: f64 = 1e6;
-
-fn check(
-    setting: &'static str,
-    value: f64,
-    holds: bool,
-    expected: &'static str,
-) -> Result<(), SettingError> {
-    if holds {
-        return Ok(());
-    }
-    Err(SettingError {
-        setting,
-        value,
-        expected,
-    })
-}
 
 #[cfg(test)]
 mod tests {

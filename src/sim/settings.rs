@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::tracker::SettingError;
+use crate::tracker::{SettingError, check_ranges};
 
 /// A place and its cameras.
 #[derive(
@@ -232,7 +232,7 @@ impl SimSettings {
     /// Names the first setting that is out of range, its value and the range.
     pub fn validate(&self) -> Result<(), SettingError> {
         let [width, height] = self.image_size.map(f64::from);
-        check(&[
+        check_ranges(&[
             ("cameras", self.cameras as f64, 1.0, 1e3, "in 1..=1,000"),
             ("people", self.people as f64, 0.0, 1e5, "in 0..=100,000"),
             (
@@ -262,7 +262,7 @@ impl SimSettings {
 
 impl WalkSettings {
     fn validate(&self) -> Result<(), SettingError> {
-        check(&[
+        check_ranges(&[
             ("walk.present", self.present, 0.0, 1.0, SHARE),
             ("walk.absence", self.absence, 0.0, 1e6, SECONDS),
             ("walk.returning", self.returning, 0.0, 1.0, SHARE),
@@ -326,7 +326,7 @@ impl DetectorSettings {
     }
 
     fn validate(&self) -> Result<(), SettingError> {
-        check(&[
+        check_ranges(&[
             ("detector.box_noise", self.box_noise, 0.0, 0.5, "in 0..=0.5"),
             (
                 "detector.hidden_box_noise",
@@ -424,7 +424,7 @@ impl LookSettings {
             return Ok(());
         }
         let dim = self.dim as f64;
-        check(&[
+        check_ranges(&[
             ("looks.dim", dim, 8.0, 8_192.0, "0 or in 8..=8,192"),
             (
                 "looks.variety",
@@ -448,7 +448,7 @@ impl LookSettings {
         // Each part of a vector, from the similarities, must not be negative.
         let least = self.different;
         let camera = self.different_same_camera - self.different;
-        check(&[
+        check_ranges(&[
             (
                 "looks.different_same_camera",
                 self.different_same_camera,
@@ -476,22 +476,6 @@ const ROUNDING: f64 = 1e-9;
 
 const SHARE: &str = "in 0..=1";
 const SECONDS: &str = "in 0..=1,000,000";
-
-type Limits = (&'static str, f64, f64, f64, &'static str);
-
-fn check(settings: &[Limits]) -> Result<(), SettingError> {
-    for &(setting, value, least, most, expected) in settings {
-        // NaN is in no range.
-        if !(least..=most).contains(&value) {
-            return Err(SettingError {
-                setting,
-                value,
-                expected,
-            });
-        }
-    }
-    Ok(())
-}
 
 impl Layout {
     /// The layout's name.

@@ -23,6 +23,7 @@ pub use botsort::{BotSort, BotSortSettings};
 pub use bytetrack::{ByteTrack, ByteTrackSettings};
 pub use mtmc_models::Detection;
 pub use settings::{SettingError, TrackerSettings, TrackerState, UnknownTracker};
+pub(crate) use settings::{check, check_ranges};
 
 use camera_motion::CameraMotion;
 use mtmc_models::{BBox, Embedding};

@@ -163,7 +163,19 @@ pub(super) fn scaled_buffer(frame_rate: f64, track_buffer: u32) -> u64 {
     (frame_rate / 30.0 * f64::from(track_buffer)) as u64
 }
 
-fn check(
+/// A setting: name, value, least, most, and the range in words.
+pub(crate) type Ranged = (&'static str, f64, f64, f64, &'static str);
+
+/// Settings within ranges, ends included; NaN is in no range.
+pub(crate) fn check_ranges(settings: &[Ranged]) -> Result<(), SettingError> {
+    for &(setting, value, least, most, expected) in settings {
+        check(setting, value, expected, (least..=most).contains(&value))?;
+    }
+    Ok(())
+}
+
+/// A setting of which it is known whether it `holds`.
+pub(crate) fn check(
     setting: &'static str,
     value: f64,
     expected: &'static str,

@@ -15,7 +15,7 @@ use super::flow;
 use super::orb::{Features, Orb};
 use super::plane::{Mask, Pyramid};
 use super::similarity::{self, Pairs, Similarity};
-use crate::tracker::SettingError;
+use crate::tracker::{SettingError, check_ranges};
 
 /// Least side of a reduced frame, in pixels.
 const MIN_SIDE: usize = 32;
@@ -144,16 +144,7 @@ impl MotionSettings {
                 "in 3..=10000",
             ),
         ];
-        for (setting, value, least, most, expected) in checks {
-            if !(least..=most).contains(&value) {
-                return Err(SettingError {
-                    setting,
-                    value,
-                    expected,
-                });
-            }
-        }
-        Ok(())
+        check_ranges(&checks)
     }
 }
 
