@@ -325,14 +325,9 @@ fn report_json(
     path: &Path,
     picture: Option<&Path>,
 ) -> Value {
-    let errors = calibration.errors();
-    let each = calibration
-        .points
-        .iter()
-        .zip(&calibration.inliers)
-        .zip(&errors);
+    let each = calibration.points_with_errors().into_iter();
     let points: Vec<Value> = each
-        .map(|((pair, inlier), error)| {
+        .map(|(pair, inlier, error)| {
             json!({
                 "image": [pair.image.x, pair.image.y],
                 "map": [pair.map.x, pair.map.y],
@@ -428,15 +423,10 @@ fn print_points(out: &mut impl std::io::Write, calibration: &Calibration) -> std
         "px off",
         format!("{units} off")
     )?;
-    let errors = calibration.errors();
-    let each = calibration
-        .points
-        .iter()
-        .zip(&calibration.inliers)
-        .zip(&errors);
-    for (index, ((pair, inlier), error)) in each.enumerate().take(MOST_ROWS) {
+    let each = calibration.points_with_errors().into_iter();
+    for (index, (pair, inlier, error)) in each.enumerate().take(MOST_ROWS) {
         let [u, v, x, y] = pair.numbers();
-        let note = if *inlier { "" } else { "  left out" };
+        let note = if inlier { "" } else { "  left out" };
         writeln!(
             out,
             "  {:>6} {u:>9.1} {v:>9.1} {x:>11.3} {y:>11.3} {:>9.3} {:>9.4}{note}",

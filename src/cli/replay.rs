@@ -2,17 +2,19 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::progress::{Progress, stop_on_ctrl_c};
+use super::track::write_summary;
 use super::world;
 use crate::config::Environment;
 use crate::eval::folder::read_info;
 use crate::homography::Calibration;
-use crate::pipeline::{Interrupted, RecordedCamera, Recording, ReplayOptions, Summary, replay};
+use crate::pipeline::{
+    self, Interrupted, RecordedCamera, Recording, ReplayOptions, Summary, replay,
+};
 use crate::sink::MotSink;
 
 /// Arguments of `mtmc replay`.
@@ -81,9 +83,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     std::fs::create_dir_all(&global).with_context(|| global.display().to_string())?;
     let sizes: Vec<[f64; 2]> = described.iter().map(|camera| camera.frame_size).collect();
     let shared = world::shared(&environment, &sizes, &args.out)?;
-    let fastest = described
-        .iter()
-        .fold(1.0, |rate, camera| camera.frame_rate.max(rate));
+    let tolerance = pipeline::tolerance(described.iter().map(|camera| camera.frame_rate));
     let total = described.iter().map(|camera| camera.length).max().flatten();
     let mut cameras = Vec::with_capacity(described.len());
     for (described, camera) in described.into_iter().zip(&environment.cameras) {
@@ -107,8 +107,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     }
     let options = ReplayOptions {
         max_steps: args.max_steps,
-        // Half the shortest interval, as where there are pictures.
-        tolerance: Duration::from_secs_f64(0.49 / fastest),
+        tolerance,
     };
     let stop = stop_on_ctrl_c("finishing the files")?;
     let total = match (total, args.max_steps) {
@@ -205,9 +204,7 @@ fn calibrated_size(environment: &Environment, camera: usize) -> anyhow::Result<O
 }
 
 fn report(out: &Path, summary: &Summary) -> anyhow::Result<()> {
-    let path = out.join("summary.json");
-    let text = serde_json::to_string_pretty(summary)? + "\n";
-    std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+    write_summary(out, summary)?;
     let mut stdout = std::io::stdout().lock();
     for camera in &summary.cameras {
         writeln!(

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
@@ -236,7 +235,11 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         max_frames: args.max_frames,
         detect: args.detection.options(&detector, args.score_floor)?,
         report_threshold: args.detection.confidence,
-        tolerance: tolerance(&sources),
+        tolerance: pipeline::tolerance(
+            sources
+                .iter()
+                .filter_map(|source| source.source.info().frame_rate),
+        ),
     };
     let environment = match &file {
         Some(environment) => Some(environment.clone()),
@@ -441,15 +444,6 @@ fn environment_sources(
     Ok(sources)
 }
 
-/// Frames belong to one time step if they differ by less than half the shortest interval.
-fn tolerance(sources: &[NamedSource]) -> Duration {
-    let rates = sources
-        .iter()
-        .filter_map(|source| source.source.info().frame_rate);
-    let fastest = rates.fold(1.0, f64::max);
-    Duration::from_secs_f64(0.49 / fastest)
-}
-
 /// A camera whose first `done` frames an earlier run did.
 fn camera(
     args: &TrackArgs,
@@ -539,7 +533,8 @@ fn settings_of_options(args: &TrackArgs, frame_rate: f64) -> TrackerSettings {
     }
 }
 
-fn write_summary(out: &Path, summary: &Summary) -> anyhow::Result<()> {
+/// Writes `summary.json`.
+pub fn write_summary(out: &Path, summary: &Summary) -> anyhow::Result<()> {
     let path = out.join("summary.json");
     let text = serde_json::to_string_pretty(summary)?;
     std::fs::write(&path, text + "\n").with_context(|| path.display().to_string())

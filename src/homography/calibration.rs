@@ -289,6 +289,14 @@ impl Calibration {
         }
     }
 
+    /// Each of the points, whether the matrix was fitted to it, and how far off it is.
+    pub fn points_with_errors(&self) -> Vec<(PointPair, bool, PairError)> {
+        let points = self.points.iter().zip(&self.inliers).zip(self.errors());
+        points
+            .map(|((point, inlier), error)| (*point, *inlier, error))
+            .collect()
+    }
+
     fn used_points(&self) -> Vec<PointPair> {
         let points = self.points.iter().zip(&self.inliers);
         points.filter_map(|(p, keep)| keep.then_some(*p)).collect()

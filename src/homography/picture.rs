@@ -256,18 +256,13 @@ fn points(
     };
     let arm = f64::from(canvas.text) / 2.0;
     let few = calibration.points.len() <= 100;
-    let errors = calibration.errors();
-    let each = calibration
-        .points
-        .iter()
-        .zip(&calibration.inliers)
-        .zip(&errors);
-    for (index, ((pair, inlier), error)) in each.enumerate() {
+    let each = calibration.points_with_errors().into_iter();
+    for (index, (pair, inlier, error)) in each.enumerate() {
         let at = ImagePoint {
             x: pair.image.x * scale[0],
             y: pair.image.y * scale[1],
         };
-        let ink = if *inlier { INLIER } else { OUTLIER };
+        let ink = if inlier { INLIER } else { OUTLIER };
         let arm = if few { arm } else { 2.0 };
         for (dx, dy) in [(arm, 0.0), (0.0, arm)] {
             let (from, to) = (

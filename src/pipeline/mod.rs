@@ -85,6 +85,13 @@ pub struct Options {
     pub tolerance: Duration,
 }
 
+/// Frames belong to one time step if they differ by less than half the shortest interval: the
+/// tolerance for cameras of these frame rates, in frames a second.
+pub fn tolerance(frame_rates: impl IntoIterator<Item = f64>) -> Duration {
+    let fastest = frame_rates.into_iter().fold(1.0, f64::max);
+    Duration::from_secs_f64(0.49 / fastest)
+}
+
 /// The run was stopped from outside; what was done until then is written.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
