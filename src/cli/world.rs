@@ -41,17 +41,17 @@ pub fn shared_into(
     for (camera, size) in sizes.iter().enumerate() {
         views.push(view(environment, camera, *size)?);
     }
+    let has_map = views.iter().any(Option::is_some);
     let gallery = Gallery::new(
         environment.association.clone(),
         environment.topology(),
-        views.clone(),
+        views,
     )?;
     let handoff = environment.handoff_detector()?;
     let schedule = Schedule::new(ScheduleSettings {
         refresh_interval_frames: environment.reid.refresh_interval_frames,
         ..ScheduleSettings::default()
     });
-    let has_map = views.iter().any(Option::is_some);
     let mut sinks: Vec<Box<dyn WorldSink>> =
         vec![Box::new(EventSink::to(outputs.file("events.jsonl")?))];
     if has_map {
@@ -64,7 +64,7 @@ pub fn shared_into(
         sinks.push(Box::new(picture));
     }
     Ok(Shared {
-        world: World::new(gallery, handoff, schedule, views),
+        world: World::new(gallery, handoff, schedule),
         sinks,
     })
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use mtmc_models::Embedding;
 
+use super::index_of;
 use super::person::{Look, Person};
 use super::search::ExactSearch;
 
@@ -125,8 +126,7 @@ impl PackedLooks {
         });
         for (&index, hits) in packed.iter().zip(found.unwrap_or_default()) {
             let owners = hits.iter().map(|hit| self.owners[hit.index]);
-            let index_of = |key| people.binary_search_by_key(&key, |person: &Person| person.key);
-            all[index].extend(owners.filter_map(|key| index_of(key).ok()));
+            all[index].extend(owners.filter_map(|key| index_of(people, key)));
             all[index].sort_unstable();
             all[index].dedup();
         }

@@ -11,9 +11,12 @@
 
 mod associate;
 mod birth;
+mod entries;
 mod event;
+mod life;
 mod looks;
 mod measure;
+mod merge;
 mod motion;
 mod person;
 pub mod search;
@@ -29,7 +32,6 @@ use crate::homography::{CameraView, MapPoint};
 use crate::tracker::SettingError;
 
 use associate::{CameraWork, Evidence};
-use birth::Newcomer;
 pub use event::IdentityEvent;
 use looks::PackedLooks;
 pub use motion::Motion;
@@ -211,6 +213,11 @@ impl Gallery {
         self.views = views;
     }
 
+    /// Hands over the calibrations.
+    pub(crate) fn take_views(&mut self) -> Vec<Option<CameraView>> {
+        std::mem::take(&mut self.views)
+    }
+
     /// Sets anew who may pass from camera to camera, as travel times are learned.
     pub fn set_topology(&mut self, topology: Topology) {
         self.topology = topology;
@@ -221,9 +228,14 @@ impl Gallery {
         &self.people
     }
 
-    /// The index of a person by its key: keys rise with the index.
+    /// The index of a person by its key.
     fn index_of(&self, key: u64) -> Option<usize> {
-        self.people.binary_search_by_key(&key, |p| p.key).ok()
+        index_of(&self.people, key)
+    }
+
+    /// A camera's calibration, if it has one.
+    pub fn view(&self, camera: usize) -> Option<&CameraView> {
+        self.views.get(camera)?.as_ref()
     }
 
     /// Advances to `time` (seconds, not before the last one) with what the cameras saw.
@@ -242,7 +254,7 @@ impl Gallery {
             motion.predict(elapsed, &model);
         }
         // Lent to the step, so that people may change meanwhile.
-        let views = std::mem::take(&mut self.views);
+        let views = self.take_views();
         let result = self.step_with(time, inputs, &views);
         self.views = views;
         result
@@ -303,16 +315,23 @@ impl Gallery {
                 sightings[evidence.person].push(track);
                 whole[evidence.person] += usize::from(!evidence.hidden);
                 if let Some(vector) = observation.embedding {
-                    self.look(evidence.person, vector);
+                    let look = &mut self.people[evidence.person].look;
+                    Look::take_in(
+                        look,
+                        vector,
+                        self.settings.ema_alpha,
+                        self.settings.exemplars,
+                    );
                 }
             }
             kinds.push(row);
         }
+        let cameras: BTreeSet<usize> = work.iter().map(|camera| camera.camera).collect();
         for (index, tracks) in sightings.into_iter().enumerate() {
             if tracks.is_empty() {
                 let person = &mut self.people[index];
                 // Cameras may be slower than others: who is not in a step's frames is not missed.
-                let looked = |track: &TrackKey| work.iter().any(|c| c.camera == track.camera);
+                let looked = |track: &TrackKey| cameras.contains(&track.camera);
                 let silent = time - person.last_seen > SILENT_SECONDS;
                 if !person.tracks.is_empty() && !silent && !person.tracks.iter().any(looked) {
                     continue;
@@ -356,14 +375,8 @@ impl Gallery {
         evidence: &Evidence,
         events: &mut Vec<IdentityEvent>,
     ) -> AssociationType {
+        self.show(track, self.people[evidence.person].key);
         let person = &self.people[evidence.person];
-        let binding = Binding {
-            person: person.key,
-            unexplained: 0,
-            absent: 0,
-        };
-        self.bindings.insert(track, binding);
-        self.waiting.remove(&track);
         if before == Some(evidence.person) {
             return AssociationType::Continued;
         }
@@ -391,12 +404,15 @@ impl Gallery {
         AssociationType::Returned
     }
 
-    fn look(&mut self, person: usize, vector: &Embedding) {
-        let (alpha, most) = (self.settings.ema_alpha, self.settings.exemplars);
-        match &mut self.people[person].look {
-            Some(look) => look.update(vector, alpha, most),
-            look @ None => *look = Some(Look::new(vector)),
-        }
+    /// Notes that a track shows the person of this key, as of now.
+    fn show(&mut self, track: TrackKey, person: u64) {
+        let binding = Binding {
+            person,
+            unexplained: 0,
+            absent: 0,
+        };
+        self.bindings.insert(track, binding);
+        self.waiting.remove(&track);
     }
 
     /// Lets go of tracks that are gone or that nobody explains.
@@ -414,7 +430,6 @@ impl Gallery {
             }
         }
         // A track that its tracker lost may come back under its ID: it stays as long as its person.
-        let keys: BTreeSet<u64> = self.people.iter().map(|person| person.key).collect();
         let longest = self.settings.missing_steps.max(TRACK_MEMORY);
         self.bindings.retain(|track, binding| {
             if present.contains(track) {
@@ -425,9 +440,7 @@ impl Gallery {
             if unexplained.contains(track) {
                 binding.unexplained += 1;
             }
-            binding.unexplained <= PATIENCE
-                && binding.absent <= longest
-                && keys.contains(&binding.person)
+            binding.unexplained <= PATIENCE && binding.absent <= longest
         });
         self.waiting
             .retain(|track, _| present.contains(track) || !cameras.contains(&track.camera));
@@ -449,220 +462,14 @@ impl Gallery {
         let Some(motion) = &self.people[person].motion else {
             return 1;
         };
-        let place = motion.position();
-        let sees = |camera: &&CameraWork<'_>| camera.view.is_some_and(|view| view.sees(place));
-        work.iter().filter(sees).count()
+        cameras_seeing(work, motion.position())
     }
 
     /// How many cameras must see someone new at a place.
     fn views_needed(&self, work: &[CameraWork<'_>], place: Option<MapPoint>) -> usize {
         let Some(place) = place else { return 1 };
-        let sees = |camera: &&CameraWork<'_>| camera.view.is_some_and(|view| view.sees(place));
-        let seeing = work.iter().filter(sees).count();
+        let seeing = cameras_seeing(work, place);
         self.settings.least_views.min(seeing).max(1)
-    }
-
-    /// Takes in someone new.
-    fn admit(&mut self, time: f64, work: &[CameraWork<'_>], newcomer: &Newcomer) {
-        let key = self.next_key;
-        self.next_key += 1;
-        let mut tracks = Vec::new();
-        let mut look: Option<Look> = None;
-        for &(camera, index) in &newcomer.boxes {
-            let track = work[camera].track(index);
-            tracks.push(track);
-            let binding = Binding {
-                person: key,
-                unexplained: 0,
-                absent: 0,
-            };
-            self.bindings.insert(track, binding);
-            self.waiting.remove(&track);
-            if let Some(vector) = work[camera].observations[index].embedding {
-                match &mut look {
-                    Some(look) => look.update(vector, 0.5, self.settings.exemplars),
-                    None => look = Some(Look::new(vector)),
-                }
-            }
-        }
-        tracks.sort_unstable();
-        let model = self.settings.motion();
-        self.people.push(Person {
-            key,
-            global_id: None,
-            gallery: GalleryType::Main,
-            look,
-            motion: newcomer.place.map(|place| Motion::at(place, &model)),
-            cameras: tracks.iter().map(|track| track.camera).collect(),
-            first_seen: time,
-            last_seen: time,
-            last_camera: tracks.first().map_or(0, |track| track.camera),
-            tracks,
-            hits: 1,
-            missed: 0,
-            weak: 0,
-        });
-    }
-
-    /// Gives identities to those who were seen often enough.
-    fn confirm(&mut self, events: &mut Vec<IdentityEvent>) {
-        for person in &mut self.people {
-            if person.global_id.is_none() && person.hits >= self.settings.confirm_steps {
-                let global_id = self.next_global_id;
-                self.next_global_id += 1;
-                person.global_id = Some(global_id);
-                events.push(IdentityEvent::New { global_id });
-            }
-        }
-    }
-
-    /// Makes one of two people who have been in one place for long, never in one camera.
-    fn merge(&mut self, events: &mut Vec<IdentityEvent>) {
-        let mut meetings = BTreeMap::new();
-        let mut same = Vec::new();
-        for (older, younger) in self.meeting_pairs() {
-            let keys = (self.people[older].key, self.people[younger].key);
-            let steps = self.meetings.get(&keys).copied().unwrap_or(0) + 1;
-            if steps >= self.settings.merge_steps {
-                same.push((older, younger));
-            }
-            meetings.insert(keys, steps);
-        }
-        self.meetings = meetings;
-        // From behind, so that indices before stay what they are.
-        same.sort_by_key(|&(_, younger)| std::cmp::Reverse(younger));
-        let mut gone = BTreeSet::new();
-        for (older, younger) in same {
-            if gone.insert(younger) {
-                self.join(older, younger, events);
-            }
-        }
-    }
-
-    /// Pairs of people, by index, who are seen in one place but not by one camera.
-    fn meeting_pairs(&self) -> Vec<(usize, usize)> {
-        let mut placed: Vec<(f64, usize)> = Vec::new();
-        for (index, person) in self.people.iter().enumerate() {
-            if let (true, Some(motion)) = (person.is_seen(), &person.motion) {
-                placed.push((motion.position().x, index));
-            }
-        }
-        placed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let reach = self.settings.merge_distance;
-        let mut pairs = Vec::new();
-        for (position, &(x, a)) in placed.iter().enumerate() {
-            for &(other_x, b) in &placed[position + 1..] {
-                if other_x - x > reach {
-                    break;
-                }
-                let (older, younger) = (a.min(b), a.max(b));
-                if self.may_be_one(older, younger) {
-                    pairs.push((older, younger));
-                }
-            }
-        }
-        pairs.sort_unstable();
-        pairs
-    }
-
-    fn may_be_one(&self, a: usize, b: usize) -> bool {
-        let (a, b) = (&self.people[a], &self.people[b]);
-        let (Some(at), Some(bt)) = (&a.motion, &b.motion) else {
-            return false;
-        };
-        let (at, bt) = (at.position(), bt.position());
-        let near = (at.x - bt.x).hypot(at.y - bt.y) <= self.settings.merge_distance;
-        let apart = a
-            .tracks
-            .iter()
-            .all(|track| b.track_in(track.camera).is_none());
-        let alike = match (&a.look, &b.look) {
-            (Some(a), Some(b)) => a
-                .similarity(b.mean())
-                .is_none_or(|alike| alike >= self.settings.similarity_threshold),
-            _ => true,
-        };
-        near && apart && alike
-    }
-
-    /// The younger person's tracks and looks go to the older one.
-    fn join(&mut self, older: usize, younger: usize, events: &mut Vec<IdentityEvent>) {
-        let gone = self.people.remove(younger);
-        let person = &mut self.people[older];
-        for binding in self.bindings.values_mut() {
-            if binding.person == gone.key {
-                binding.person = person.key;
-            }
-        }
-        match (&mut person.look, &gone.look) {
-            (Some(look), Some(other)) => look.absorb(other, self.settings.exemplars),
-            (look @ None, Some(other)) => *look = Some(other.clone()),
-            _ => {}
-        }
-        person.cameras.extend(&gone.cameras);
-        person.tracks.extend(&gone.tracks);
-        person.tracks.sort_unstable();
-        person.hits = person.hits.max(gone.hits);
-        person.weak = person.weak.min(gone.weak);
-        match (person.global_id, gone.global_id) {
-            (Some(into), Some(from)) => events.push(IdentityEvent::Merged { from, into }),
-            (None, Some(global_id)) => person.global_id = Some(global_id),
-            _ => {}
-        }
-    }
-
-    /// Moves people between the galleries and forgets those lost for too long.
-    fn retire(&mut self, events: &mut Vec<IdentityEvent>) {
-        let settings = &self.settings;
-        let mut freed = BTreeSet::new();
-        self.people.retain_mut(|person| {
-            let Some(global_id) = person.global_id else {
-                return person.missed <= 1;
-            };
-            if person.gallery == GalleryType::Main {
-                let doubtful = person.weak > settings.weak_steps;
-                if doubtful || person.missed > settings.missing_steps {
-                    person.gallery = GalleryType::Lost;
-                    person.tracks.clear();
-                    person.missed = person.missed.max(1);
-                    // Tracks that its own tracker finds again still show the person, unless it is
-                    // doubtful that they do.
-                    if doubtful {
-                        freed.insert(person.key);
-                    }
-                    events.push(IdentityEvent::Lost { global_id });
-                }
-                return true;
-            }
-            let steps = person.missed.saturating_sub(settings.missing_steps);
-            if steps <= settings.lost_steps {
-                return true;
-            }
-            events.push(IdentityEvent::Removed { global_id });
-            false
-        });
-        self.bindings
-            .retain(|_, binding| !freed.contains(&binding.person));
-        self.make_room(events);
-    }
-
-    /// Keeps to the capacity: those lost longest go, then those not seen for longest.
-    fn make_room(&mut self, events: &mut Vec<IdentityEvent>) {
-        while self.people.len() > self.settings.capacity {
-            let mut longest = (0, 0);
-            for (index, person) in self.people.iter().enumerate() {
-                if person.missed > longest.1 {
-                    longest = (index, person.missed);
-                }
-            }
-            let person = self.people.remove(longest.0);
-            if let Some(global_id) = person.global_id {
-                events.push(IdentityEvent::Removed { global_id });
-            }
-        }
-        let keys: BTreeSet<u64> = self.people.iter().map(|person| person.key).collect();
-        self.bindings
-            .retain(|_, binding| keys.contains(&binding.person));
     }
 
     /// Whom every observation shows.
@@ -671,28 +478,22 @@ impl Gallery {
         work: &[CameraWork<'_>],
         kinds: &[Vec<AssociationType>],
     ) -> Vec<Vec<Identity>> {
-        let by_key: BTreeMap<u64, &Person> = self.people.iter().map(|p| (p.key, p)).collect();
         let mut all = Vec::with_capacity(work.len());
         for (camera, kinds) in work.iter().zip(kinds) {
             let mut row = Vec::with_capacity(kinds.len());
             for (index, &kind) in kinds.iter().enumerate() {
-                row.push(self.identity(camera, index, kind, &by_key));
+                row.push(self.identity(camera, index, kind));
             }
             all.push(row);
         }
         all
     }
 
-    fn identity(
-        &self,
-        camera: &CameraWork<'_>,
-        index: usize,
-        kind: AssociationType,
-        by_key: &BTreeMap<u64, &Person>,
-    ) -> Identity {
+    fn identity(&self, camera: &CameraWork<'_>, index: usize, kind: AssociationType) -> Identity {
         let track = camera.track(index);
         let binding = self.bindings.get(&track);
-        let person = binding.and_then(|binding| by_key.get(&binding.person));
+        let person = binding.and_then(|binding| self.index_of(binding.person));
+        let person = person.map(|index| &self.people[index]);
         // A track that nobody explains keeps its person, unless another track shows it.
         let person = person.filter(|p| {
             p.track_in(camera.camera)
@@ -745,34 +546,18 @@ impl Gallery {
     }
 }
 
+/// How many of a step's cameras have a place in sight.
+fn cameras_seeing(work: &[CameraWork<'_>], place: MapPoint) -> usize {
+    let sees = |camera: &&CameraWork<'_>| camera.view.is_some_and(|view| view.sees(place));
+    work.iter().filter(sees).count()
+}
+
+/// The index of a person by its key: keys rise with the index.
+fn index_of(people: &[Person], key: u64) -> Option<usize> {
+    people.binary_search_by_key(&key, |person| person.key).ok()
+}
+
 /// Whether a place is in any calibrated camera's area.
 fn in_area(views: &[Option<CameraView>], place: MapPoint) -> bool {
     views.iter().flatten().any(|view| view.in_area(place))
-}
-
-/// Maps with keys that JSON cannot hold, as lists of pairs.
-mod entries {
-    use std::collections::BTreeMap;
-
-    use serde::de::{Deserialize, Deserializer};
-    use serde::ser::{Serialize, Serializer};
-
-    pub fn serialize<K, V, S>(map: &BTreeMap<K, V>, serializer: S) -> Result<S::Ok, S::Error>
-    where
-        K: Serialize,
-        V: Serialize,
-        S: Serializer,
-    {
-        serializer.collect_seq(map)
-    }
-
-    pub fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
-    where
-        K: Deserialize<'de> + Ord,
-        V: Deserialize<'de>,
-        D: Deserializer<'de>,
-    {
-        let pairs = Vec::<(K, V)>::deserialize(deserializer)?;
-        Ok(pairs.into_iter().collect())
-    }
 }

@@ -29,6 +29,14 @@ impl Look {
         }
     }
 
+    /// Takes a vector into a look, or begins one with it.
+    pub fn take_in(look: &mut Option<Self>, vector: &Embedding, alpha: f64, most: usize) {
+        match look {
+            Some(look) => look.update(vector, alpha, most),
+            None => *look = Some(Self::new(vector)),
+        }
+    }
+
     /// The mean, of length 1.
     pub fn mean(&self) -> &Embedding {
         &self.mean

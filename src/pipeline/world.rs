@@ -19,8 +19,6 @@ pub struct World {
     gallery: Gallery,
     handoff: HandoffDetector,
     schedule: Schedule,
-    #[serde(skip)]
-    views: Vec<Option<CameraView>>,
 }
 
 /// One camera's frame of a time step, tracked.
@@ -90,33 +88,21 @@ pub struct WorldStep {
 type Vectors = Vec<Option<Embedding>>;
 
 impl World {
-    /// Stations that have seen nobody yet; `views` holds each camera's calibration, by index, and
-    /// must be those that `gallery` has.
-    pub fn new(
-        gallery: Gallery,
-        handoff: HandoffDetector,
-        schedule: Schedule,
-        views: Vec<Option<CameraView>>,
-    ) -> Self {
+    /// Stations that have seen nobody yet.
+    pub fn new(gallery: Gallery, handoff: HandoffDetector, schedule: Schedule) -> Self {
         Self {
             gallery,
             handoff,
             schedule,
-            views,
         }
     }
 
-    /// Gives stations that were read back their calibrations, which are not stored with them.
-    pub fn set_views(&mut self, views: Vec<Option<CameraView>>) {
-        self.gallery.set_views(views.clone());
-        self.views = views;
-    }
-
-    /// Goes on where stations that were read back stood, with the calibrations of these.
+    /// Goes on where stations that were read back stood, with the calibrations of these, which are
+    /// not stored.
     pub fn restore(&mut self, saved: Self) {
-        let views = std::mem::take(&mut self.views);
+        let views = self.gallery.take_views();
         *self = saved;
-        self.set_views(views);
+        self.gallery.set_views(views);
     }
 
     /// Everyone who is known.
@@ -259,7 +245,7 @@ impl World {
         track: &Track,
         identity: crate::gallery::Identity,
     ) -> TrackIdentity {
-        let view = self.views.get(frame.camera).and_then(Option::as_ref);
+        let view = self.gallery.view(frame.camera);
         let bbox = seen_box(frame, track);
         let (camera, id) = (frame.camera, track.track_id);
         TrackIdentity {
