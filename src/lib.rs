@@ -13,6 +13,7 @@ pub mod handoff;
 pub mod homography;
 pub mod pipeline;
 pub mod reid;
+pub mod service;
 pub mod sim;
 pub mod sink;
 pub mod source;

@@ -8,6 +8,7 @@ mod models;
 mod options;
 mod progress;
 mod replay;
+mod serve;
 mod settings;
 mod sim;
 mod snapshots;
@@ -33,6 +34,8 @@ enum Command {
     Track(track::TrackArgs),
     /// Track recorded detections of an environment's cameras, without pictures
     Replay(replay::ReplayArgs),
+    /// Serve tasks over REST and WebSocket
+    Serve(serve::ServeArgs),
     /// Find where on the map a camera's pictures are
     Calibrate(calibrate::CalibrateArgs),
     /// Measure results against ground truth
@@ -56,6 +59,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Detect(args) => detect::run(args),
         Command::Track(args) => track::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Tune(args) => tune::run(args),

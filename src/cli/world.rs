@@ -7,10 +7,7 @@ use anyhow::Context as _;
 
 use super::snapshots::Outputs;
 use crate::config::{Environment, Overrides};
-use crate::gallery::Gallery;
-use crate::homography::{Calibration, CameraView, MapPoint};
 use crate::pipeline::{Shared, World};
-use crate::reid::{Schedule, ScheduleSettings};
 use crate::sink::{EventSink, MapSink, TrajectorySink, WorldSink};
 
 /// The environment of a file, under the requirement document's environment variables.
@@ -37,21 +34,11 @@ pub fn shared_into(
     sizes: &[[f64; 2]],
     outputs: &Outputs,
 ) -> anyhow::Result<Shared> {
-    let mut views = Vec::with_capacity(sizes.len());
-    for (camera, size) in sizes.iter().enumerate() {
-        views.push(view(environment, camera, *size)?);
+    let built = World::of_environment(environment, sizes)?;
+    for warning in &built.warnings {
+        tell(warning)?;
     }
-    let has_map = views.iter().any(Option::is_some);
-    let gallery = Gallery::new(
-        environment.association.clone(),
-        environment.topology(),
-        views,
-    )?;
-    let handoff = environment.handoff_detector()?;
-    let schedule = Schedule::new(ScheduleSettings {
-        refresh_interval_frames: environment.reid.refresh_interval_frames,
-        ..ScheduleSettings::default()
-    });
+    let has_map = built.calibrations.iter().any(Option::is_some);
     let mut sinks: Vec<Box<dyn WorldSink>> =
         vec![Box::new(EventSink::to(outputs.file("events.jsonl")?))];
     if has_map {
@@ -64,49 +51,9 @@ pub fn shared_into(
         sinks.push(Box::new(picture));
     }
     Ok(Shared {
-        world: World::new(gallery, handoff, schedule),
+        world: built.world,
         sinks,
     })
-}
-
-/// A camera's calibration, if it has one.
-fn view(
-    environment: &Environment,
-    camera: usize,
-    size: [f64; 2],
-) -> anyhow::Result<Option<CameraView>> {
-    let named = environment
-        .cameras
-        .get(camera)
-        .map(|c| c.homography.is_some());
-    let Some(path) = environment.homography_file(camera) else {
-        return Ok(None);
-    };
-    if !environment.homography.enabled || (named == Some(false) && !path.exists()) {
-        return Ok(None);
-    }
-    let threshold = environment.homography.ransac_threshold;
-    let loaded = Calibration::read(&path, threshold).and_then(|loaded| {
-        let view = loaded.calibration.view(size)?;
-        Ok((view, loaded.warnings))
-    });
-    match loaded {
-        Ok((view, warnings)) => {
-            for warning in warnings {
-                tell(&format!("{}: {warning}", path.display()))?;
-            }
-            let corners = &environment.map.valid_area;
-            if corners.is_empty() {
-                return Ok(Some(view));
-            }
-            let area = corners.iter().map(|&[x, y]| MapPoint { x, y }).collect();
-            Ok(Some(view.with_area(area)))
-        }
-        Err(error) => {
-            tell(&format!("no map for this camera: {error}"))?;
-            Ok(None)
-        }
-    }
 }
 
 fn tell(text: &str) -> anyhow::Result<()> {

@@ -336,6 +336,40 @@ impl Environment {
         self.cameras.iter().position(|camera| camera.id == id)
     }
 
+    /// The same place with only these of its cameras, in its own order.
+    ///
+    /// # Errors
+    /// The first of the IDs that is no camera's.
+    pub fn only(&self, ids: &[String]) -> Result<Self, String> {
+        if let Some(unknown) = ids.iter().find(|id| self.camera_index(id).is_none()) {
+            return Err(unknown.clone());
+        }
+        let kept: Vec<usize> = (0..self.cameras.len())
+            .filter(|&index| ids.contains(&self.cameras[index].id))
+            .collect();
+        let place = |camera: usize| kept.iter().position(|&index| index == camera);
+        let mut only = self.clone();
+        only.cameras = kept
+            .iter()
+            .map(|&index| self.cameras[index].clone())
+            .collect();
+        only.links.clear();
+        for link in &self.links {
+            if let (Some(from), Some(to)) = (place(link.from), place(link.to)) {
+                only.links.push(CameraLink { from, to, ..*link });
+            }
+        }
+        for camera in &mut only.cameras {
+            // A zone that leads nowhere any more must not become one that leads everywhere.
+            camera.zones.retain_mut(|zone| {
+                let everywhere = zone.to.is_empty();
+                zone.to = zone.to.iter().filter_map(|&to| place(to)).collect();
+                everywhere || !zone.to.is_empty()
+            });
+        }
+        Ok(only)
+    }
+
     /// Where a camera's calibration is looked for: the file it names, else
     /// `{data_dir}/{id}_homography.json`. `None` without a camera of that index.
     pub fn homography_file(&self, camera: usize) -> Option<PathBuf> {

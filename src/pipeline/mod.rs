@@ -7,6 +7,7 @@
 //! and a slow station holds back those before it. Results leave in the order of the frames, and
 //! timing decides nothing: the same input gives the same tracks.
 
+mod build;
 mod ends;
 mod line;
 mod replay;
@@ -29,6 +30,7 @@ use snapshot::CameraState;
 use steps::{Clock, Ended, Steps};
 use summary::IdSet;
 
+pub use build::{BuildError, BuiltWorld};
 pub use replay::{RecordedCamera, Recording, ReplayError, ReplayOptions, replay};
 pub use snapshot::{Fingerprint, SnapshotError, Snapshots};
 pub use summary::{CameraSummary, Stages, Summary};
@@ -138,7 +140,10 @@ pub fn run(
         let halted = || stop.load(Ordering::Relaxed) || abandoned.load(Ordering::Relaxed);
         let lines = cameras
             .into_iter()
-            .map(|camera| Line::start(scope, camera, states.next(), options, halted))
+            .enumerate()
+            .map(|(index, camera)| {
+                Line::start(scope, index, camera, states.next(), options, halted)
+            })
             .collect();
         let mut work = Steps {
             lines,

@@ -1,0 +1,261 @@
+//! Tasks: start, look, stop.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+use crate::config::Environment;
+use crate::service::SharedApp;
+use crate::service::messages::{CameraProgress, TaskStatus};
+use crate::service::problem::{Body, PathPart, Problem, QueryOf};
+use crate::service::tasks::{StartError, Task, TaskDetails, TaskKind, TaskRequest};
+
+/// What handlers of this area get: the kind of task is part of the address.
+#[derive(Clone)]
+struct Area {
+    app: SharedApp,
+    kind: TaskKind,
+}
+
+/// Routes of this area.
+pub fn routes(app: SharedApp, kind: TaskKind) -> OpenApiRouter<SharedApp> {
+    OpenApiRouter::new()
+        .routes(routes!(start))
+        .routes(routes!(list))
+        .routes(routes!(details))
+        .routes(routes!(status))
+        .routes(routes!(stop))
+        .with_state(Area { app, kind })
+}
+
+/// A task that was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+struct TaskAccepted {
+    task_id: Uuid,
+    status: TaskStatus,
+    environment_id: String,
+    status_url: String,
+    websocket_url: String,
+    message: String,
+}
+
+/// Where a task stands.
+#[derive(Debug, Serialize, ToSchema)]
+struct TaskState {
+    task_id: Uuid,
+    status: TaskStatus,
+    progress: f64,
+    current_step: String,
+    camera_processing: std::collections::BTreeMap<String, CameraProgress>,
+    error: Option<String>,
+}
+
+/// A page of tasks, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+struct TaskList {
+    tasks: Vec<TaskDetails>,
+    total_count: usize,
+    /// For the next page's `cursor`; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<Uuid>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    /// Only tasks that stand so.
+    status: Option<TaskStatus>,
+    /// Only tasks of this environment.
+    environment_id: Option<String>,
+    /// Most tasks of the page, 1..=1000; 100 if left out.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// Only tasks older than this one.
+    cursor: Option<Uuid>,
+}
+
+/// Start a task.
+#[utoipa::path(post, path = "/start", request_body = TaskRequest, responses(
+    (status = 202, body = TaskAccepted, headers(("Location" = String, description = "The task's status"))),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json"),
+    (status = 429, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json"),
+))]
+async fn start(
+    State(Area { app, kind }): State<Area>,
+    Body(request): Body<TaskRequest>,
+) -> Result<Response, Problem> {
+    let environment = environment_of(&app, &request)?;
+    let started = app.tasks.start(kind, request, environment);
+    let task = started.map_err(|error| match error {
+        StartError::QueueFull(_) => {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            Problem::new(status, "too-many-tasks", error.to_string()).retry_after(10)
+        }
+        StartError::ShuttingDown => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            Problem::new(status, "shutting-down", error.to_string()).retry_after(30)
+        }
+    })?;
+    let details = task.details();
+    let location = HeaderValue::from_str(&details.status_url);
+    let location = location.map_err(|error| Problem::internal(&error))?;
+    let accepted = TaskAccepted {
+        task_id: task.id,
+        status: details.status,
+        environment_id: details.environment_id,
+        status_url: details.status_url,
+        websocket_url: details.websocket_url,
+        message: "The task was accepted".to_string(),
+    };
+    let headers = [(header::LOCATION, location)];
+    Ok((StatusCode::ACCEPTED, headers, Json(accepted)).into_response())
+}
+
+/// The environment that a request is about, with just the cameras that it names.
+fn environment_of(app: &SharedApp, request: &TaskRequest) -> Result<Arc<Environment>, Problem> {
+    let id = &request.environment_id;
+    let Some(environment) = app.catalog.get(id) else {
+        let known: Vec<&str> = app.catalog.iter().map(|known| known.id.as_str()).collect();
+        let detail = format!(
+            "there is no environment `{id}`; there are: {}",
+            known.join(", ")
+        );
+        return Err(Problem::not_found("environment-not-found", detail));
+    };
+    if request.max_frames == Some(0) {
+        return Err(Problem::invalid("max_frames: must be at least 1"));
+    }
+    let environment = if request.cameras.is_empty() {
+        environment.clone()
+    } else {
+        let only = environment.only(&request.cameras);
+        Arc::new(only.map_err(|unknown| {
+            Problem::invalid(format!("cameras: `{id}` has no camera `{unknown}`"))
+        })?)
+    };
+    for camera in &environment.cameras {
+        if camera.source.is_none() {
+            let detail = format!(
+                "camera `{}` of `{id}` has no source: name one in the environment's file, or start \
+                 the service with --source-template",
+                camera.id
+            );
+            return Err(Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "no-source",
+                detail,
+            ));
+        }
+    }
+    Ok(environment)
+}
+
+/// The tasks, newest first.
+#[utoipa::path(get, path = "", params(ListQuery), responses(
+    (status = 200, body = TaskList),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 422, body = Problem, content_type = "application/problem+json"),
+))]
+async fn list(
+    State(Area { app, kind }): State<Area>,
+    QueryOf(query): QueryOf<ListQuery>,
+) -> Result<Json<TaskList>, Problem> {
+    let limit = query.limit.unwrap_or(100);
+    if !(1..=1000).contains(&limit) {
+        return Err(Problem::invalid(format!(
+            "limit = {limit}: must be in 1..=1000"
+        )));
+    }
+    let mut tasks: Vec<TaskDetails> = app
+        .tasks
+        .list()
+        .iter()
+        .filter(|task| task.kind == kind)
+        .map(|task| task.details())
+        .filter(|task| query.status.is_none_or(|status| task.status == status))
+        .filter(|task| {
+            let wanted = query.environment_id.as_ref();
+            wanted.is_none_or(|id| task.environment_id == *id)
+        })
+        .collect();
+    let total_count = tasks.len();
+    tasks.retain(|task| query.cursor.is_none_or(|cursor| task.task_id < cursor));
+    let more = tasks.len() > limit;
+    tasks.truncate(limit);
+    let next_cursor = tasks.last().filter(|_| more).map(|task| task.task_id);
+    Ok(Json(TaskList {
+        tasks,
+        total_count,
+        next_cursor,
+    }))
+}
+
+impl Area {
+    fn task(&self, id: Uuid) -> Result<Arc<Task>, Problem> {
+        let task = self.app.tasks.get(id).filter(|task| task.kind == self.kind);
+        task.ok_or_else(|| Problem::not_found("task-not-found", format!("there is no task {id}")))
+    }
+}
+
+/// All that is known of a task.
+#[utoipa::path(get, path = "/{task_id}", params(("task_id" = Uuid, Path)), responses(
+    (status = 200, body = TaskDetails),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+))]
+async fn details(
+    State(area): State<Area>,
+    PathPart(id): PathPart<Uuid>,
+) -> Result<Json<TaskDetails>, Problem> {
+    Ok(Json(area.task(id)?.details()))
+}
+
+/// Where a task stands.
+#[utoipa::path(get, path = "/{task_id}/status", params(("task_id" = Uuid, Path)), responses(
+    (status = 200, body = TaskState),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+))]
+async fn status(
+    State(area): State<Area>,
+    PathPart(id): PathPart<Uuid>,
+) -> Result<Json<TaskState>, Problem> {
+    Ok(Json(state(area.task(id)?.details())))
+}
+
+fn state(details: TaskDetails) -> TaskState {
+    TaskState {
+        task_id: details.task_id,
+        status: details.status,
+        progress: details.progress,
+        current_step: details.current_step,
+        camera_processing: details.camera_processing,
+        error: details.error,
+    }
+}
+
+/// Stop a task. One that has ended stays as it is.
+#[utoipa::path(delete, path = "/{task_id}/stop", params(("task_id" = Uuid, Path)), responses(
+    (status = 200, body = TaskState),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+))]
+async fn stop(
+    State(area): State<Area>,
+    PathPart(id): PathPart<Uuid>,
+) -> Result<Json<TaskState>, Problem> {
+    let task = area.task(id)?;
+    area.app.tasks.stop(&task);
+    Ok(Json(state(task.details())))
+}

@@ -1,0 +1,109 @@
+//! The service: tasks over REST, what they find live over WebSocket.
+//!
+//! [`serve`] runs it until it is told to stop. One [`App`] holds all that requests share; every
+//! area of the interface is a file of [`api`], with its part of the OpenAPI document. Tasks run the
+//! [`pipeline`](crate::pipeline) on threads of their own ([`tasks`]); what it finds goes to each
+//! task's [`live::Hub`] and to the store. No request waits for a network, none holds a lock over an
+//! `await`, and none can panic the process.
+
+pub mod api;
+pub mod catalog;
+pub mod live;
+pub mod messages;
+pub mod networks;
+pub mod problem;
+pub mod settings;
+pub mod tasks;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use axum_server::Handle;
+use tracing::info;
+
+use catalog::Catalog;
+use networks::ServiceNetworks;
+use settings::ServiceSettings;
+use tasks::Tasks;
+
+/// All that requests share.
+pub struct App {
+    /// How the service runs.
+    pub settings: ServiceSettings,
+    /// The environments that tasks can be started for.
+    pub catalog: Catalog,
+    /// The networks, shared by all tasks.
+    pub networks: Arc<ServiceNetworks>,
+    /// Tasks of this process.
+    pub tasks: Tasks,
+    /// When the service started.
+    pub started: Instant,
+}
+
+/// What handlers get.
+pub type SharedApp = Arc<App>;
+
+impl App {
+    /// A service that serves nobody yet.
+    ///
+    /// # Errors
+    /// The data folder cannot be made.
+    pub fn new(
+        settings: ServiceSettings,
+        catalog: Catalog,
+        networks: ServiceNetworks,
+    ) -> anyhow::Result<SharedApp> {
+        std::fs::create_dir_all(&settings.data_dir)
+            .with_context(|| settings.data_dir.display().to_string())?;
+        let networks = Arc::new(networks);
+        let tasks = Tasks::new(&settings, networks.clone());
+        Ok(Arc::new(Self {
+            settings,
+            catalog,
+            networks,
+            tasks,
+            started: Instant::now(),
+        }))
+    }
+}
+
+/// How long requests and sockets that are open may take to end once the service is told to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves until `shutdown` completes; `listening` hears the address, whose port the system chose if
+/// the settings say 0.
+///
+/// Running tasks are stopped with a snapshot where they can be resumed.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub async fn serve(
+    app: SharedApp,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    listening: impl FnOnce(SocketAddr),
+) -> anyhow::Result<()> {
+    let address = app.settings.listen;
+    let listener = std::net::TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address}"))?;
+    listener.set_nonblocking(true)?;
+    listening(listener.local_addr()?);
+    let handle = Handle::new();
+    let stopped = app.clone();
+    let ending = handle.clone();
+    tokio::spawn(async move {
+        shutdown.await;
+        info!("stopping");
+        stopped.tasks.shut_down().await;
+        ending.graceful_shutdown(Some(GRACE));
+    });
+    let (router, _) = api::router(app);
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum_server::from_tcp(listener)?
+        .handle(handle)
+        .serve(service)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! How the service runs: one checked struct, filled by `mtmc serve` from flags and variables.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::Overrides;
+
+/// How the service runs.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    /// Where it listens. Default `127.0.0.1:8000`.
+    pub listen: SocketAddr,
+    /// Folder of all that it keeps: store, snapshots, uploads, outputs. Default `mtmc-data`.
+    pub data_dir: PathBuf,
+    /// Source of a camera that names none: `{environment}` and `{camera}` stand for the IDs, such as
+    /// `s3://bucket/{environment}/{camera}/`.
+    pub source_template: Option<String>,
+    /// Most tasks that run at once. Default 2.
+    pub max_running: usize,
+    /// Most tasks that wait to run; beyond, a start is refused. Default 16.
+    pub max_queued: usize,
+    /// Most frames in one detection batch. Default 4.
+    pub batch: usize,
+    /// Lowest score that trackers see. Default 0.1.
+    pub score_floor: f32,
+    /// Lowest score of a detection that is reported. Default 0.5 (`RTDETR_CONFIDENCE_THRESHOLD`).
+    pub confidence: f32,
+    /// IoU above which the weaker of two boxes is dropped, if at all (`RTDETR_NMS_THRESHOLD`).
+    pub nms: Option<f32>,
+    /// Indices of the classes that are looked for; empty for all.
+    pub classes: Vec<u32>,
+    /// Frames of all cameras together after which a task's state is saved. Default 300.
+    pub snapshot_every: u64,
+    /// Whether annotated pictures are made (`DETECTION_ANNOTATION_ENABLED`). Default true.
+    pub annotate: bool,
+    /// Whether original pictures are passed on (`DETECTION_SAVE_ORIGINAL_FRAMES`). Default true.
+    pub originals: bool,
+    /// Quality of annotated JPEGs, 1..=100. Default 85.
+    pub jpeg_quality: u8,
+    /// Time between two heartbeats of a socket. Default 15 s.
+    pub heartbeat: Duration,
+    /// The requirement document's variables and flags, laid over every environment.
+    pub overrides: Overrides,
+}
+
+impl Default for ServiceSettings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            data_dir: PathBuf::from("mtmc-data"),
+            source_template: None,
+            max_running: 2,
+            max_queued: 16,
+            batch: 4,
+            score_floor: 0.1,
+            confidence: 0.5,
+            nms: None,
+            classes: vec![0],
+            snapshot_every: 300,
+            annotate: true,
+            originals: true,
+            jpeg_quality: 85,
+            heartbeat: Duration::from_secs(15),
+            overrides: Overrides::default(),
+        }
+    }
+}

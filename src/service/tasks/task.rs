@@ -1,0 +1,228 @@
+//! One task, as others see it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{TaskKind, TaskRequest};
+use crate::config::Environment;
+use crate::service::live::Hub;
+use crate::service::messages::{CameraProgress, StatusUpdate, TaskStatus};
+
+/// One task.
+#[derive(Debug)]
+pub struct Task {
+    /// Its ID; of two the later one is greater.
+    pub id: Uuid,
+    /// What it does with its frames.
+    pub kind: TaskKind,
+    /// What was asked for.
+    pub request: TaskRequest,
+    /// Where: just the cameras that it is about.
+    pub environment: Arc<Environment>,
+    /// Its messages.
+    pub hub: Arc<Hub>,
+    stop: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    status: TaskStatus,
+    current_step: String,
+    error: Option<String>,
+    progress: f64,
+    cameras: BTreeMap<String, CameraProgress>,
+    created: Timestamp,
+    started: Option<Timestamp>,
+    ended: Option<Timestamp>,
+}
+
+/// All that is known of a task.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct TaskDetails {
+    /// Its ID.
+    pub task_id: Uuid,
+    /// What it does with its frames.
+    pub kind: TaskKind,
+    /// Its environment.
+    pub environment_id: String,
+    /// Where it stands.
+    pub status: TaskStatus,
+    /// Percent of its frames that are done, 0..=100.
+    pub progress: f64,
+    /// What it does, for people.
+    pub current_step: String,
+    /// Its cameras by ID.
+    pub camera_processing: BTreeMap<String, CameraProgress>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// When it was asked for.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When it began to work.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub ended_at: Option<Timestamp>,
+    /// What was asked for.
+    pub request: TaskRequest,
+    /// Where its messages are sent.
+    pub websocket_url: String,
+    /// Where its status is.
+    pub status_url: String,
+}
+
+impl Task {
+    /// A task that waits.
+    pub fn new(kind: TaskKind, request: TaskRequest, environment: Arc<Environment>) -> Self {
+        let id = Uuid::now_v7();
+        let waiting = |camera: &crate::config::Camera| {
+            let progress = CameraProgress {
+                status: TaskStatus::Queued,
+                frame: 0,
+                error: None,
+            };
+            (camera.id.clone(), progress)
+        };
+        let state = State {
+            status: TaskStatus::Queued,
+            current_step: "Waiting for its turn".to_string(),
+            error: None,
+            progress: 0.0,
+            cameras: environment.cameras.iter().map(waiting).collect(),
+            created: now(),
+            started: None,
+            ended: None,
+        };
+        Self {
+            id,
+            kind,
+            request,
+            environment,
+            hub: Arc::new(Hub::new(id)),
+            stop: AtomicBool::new(false),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Where it stands.
+    pub fn status(&self) -> TaskStatus {
+        self.state().status
+    }
+
+    /// All that is known of it.
+    pub fn details(&self) -> TaskDetails {
+        let state = self.state().clone();
+        TaskDetails {
+            task_id: self.id,
+            kind: self.kind,
+            environment_id: self.environment.id.clone(),
+            status: state.status,
+            progress: state.progress,
+            current_step: state.current_step,
+            camera_processing: state.cameras,
+            error: state.error,
+            created_at: state.created,
+            started_at: state.started,
+            ended_at: state.ended,
+            request: self.request.clone(),
+            websocket_url: format!("/ws/detection-tracking/{}", self.id),
+            status_url: format!("{}/{}/status", self.kind.prefix(), self.id),
+        }
+    }
+
+    /// Its status, as sockets get it.
+    pub fn status_update(&self) -> StatusUpdate {
+        let state = self.state().clone();
+        StatusUpdate {
+            message_type: "status_update",
+            task_id: self.id,
+            timestamp: now(),
+            status: state.status,
+            progress: state.progress,
+            current_step: state.current_step,
+            camera_processing: state.cameras,
+        }
+    }
+
+    /// Asks it to stop.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if !self.status().is_final() {
+            self.set_status(TaskStatus::Stopping, "Stopping");
+        }
+    }
+
+    /// Raised when it is to stop.
+    pub(super) fn stop_flag(&self) -> &AtomicBool {
+        &self.stop
+    }
+
+    /// Notes where it stands, and says so; a task that has ended stays as it is.
+    pub(super) fn set_status(&self, status: TaskStatus, step: &str) {
+        {
+            let mut state = self.state();
+            if state.status.is_final() {
+                return;
+            }
+            state.status = status;
+            state.current_step = step.to_string();
+            if status != TaskStatus::Queued && state.started.is_none() {
+                state.started = Some(now());
+            }
+            if status.is_final() {
+                state.ended = Some(now());
+            }
+            for camera in state.cameras.values_mut() {
+                if !camera.status.is_final() {
+                    camera.status = status;
+                }
+            }
+        }
+        self.hub.status(&self.status_update());
+        if status.is_final() {
+            self.hub.close();
+        }
+    }
+
+    /// Notes why it cannot go on.
+    pub(super) fn fail(&self, error: &str) {
+        self.state().error = Some(error.to_string());
+        self.set_status(TaskStatus::Failed, &format!("Error: {error}"));
+    }
+
+    /// Notes how far it is.
+    pub(super) fn advance(&self, progress: f64, step: String) {
+        {
+            let mut state = self.state();
+            state.progress = progress;
+            state.current_step = step;
+        }
+        self.hub.status(&self.status_update());
+    }
+
+    /// Notes how a camera does.
+    pub(super) fn set_camera(&self, id: &str, progress: CameraProgress) {
+        if let Some(camera) = self.state().cameras.get_mut(id) {
+            *camera = progress;
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is whole, whatever panicked after it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Now, in whole milliseconds, as the messages say it.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
