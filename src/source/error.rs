@@ -57,6 +57,30 @@ pub enum SourceError {
         /// What is wrong.
         reason: String,
     },
+    /// A store does not answer, or only with failures; it may later.
+    #[error("{address}: cannot be reached: {reason}")]
+    Unreachable {
+        /// The store's address.
+        address: String,
+        /// What the last attempt met with.
+        reason: String,
+    },
+    /// A store answers, but does not give what was asked for.
+    #[error("{address}: {reason}")]
+    Refused {
+        /// The address of what was asked for.
+        address: String,
+        /// What the store says, or what is wrong with the address.
+        reason: String,
+    },
+    /// A setting is wrong.
+    #[error("{name}: {reason}")]
+    Setting {
+        /// The environment variable.
+        name: String,
+        /// What is wrong with its value.
+        reason: String,
+    },
     /// `ffmpeg` is needed and is not installed.
     #[error(
         "{input}: {reason}; reading it takes the program ffmpeg, which is not installed \

@@ -11,7 +11,7 @@ use super::{Frame, FrameSource, OpenOptions, SkipCounts, SourceError, SourceInfo
 pub const DEFAULT_FRAME_RATE: f64 = 30.0;
 
 /// Largest `seqinfo.ini` that is read; real ones have a few hundred bytes.
-const MAX_SEQINFO_BYTES: u64 = 64 << 10;
+pub(super) const MAX_SEQINFO_BYTES: u64 = 64 << 10;
 
 /// The images of a folder, or a single image.
 ///
@@ -45,11 +45,7 @@ impl FolderSource {
             vec![path.to_path_buf()]
         };
         let size = first_size(&sequence.images, &files)?;
-        let frame_rate = options
-            .frame_rate
-            .or(sequence.frame_rate)
-            .filter(|rate| rate.is_finite() && *rate > 0.0)
-            .unwrap_or(DEFAULT_FRAME_RATE);
+        let frame_rate = frame_rate(options, sequence.frame_rate);
         Ok(Self {
             info: SourceInfo {
                 name: sequence.name,
@@ -68,14 +64,33 @@ impl FolderSource {
     fn read(&self, index: usize) -> Result<Frame, String> {
         let path = &self.files[index];
         let bytes = read_bytes(path).map_err(|error| with_causes(&error))?;
-        let image = decode_image(&bytes).map_err(|why| format!("{}: {why}", path.display()))?;
-        Ok(Frame {
-            number: index as u64 + 1,
-            timestamp: Duration::from_secs_f64(index as f64 / self.frame_rate),
-            image,
-            jpeg: (self.keep_jpeg && is_jpeg(&bytes)).then_some(bytes),
-        })
+        frame_of(index as u64 + 1, self.frame_rate, bytes, self.keep_jpeg)
+            .map_err(|why| format!("{}: {why}", path.display()))
     }
+}
+
+/// Frames a second of single images: what the options say, else what the sequence `told`.
+pub(super) fn frame_rate(options: &OpenOptions, told: Option<f64>) -> f64 {
+    options
+        .frame_rate
+        .or(told)
+        .filter(|rate| rate.is_finite() && *rate > 0.0)
+        .unwrap_or(DEFAULT_FRAME_RATE)
+}
+
+/// The frame that an image file of a sequence is; `number` counts from 1.
+pub(super) fn frame_of(
+    number: u64,
+    frame_rate: f64,
+    bytes: Vec<u8>,
+    keep_jpeg: bool,
+) -> Result<Frame, String> {
+    Ok(Frame {
+        number,
+        timestamp: Duration::from_secs_f64((number - 1) as f64 / frame_rate),
+        image: decode_image(&bytes)?,
+        jpeg: (keep_jpeg && is_jpeg(&bytes)).then_some(bytes),
+    })
 }
 
 impl FrameSource for FolderSource {
@@ -163,10 +178,10 @@ fn folder_name(path: &Path) -> String {
 
 /// What this program uses of MOT Challenge's `seqinfo.ini`.
 #[derive(Debug, PartialEq)]
-struct Seqinfo {
-    name: Option<String>,
-    image_folder: String,
-    frame_rate: Option<f64>,
+pub(super) struct Seqinfo {
+    pub(super) name: Option<String>,
+    pub(super) image_folder: String,
+    pub(super) frame_rate: Option<f64>,
 }
 
 impl Seqinfo {
@@ -182,7 +197,7 @@ impl Seqinfo {
         Ok(Some(Self::parse(&String::from_utf8_lossy(&bytes))))
     }
 
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let mut seqinfo = Self {
             name: None,
             image_folder: "img1".to_string(),
@@ -204,7 +219,7 @@ impl Seqinfo {
         seqinfo
     }
 
-    fn is_plain_folder(&self) -> bool {
+    pub(super) fn is_plain_folder(&self) -> bool {
         is_plain_name(&self.image_folder)
     }
 }
@@ -264,7 +279,7 @@ fn first_size(folder: &Path, files: &[PathBuf]) -> Result<(u32, u32), SourceErro
 }
 
 /// Orders names with runs of digits by their value; ties (`1` and `01`) by character.
-fn natural_order(a: &str, b: &str) -> Ordering {
+pub(super) fn natural_order(a: &str, b: &str) -> Ordering {
     let (mut rest_a, mut rest_b) = (a, b);
     while let (Some(first_a), Some(first_b)) = (rest_a.chars().next(), rest_b.chars().next()) {
         if first_a.is_ascii_digit() && first_b.is_ascii_digit() {

@@ -1,0 +1,497 @@
+//! The images below a prefix as frames: listed, fetched ahead, given in order.
+//!
+//! A task lists keys and starts one fetch a key. A fetch holds a place in the window, and room for
+//! its bytes, from before it starts until its frame is taken, so a reader that pauses makes
+//! listing and fetching pause.
+
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::super::folder::{MAX_SEQINFO_BYTES, Seqinfo, frame_of, frame_rate};
+use super::super::{
+    Frame, Halt, MAX_BROKEN_IN_A_ROW, OpenOptions, SkipCounts, SkipKind, SourceError, SourceInfo,
+};
+use super::address::{Address, Named};
+use super::keys::{Keys, Listed, Numbered, Position};
+use super::runtime;
+use super::settings::S3Settings;
+use super::store::{Failure, Store, too_large};
+
+/// Bytes that one permit of the byte window stands for.
+const UNIT: u64 = 4096;
+
+/// Objects refused one after the other until that is no matter of single objects any more.
+const MAX_DENIED_IN_A_ROW: u32 = 32;
+
+/// The images below a prefix, or a single one.
+#[derive(Debug)]
+pub(super) struct Frames {
+    place: Arc<Place>,
+    info: SourceInfo,
+    skipped: SkipCounts,
+    /// Read at opening, for its size.
+    first: Option<Frame>,
+    denied: u32,
+    fetching: Option<Fetching>,
+}
+
+/// Where the images are and how far they were read: what it takes to open them again.
+#[derive(Debug)]
+pub(super) struct Place {
+    store: Store,
+    address: Address,
+    /// All keys start with it.
+    prefix: String,
+    keep_jpeg: bool,
+    /// Behind what was given or skipped last.
+    position: Mutex<Position>,
+}
+
+/// The task that fetches ahead; it ends with this value.
+#[derive(Debug)]
+struct Fetching {
+    slots: Receiver<Slot>,
+    task: AbortHandle,
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the fetching task sends, in the order of frames.
+enum Slot {
+    /// An object that is on its way.
+    Object(Coming),
+    /// The last message.
+    End {
+        total: Option<u64>,
+        error: Option<SourceError>,
+    },
+}
+
+struct Coming {
+    numbered: Numbered,
+    /// Number of all frames, where it is known.
+    total: Option<u64>,
+    bytes: Receiver<Result<Vec<u8>, Failure>>,
+    /// Given back when the frame was taken.
+    _room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+/// A listing that was begun.
+struct Listing {
+    prefix: String,
+    keys: Keys,
+    /// What the next page is asked with.
+    token: Option<String>,
+    /// The key to begin behind.
+    after: Option<String>,
+}
+
+/// What is known of the images before they are fetched.
+struct Opened {
+    store: Store,
+    listing: Listing,
+    seqinfo: Option<Seqinfo>,
+}
+
+impl Frames {
+    /// Opens the images at `address`, from frame `first` on.
+    pub(super) fn open(
+        address: Address,
+        options: &OpenOptions,
+        settings: &S3Settings,
+        first: u64,
+    ) -> Result<Self, SourceError> {
+        let place = address.clone();
+        let asked = settings.clone();
+        let opened = runtime::wait(async move { open(&place, &asked, first).await })?;
+        let name = match address.named() {
+            Named::Prefix => address.name(),
+            _ => address
+                .name()
+                .rsplit_once('.')
+                .map_or("image", |(stem, _)| stem),
+        };
+        let told = opened.seqinfo.as_ref();
+        let info = SourceInfo {
+            name: told
+                .and_then(|told| told.name.clone())
+                .unwrap_or_else(|| name.to_string()),
+            frame_rate: Some(frame_rate(options, told.and_then(|told| told.frame_rate))),
+            frame_count: opened.listing.keys.total(),
+            size: (0, 0),
+        };
+        let place = Arc::new(Place {
+            store: opened.store,
+            prefix: opened.listing.prefix.clone(),
+            keep_jpeg: options.keep_jpeg,
+            position: Mutex::new(opened.listing.keys.position()),
+            address,
+        });
+        let at_end = first > 1 && opened.listing.keys.is_empty();
+        let mut frames = Self::start(place, info, opened.listing)?;
+        if !at_end {
+            frames.find_first()?;
+        }
+        Ok(frames)
+    }
+
+    fn start(place: Arc<Place>, info: SourceInfo, listing: Listing) -> Result<Self, SourceError> {
+        Ok(Self {
+            fetching: Some(fetch(&place, listing)?),
+            place,
+            info,
+            skipped: SkipCounts::default(),
+            first: None,
+            denied: 0,
+        })
+    }
+
+    /// The same images, behind the last that any source of this place gave or skipped.
+    pub(super) fn again(place: &Arc<Place>, info: &SourceInfo) -> Result<Self, SourceError> {
+        let to_list = Arc::clone(place);
+        let listing = runtime::wait(async move {
+            let position = to_list.position();
+            let mut listing = Listing::behind(&to_list.store, &to_list.prefix, &position);
+            listing.fill(&to_list.store).await?;
+            Ok(listing)
+        })?;
+        Self::start(Arc::clone(place), info.clone(), listing)
+    }
+
+    pub(super) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// What ends a wait of [`Frames::next_frame`].
+    pub(super) fn halt(&self) -> Option<Halt> {
+        let task = self.fetching.as_ref()?.task.clone();
+        Some(Box::new(move || task.abort()))
+    }
+
+    /// Reads the first frame, for its size.
+    fn find_first(&mut self) -> Result<(), SourceError> {
+        let Some(frame) = self.next_frame()? else {
+            let why = self.skipped.examples.first().map(|skipped| &skipped.reason);
+            return Err(SourceError::NoImages {
+                path: self.place.address.to_string().into(),
+                reason: match why {
+                    Some(why) => format!(
+                        "none of {} images can be read; the first: {why}",
+                        self.skipped.count
+                    ),
+                    None => "no images below this prefix (keys ending in .jpg, .jpeg or .png)"
+                        .to_string(),
+                },
+            });
+        };
+        self.info.size = (frame.width(), frame.height());
+        self.first = Some(frame);
+        Ok(())
+    }
+
+    pub(super) fn info(&self) -> &SourceInfo {
+        &self.info
+    }
+
+    pub(super) fn skipped(&self) -> &SkipCounts {
+        &self.skipped
+    }
+
+    pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
+        if let Some(frame) = self.first.take() {
+            return Ok(Some(frame));
+        }
+        loop {
+            let opening = self.info.size == (0, 0);
+            if opening && self.skipped.count >= MAX_BROKEN_IN_A_ROW {
+                self.fetching = None;
+            }
+            let Some(fetching) = &self.fetching else {
+                return Ok(None);
+            };
+            let slot = fetching.slots.recv();
+            let coming = match slot {
+                Ok(Slot::Object(coming)) => coming,
+                Ok(Slot::End { total, error }) => {
+                    self.fetching = None;
+                    self.info.frame_count = total.or(self.info.frame_count);
+                    return error.map_or(Ok(None), Err);
+                }
+                Err(_) => return self.fail(runtime::stopped()),
+            };
+            if let Some(frame) = self.take(coming)? {
+                return Ok(Some(frame));
+            }
+        }
+    }
+
+    /// Waits for an object and decodes it; `None` when it is skipped.
+    fn take(&mut self, coming: Coming) -> Result<Option<Frame>, SourceError> {
+        let Numbered { number, listed, .. } = &coming.numbered;
+        self.info.frame_count = coming.total.or(self.info.frame_count);
+        let (kind, reason) = match coming.bytes.recv() {
+            Ok(Ok(bytes)) if bytes.is_empty() => (SkipKind::Empty, "no bytes".to_string()),
+            Ok(Ok(bytes)) => match self.decode(*number, bytes) {
+                Ok(frame) => {
+                    self.denied = 0;
+                    self.place.passed(&coming.numbered);
+                    return Ok(Some(frame));
+                }
+                Err(reason) => (SkipKind::Broken, reason),
+            },
+            Ok(Err(Failure::Object(kind, reason))) => (kind, reason),
+            Ok(Err(Failure::Bucket(error))) => return self.fail(error),
+            Err(_) => return self.fail(runtime::stopped()),
+        };
+        self.denied = if kind == SkipKind::Denied {
+            self.denied + 1
+        } else {
+            0
+        };
+        if self.denied >= MAX_DENIED_IN_A_ROW {
+            self.denied = 0;
+            let error = self
+                .place
+                .store
+                .refused(format!("{}: {reason}", listed.key));
+            return self.fail(error);
+        }
+        let reason = format!("{}: {}: {reason}", listed.key, kind.as_str());
+        self.skipped.add_kind(*number, kind, reason);
+        self.place.passed(&coming.numbered);
+        Ok(None)
+    }
+
+    fn decode(&self, number: u64, bytes: Vec<u8>) -> Result<Frame, String> {
+        let rate = self.info.frame_rate.unwrap_or(1.0);
+        frame_of(number, rate, bytes, self.place.keep_jpeg)
+    }
+
+    /// Ends reading; another source may go on.
+    fn fail<T>(&mut self, error: SourceError) -> Result<T, SourceError> {
+        self.fetching = None;
+        Err(error)
+    }
+}
+
+impl Place {
+    fn position(&self) -> Position {
+        let position = self.position.lock();
+        position.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn passed(&self, numbered: &Numbered) {
+        let position = self.position.lock();
+        *position.unwrap_or_else(PoisonError::into_inner) = numbered.position();
+    }
+}
+
+/// Connects, finds the images and passes over those before frame `first`.
+async fn open(address: &Address, settings: &S3Settings, first: u64) -> Result<Opened, SourceError> {
+    let store = Store::connect(&address.bucket, settings).await?;
+    if address.named() == Named::Image {
+        return Ok(Opened {
+            listing: Listing::single(&address.key),
+            store,
+            seqinfo: None,
+        });
+    }
+    let begin = Position::default();
+    let folder = address.folder();
+    let mut listing = Listing::behind(&store, &folder, &begin);
+    let (filled, seqinfo) = tokio::join!(listing.fill(&store), seqinfo(&store, address));
+    filled?;
+    let (seqinfo, own) = seqinfo?;
+    if let Some(told) = seqinfo
+        .as_ref()
+        .filter(|told| own && told.is_plain_folder())
+    {
+        // The sequence's own folder: its images lie one deeper, unless they lie right here.
+        let deeper = format!("{folder}{}/", told.image_folder);
+        let mut images = Listing::behind(&store, &deeper, &begin);
+        images.fill(&store).await?;
+        if !images.keys.is_empty() {
+            listing = images;
+        }
+    }
+    if listing.keys.is_empty() && !address.key.is_empty() && !address.key.ends_with('/') {
+        // No folder of this name, but keys may begin with it.
+        listing = Listing::behind(&store, &address.key, &begin);
+        listing.fill(&store).await?;
+    }
+    listing.pass_over(&store, first.saturating_sub(1)).await?;
+    Ok(Opened {
+        store,
+        listing,
+        seqinfo,
+    })
+}
+
+/// What `seqinfo.ini` tells, and whether it is the folder's own or lies beside it.
+async fn seqinfo(store: &Store, address: &Address) -> Result<(Option<Seqinfo>, bool), SourceError> {
+    let folder = address.folder();
+    if let Some(own) = read_seqinfo(store, &folder).await? {
+        return Ok((Some(own), true));
+    }
+    if folder.is_empty() {
+        return Ok((None, false));
+    }
+    let beside = read_seqinfo(store, &address.parent()).await?;
+    let beside = beside.filter(|told| told.image_folder == address.name());
+    Ok((beside, false))
+}
+
+async fn read_seqinfo(store: &Store, folder: &str) -> Result<Option<Seqinfo>, SourceError> {
+    let key = format!("{folder}seqinfo.ini");
+    match store.get(&key, MAX_SEQINFO_BYTES).await {
+        Ok(bytes) => Ok(Some(Seqinfo::parse(&String::from_utf8_lossy(&bytes)))),
+        Err(Failure::Object(..)) => Ok(None),
+        Err(Failure::Bucket(error)) => Err(error),
+    }
+}
+
+impl Listing {
+    fn behind(store: &Store, prefix: &str, position: &Position) -> Self {
+        let after = position.key.clone().filter(|_| position.in_listing_order);
+        Self {
+            prefix: prefix.to_string(),
+            keys: Keys::behind(position, store.settings.sort_window),
+            token: None,
+            after,
+        }
+    }
+
+    /// A key that is known without listing.
+    fn single(key: &str) -> Self {
+        let mut keys = Keys::behind(&Position::default(), 1);
+        let listed = Listed {
+            key: key.to_string(),
+            size: None,
+        };
+        keys.push(vec![listed], true);
+        Self {
+            prefix: key.to_string(),
+            keys,
+            token: None,
+            after: None,
+        }
+    }
+
+    /// Reads pages until the next key is known.
+    async fn fill(&mut self, store: &Store) -> Result<(), SourceError> {
+        while self.keys.wants_page() {
+            let after = self.after.as_deref();
+            let page = store
+                .list(&self.prefix, after, self.token.as_deref())
+                .await?;
+            self.keys.push(page.objects, page.token.is_none());
+            self.token = page.token;
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self, store: &Store) -> Result<Option<Numbered>, SourceError> {
+        self.fill(store).await?;
+        let number = self.keys.position().number;
+        self.keys.pop().map_err(|reason| SourceError::Broken {
+            path: format!("s3://{}/{}", store.bucket(), self.prefix).into(),
+            frame: number + 1,
+            reason,
+        })
+    }
+
+    async fn pass_over(&mut self, store: &Store, count: u64) -> Result<(), SourceError> {
+        for _ in 0..count {
+            if self.next(store).await?.is_none() {
+                break;
+            }
+        }
+        self.fill(store).await
+    }
+}
+
+/// Starts fetching what `listing` gives.
+fn fetch(place: &Arc<Place>, listing: Listing) -> Result<Fetching, SourceError> {
+    let (sender, slots) = mpsc::channel();
+    let task = runtime::handle()?.spawn(fetch_all(Arc::clone(place), listing, sender));
+    Ok(Fetching {
+        slots,
+        task: task.abort_handle(),
+    })
+}
+
+async fn fetch_all(place: Arc<Place>, mut listing: Listing, slots: Sender<Slot>) {
+    let store = &place.store;
+    let places = Arc::new(Semaphore::new(store.settings.prefetch));
+    let all_room = units(store.settings.prefetch_bytes);
+    let room = Arc::new(Semaphore::new(all_room as usize));
+    // Fetches end with this task, and it with the source.
+    let mut fetches = JoinSet::new();
+    let error = loop {
+        while fetches.try_join_next().is_some() {}
+        let Ok(taken) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let numbered = match listing.next(store).await {
+            Ok(Some(numbered)) => numbered,
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        };
+        let size = numbered
+            .listed
+            .size
+            .unwrap_or(store.settings.max_object_bytes);
+        let needed = units(size).min(all_room);
+        let Ok(room) = Arc::clone(&room).acquire_many_owned(needed).await else {
+            return;
+        };
+        let (answer, bytes) = mpsc::sync_channel(1);
+        let listed = numbered.listed.clone();
+        let coming = Coming {
+            numbered,
+            total: listing.keys.total(),
+            bytes,
+            _room: (taken, room),
+        };
+        if slots.send(Slot::Object(coming)).is_err() {
+            return;
+        }
+        fetches.spawn(fetch_one(Arc::clone(&place), listed, answer));
+    };
+    let total = listing.keys.total();
+    // Nobody listens any more only if the source was dropped.
+    let _ = slots.send(Slot::End { total, error });
+    while fetches.join_next().await.is_some() {}
+}
+
+async fn fetch_one(
+    place: Arc<Place>,
+    listed: Listed,
+    answer: SyncSender<Result<Vec<u8>, Failure>>,
+) {
+    let store = &place.store;
+    let limit = store.settings.max_object_bytes;
+    let bytes = match listed.size {
+        Some(0) => Err(Failure::Object(SkipKind::Empty, "no bytes".to_string())),
+        Some(size) if size > limit => {
+            let reason = too_large(Some(size), limit);
+            Err(Failure::Object(SkipKind::TooLarge, reason))
+        }
+        _ => store.get(&listed.key, limit).await,
+    };
+    let _ = answer.send(bytes);
+}
+
+/// Permits for so many bytes.
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT))
+        .unwrap_or(u32::MAX)
+        .max(1)
+}
