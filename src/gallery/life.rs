@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::associate::CameraWork;
 use super::birth::Newcomer;
-use super::{Gallery, GalleryType, IdentityEvent, Look, Motion, Person, index_of};
+use super::looks::PackedLooks;
+use super::{Gallery, GalleryType, IdentityEvent, Look, Motion, Person, TrackKey, index_of};
 
 impl Gallery {
     /// Takes in someone new.
@@ -50,6 +51,41 @@ impl Gallery {
                 events.push(IdentityEvent::New { global_id });
             }
         }
+    }
+
+    /// The tracks that show a person or did so a moment ago, by camera and ID.
+    pub fn tracks_of(&self, global_id: u64) -> Vec<TrackKey> {
+        let mut tracks = Vec::new();
+        for (track, binding) in &self.bindings {
+            let person = self.index_of(binding.person).map(|i| &self.people[i]);
+            if person.is_some_and(|person| person.global_id == Some(global_id)) {
+                tracks.push(*track);
+            }
+        }
+        tracks
+    }
+
+    /// Erases a person: vectors, place and which tracks show it. `false` if nobody has this
+    /// identity.
+    ///
+    /// The identity is never given again: tracks that showed the person are nobody's, and whoever
+    /// they show next is new. Snapshots and results that were written before are not touched.
+    pub fn forget(&mut self, global_id: u64) -> bool {
+        let Some(index) = self
+            .people
+            .iter()
+            .position(|p| p.global_id == Some(global_id))
+        else {
+            return false;
+        };
+        let gone = self.people.remove(index);
+        self.bindings
+            .retain(|_, binding| binding.person != gone.key);
+        self.meetings
+            .retain(|&(a, b), _| a != gone.key && b != gone.key);
+        // Free entries of the packed vectors still hold numbers; all are packed anew.
+        self.looks = PackedLooks::default();
+        true
     }
 
     /// Moves people between the galleries and forgets those lost for too long.

@@ -208,6 +208,17 @@ impl Gallery {
         })
     }
 
+    /// Lets identities begin at `first`, so that several galleries can share out the numbers; 1
+    /// without it. IDs never go back: below the next one that would be given, it changes nothing.
+    pub fn begin_ids_at(&mut self, first: u64) {
+        self.next_global_id = self.next_global_id.max(first);
+    }
+
+    /// The identity that the next new person gets: above all that were ever given.
+    pub fn next_global_id(&self) -> u64 {
+        self.next_global_id
+    }
+
     /// Gives a gallery that was read back its calibrations, which are not stored with it.
     pub fn set_views(&mut self, views: Vec<Option<CameraView>>) {
         self.views = views;

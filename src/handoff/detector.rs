@@ -182,6 +182,16 @@ impl HandoffDetector {
         }
     }
 
+    /// Erases an identity: its tracks and what is waited for go on as someone's who is not known.
+    pub fn forget(&mut self, global_id: u64) {
+        self.stays.forget_person(global_id);
+        for pending in self.pending.values_mut() {
+            if pending.global_id == Some(global_id) {
+                pending.global_id = None;
+            }
+        }
+    }
+
     /// Handoffs that are waited for.
     pub fn pending_count(&self) -> usize {
         self.pending.len()

@@ -191,6 +191,15 @@ impl Stays {
         }
     }
 
+    /// Nobody knows any more whom a person's tracks show.
+    pub(super) fn forget_person(&mut self, global_id: u64) {
+        for stay in self.tracks.values_mut().flat_map(BTreeMap::values_mut) {
+            if stay.global_id == Some(global_id) {
+                stay.global_id = None;
+            }
+        }
+    }
+
     /// Forgets those not seen for longest until at most `capacity` are left.
     pub(super) fn bound(&mut self, capacity: usize) {
         let surplus = self.len().saturating_sub(capacity);

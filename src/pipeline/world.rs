@@ -110,6 +110,21 @@ impl World {
         &self.gallery
     }
 
+    /// Lets identities begin at `first`: see [`Gallery::begin_ids_at`].
+    pub fn begin_ids_at(&mut self, first: u64) {
+        self.gallery.begin_ids_at(first);
+    }
+
+    /// Erases a person from gallery and handoffs: see [`Gallery::forget`]. Tracks that showed it are
+    /// looked at anew. `false` if nobody has this identity.
+    pub fn forget(&mut self, global_id: u64) -> bool {
+        for track in self.gallery.tracks_of(global_id) {
+            self.schedule.look_anew(track.camera, track.track_id);
+        }
+        self.handoff.forget(global_id);
+        self.gallery.forget(global_id)
+    }
+
     /// Advances to `time`, in seconds, with what the cameras' trackers report.
     ///
     /// # Errors

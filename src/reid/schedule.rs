@@ -121,6 +121,17 @@ impl Schedule {
         }
     }
 
+    /// A track is to be looked at as if that had never been done.
+    pub fn look_anew(&mut self, camera: usize, track_id: u64) {
+        let looked = self
+            .tracks
+            .get_mut(&camera)
+            .and_then(|t| t.get_mut(&track_id));
+        if let Some(looked) = looked {
+            looked.last_look = None;
+        }
+    }
+
     /// Forgets tracks of a camera that were not seen for long.
     pub fn forget(&mut self, camera: usize, frame: u64) {
         if let Some(tracks) = self.tracks.get_mut(&camera) {
