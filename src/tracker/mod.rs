@@ -22,7 +22,7 @@ mod testing;
 pub use botsort::{BotSort, BotSortSettings};
 pub use bytetrack::{ByteTrack, ByteTrackSettings};
 pub use mtmc_models::Detection;
-pub use settings::{SettingError, TrackerSettings, TrackerState, UnknownTracker};
+pub use settings::{SettingError, TrackerSettings, TrackerState, UnknownTracker, VideoTracking};
 pub(crate) use settings::{check, check_ranges};
 
 use camera_motion::CameraMotion;

@@ -64,6 +64,67 @@ impl TrackerSettings {
     }
 }
 
+/// What matters of both trackers for a single video, with what suits videos.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VideoTracking {
+    /// Lowest score that starts a track, 0..=1. Default 0.5.
+    pub confidence: f32,
+    /// Lowest score that continues one, 0..=1. Default 0.1.
+    pub score_floor: f32,
+    /// Cost (1 - IoU · score) above which a box does not continue a track, 0..=1. Default 0.8.
+    pub match_threshold: f32,
+    /// Looks farther apart than this (half the cosine distance, 0..=1) do not continue a track.
+    /// Default 0.1.
+    pub appearance_threshold: f32,
+    /// Frames that a lost track is kept, at 30 frames a second. Default 30.
+    pub track_buffer: u32,
+}
+
+impl Default for VideoTracking {
+    fn default() -> Self {
+        Self {
+            confidence: 0.5,
+            score_floor: 0.1,
+            match_threshold: 0.8,
+            appearance_threshold: 0.1,
+            track_buffer: 30,
+        }
+    }
+}
+
+impl VideoTracking {
+    /// By boxes alone, at so many frames a second.
+    pub fn bytetrack(&self, frame_rate: f64) -> TrackerSettings {
+        TrackerSettings::ByteTrack(ByteTrackSettings {
+            track_thresh: f64::from(self.confidence),
+            low_thresh: f64::from(self.score_floor),
+            match_thresh: f64::from(self.match_threshold),
+            track_buffer: self.track_buffer,
+            frame_rate,
+            ..ByteTrackSettings::default()
+        })
+    }
+
+    /// By boxes and looks, at so many frames a second.
+    pub fn botsort(&self, frame_rate: f64) -> TrackerSettings {
+        let confidence = f64::from(self.confidence);
+        TrackerSettings::BotSort(BotSortSettings {
+            track_high_thresh: confidence,
+            track_low_thresh: f64::from(self.score_floor),
+            new_track_thresh: (confidence + 0.1).min(1.0),
+            match_thresh: f64::from(self.match_threshold),
+            track_buffer: self.track_buffer,
+            frame_rate,
+            // The reference compares looks only where boxes overlap by half, which is where they are
+            // needed least; see the README's table of both.
+            proximity_thresh: 0.95,
+            appearance_thresh: f64::from(self.appearance_threshold),
+            report_tentative: false,
+            ..BotSortSettings::default()
+        })
+    }
+}
+
 impl Default for TrackerSettings {
     fn default() -> Self {
         Self::ByteTrack(ByteTrackSettings::default())
