@@ -21,6 +21,9 @@ use super::{
     Frame, FrameSource, SkipCounts, SourceError, SourceInfo, check_size, is_address, stem,
 };
 
+/// [`MAX_PIXELS`](super::MAX_PIXELS), as `ffmpeg` takes it.
+const MAX_PIXELS_TEXT: &str = "67108864";
+
 /// How much of what `ffmpeg` prints is kept: its end.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
@@ -60,7 +63,24 @@ impl FfmpegSource {
             &path.display().to_string(),
             &stem(path, "video"),
             reason,
+            None,
         )
+    }
+
+    /// Opens a stranger's file, which `ffmpeg` reads with `demuxer` and no other: no playlist, no
+    /// script, no other file and no network can be reached from it, and frame size, memory and
+    /// time are bounded.
+    ///
+    /// # Errors
+    /// As [`open_file`](Self::open_file).
+    pub fn open_untrusted(
+        path: &Path,
+        demuxer: &'static str,
+        reason: &str,
+    ) -> Result<Self, SourceError> {
+        let input = format!("file:{}", path.display());
+        let shown = path.display().to_string();
+        Self::start(&input, &shown, &stem(path, "video"), reason, Some(demuxer))
     }
 
     /// Opens an address that `ffmpeg` understands (`rtsp://…`, `http://…`), or `-` for
@@ -70,12 +90,19 @@ impl FfmpegSource {
     /// When `ffmpeg` is not installed, or cannot read a frame.
     pub fn open(address: &str, reason: &str) -> Result<Self, SourceError> {
         if address == "-" {
-            return Self::start("pipe:0", "standard input", "stdin", reason);
+            return Self::start("pipe:0", "standard input", "stdin", reason, None);
         }
-        Self::start(address, address, &name_of_address(address), reason)
+        Self::start(address, address, &name_of_address(address), reason, None)
     }
 
-    fn start(input: &str, shown: &str, name: &str, reason: &str) -> Result<Self, SourceError> {
+    /// `untrusted` names the only demuxer that may be used.
+    fn start(
+        input: &str,
+        shown: &str,
+        name: &str,
+        reason: &str,
+        untrusted: Option<&'static str>,
+    ) -> Result<Self, SourceError> {
         let missing = |error: &std::io::Error| match error.kind() {
             std::io::ErrorKind::NotFound => SourceError::FfmpegMissing {
                 input: shown.to_string(),
@@ -94,11 +121,11 @@ impl FfmpegSource {
             .map_err(|error| missing(&error))?;
         let version = String::from_utf8_lossy(&version.stdout).into_owned();
         let facts = if is_local_file(input) {
-            probe(input)
+            probe(input, untrusted)
         } else {
             StreamFacts::default()
         };
-        let mut child = decode_command(input, &version)
+        let mut child = decode_command(input, &version, untrusted)
             .spawn()
             .map_err(|error| missing(&error))?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -228,8 +255,30 @@ fn is_local_file(input: &str) -> bool {
     input.starts_with("file:")
 }
 
+/// Most bytes that `ffmpeg` takes at once for a stranger's file: four planes of 16 bits of the
+/// largest frame.
+const UNTRUSTED_ALLOCATION: &str = "536870912";
+
+/// Seconds of computing that `ffmpeg` spends on a stranger's file.
+const UNTRUSTED_SECONDS: &str = "7200";
+
 /// Options that come before `-i`.
-fn input_options(input: &str) -> Vec<&'static str> {
+fn input_options(input: &str, untrusted: Option<&'static str>) -> Vec<&'static str> {
+    if let Some(demuxer) = untrusted {
+        return vec![
+            "-protocol_whitelist",
+            "file",
+            // Demuxers may open others for what they find inside.
+            "-format_whitelist",
+            demuxer_names(demuxer),
+            "-f",
+            demuxer,
+            "-max_pixels",
+            MAX_PIXELS_TEXT,
+            "-max_alloc",
+            UNTRUSTED_ALLOCATION,
+        ];
+    }
     if is_local_file(input) {
         // A file may name others (playlists do): let none of them lead to the network.
         return vec!["-protocol_whitelist", "file,crypto,data"];
@@ -241,15 +290,27 @@ fn input_options(input: &str) -> Vec<&'static str> {
     Vec::new()
 }
 
-fn decode_command(input: &str, version: &str) -> Command {
+/// All names of a demuxer, as a list of those that are allowed wants them.
+fn demuxer_names(demuxer: &'static str) -> &'static str {
+    match demuxer {
+        "mov" => "mov,mp4,m4a,3gp,3g2,mj2",
+        "matroska" => "matroska,webm",
+        other => other,
+    }
+}
+
+fn decode_command(input: &str, version: &str, untrusted: Option<&'static str>) -> Command {
     let mut command = Command::new("ffmpeg");
     command.args(["-hide_banner", "-loglevel", "error"]);
+    if untrusted.is_some() {
+        command.args(["-timelimit", UNTRUSTED_SECONDS]);
+    }
     if input == "pipe:0" {
         command.stdin(Stdio::inherit());
     } else {
         command.arg("-nostdin").stdin(Stdio::null());
     }
-    command.args(input_options(input)).args(["-i", input]);
+    command.args(input_options(input, untrusted)).args(["-i", input]);
     command
         .args(["-map", "0:v:0"])
         .args(passthrough_option(version));
@@ -316,11 +377,11 @@ struct StreamFacts {
 }
 
 /// Asks `ffprobe`; where it is missing, slow or at a loss, nothing is known.
-fn probe(input: &str) -> StreamFacts {
+fn probe(input: &str, untrusted: Option<&'static str>) -> StreamFacts {
     let entries = "stream=avg_frame_rate,r_frame_rate,nb_frames,duration:format=duration";
     let child = Command::new("ffprobe")
         .args(["-v", "error"])
-        .args(input_options(input))
+        .args(input_options(input, untrusted))
         .args([
             "-select_streams",
             "v:0",
@@ -452,6 +513,19 @@ fn name_of_address(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn strangers_get_one_demuxer_and_one_file() {
+        assert_eq!(MAX_PIXELS_TEXT, crate::source::MAX_PIXELS.to_string());
+        let options = input_options("file:/x.mkv", Some("matroska"));
+        let value = |name: &str| {
+            let place = options.iter().position(|option| *option == name).unwrap();
+            options[place + 1]
+        };
+        assert_eq!(value("-protocol_whitelist"), "file");
+        assert_eq!(value("-f"), "matroska");
+        assert_eq!(value("-format_whitelist"), "matroska,webm");
+    }
 
     #[test]
     fn ppm_headers() {
