@@ -61,10 +61,12 @@ fn write_one(
     tracks: &[Track],
 ) {
     sink.write(&FrameResult {
+        camera: 0,
         source: "lobby",
         frame_number: number,
         timestamp: Duration::from_secs_f64((number - 1) as f64 / rate),
         image,
+        jpeg: None,
         detections,
         tracks,
         identities: &[],

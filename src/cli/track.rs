@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
@@ -14,11 +15,14 @@ use super::settings::read_settings;
 use super::snapshots::{Outputs, add_environment, add_weights, check_source, snapshots};
 use super::world;
 use crate::config::Environment;
-use crate::pipeline::{self, Camera, Fingerprint, Interrupted, Networks, Options, Summary};
+use crate::pipeline::{
+    self, Camera, Control, Fingerprint, Interrupted, Networks, Options, PipelineMetrics, Summary,
+    SyncMode,
+};
 use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
-use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
+use crate::source::{self, Backoff, FrameSource, OpenOptions, VideoDecoder};
 use crate::tracker::camera_motion::{MotionEstimator, MotionMethod, MotionSettings};
-use crate::tracker::{BotSortSettings, ByteTrackSettings, TrackerSettings};
+use crate::tracker::{TrackerSettings, VideoTracking};
 
 /// Arguments of `mtmc track`.
 #[derive(Debug, Args)]
@@ -240,6 +244,8 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
                 .iter()
                 .filter_map(|source| source.source.info().frame_rate),
         ),
+        sync: SyncMode::Lossless,
+        reconnect: Backoff::default(),
     };
     let environment = match &file {
         Some(environment) => Some(environment.clone()),
@@ -294,7 +300,14 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     let stop = stop_on_ctrl_c("finishing the files")?;
     let progress = Progress::new(total, "frames", args.quiet);
     let told = |frames| progress.update(frames);
-    let summary = pipeline::run(cameras, shared, networks, &options, snapshots, &stop, told)?;
+    let names = cameras.iter().map(|camera| camera.name.as_str());
+    let control = Control {
+        snapshots,
+        metrics: Arc::new(PipelineMetrics::new(names)),
+        stop: &stop,
+        progress: &told,
+    };
+    let summary = pipeline::run(cameras, shared, networks, &options, control)?;
     progress.finish();
     conclude(args, &summary)
 }
@@ -479,6 +492,7 @@ fn camera(
     Ok(Camera {
         name,
         source: source.source,
+        reopen: None,
         tracker: tracker.build()?,
         motion,
         sinks,
@@ -503,33 +517,16 @@ fn tracker_settings(
 }
 
 fn settings_of_options(args: &TrackArgs, frame_rate: f64) -> TrackerSettings {
-    let confidence = f64::from(args.detection.confidence);
-    let low_thresh = f64::from(args.score_floor);
-    let match_thresh = f64::from(args.match_threshold);
-    let track_buffer = args.track_buffer;
+    let settings = VideoTracking {
+        confidence: args.detection.confidence,
+        score_floor: args.score_floor,
+        match_threshold: args.match_threshold,
+        appearance_threshold: args.appearance_threshold,
+        track_buffer: args.track_buffer,
+    };
     match args.tracker_name() {
-        TrackerName::ByteTrack => TrackerSettings::ByteTrack(ByteTrackSettings {
-            track_thresh: confidence,
-            low_thresh,
-            match_thresh,
-            track_buffer,
-            frame_rate,
-            ..ByteTrackSettings::default()
-        }),
-        TrackerName::BotSort => TrackerSettings::BotSort(BotSortSettings {
-            track_high_thresh: confidence,
-            track_low_thresh: low_thresh,
-            new_track_thresh: (confidence + 0.1).min(1.0),
-            match_thresh,
-            track_buffer,
-            frame_rate,
-            // The reference compares looks only where boxes overlap by half, which is where they are
-            // needed least; see the README's table of both.
-            proximity_thresh: 0.95,
-            appearance_thresh: f64::from(args.appearance_threshold),
-            report_tentative: false,
-            ..BotSortSettings::default()
-        }),
+        TrackerName::ByteTrack => settings.bytetrack(frame_rate),
+        TrackerName::BotSort => settings.botsort(frame_rate),
     }
 }
 

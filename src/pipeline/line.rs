@@ -1,38 +1,35 @@
-//! One camera at work: its next frame, its tracker, what it counts.
+//! One camera at work: its tracker, how it moves, where its results go.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use mtmc_models::{BBox, Detection};
 
-use super::ends::{Checkpoint, Done, Read, Reading, Work, Writing};
-use super::snapshot::CameraState;
-use super::summary::{IdSet, Seconds};
-use super::{Camera, CameraSummary, Options, PipelineError, Stages, TrackIdentity};
+use super::ids::IdSet;
+use super::metrics::{CameraMetrics, PipelineMetrics, Stage};
+use super::snapshot::SavedCamera;
+use super::writer::{Done, Work, Writing};
+use super::{Options, PipelineError, TrackIdentity};
 use crate::reid::Embedded;
-use crate::sink::SinkError;
-use crate::source::{Frame, SkipCounts};
+use crate::sink::{Sink, SinkError, Written};
+use crate::source::Frame;
 use crate::tracker::camera_motion::{CameraMotion, MotionEstimator};
 use crate::tracker::{FrameDetections, Track, Tracker};
 
 /// One camera at work.
 pub(super) struct Line<'scope> {
-    frames: Receiver<Read>,
+    index: usize,
     pub(super) tracker: Box<dyn Tracker>,
     pub(super) motion: Option<Motion>,
     results: SyncSender<Work>,
-    writer: ScopedJoinHandle<'scope, Result<f64, SinkError>>,
-    ended: bool,
-    /// The reader was stopped before its source ended.
-    pub(super) cut: bool,
-    /// The next frame, if it was looked at already.
-    pub(super) waiting: Option<Frame>,
-    start_offset: f64,
-    pub(super) summary: CameraSummary,
+    writer: ScopedJoinHandle<'scope, Result<(), SinkError>>,
     ids: IdSet,
     last_frame: u64,
-    pub(super) seconds: Seconds,
+    /// Detections below this score are not reported.
+    report_threshold: f32,
+    metrics: Arc<PipelineMetrics>,
 }
 
 /// How a camera moves.
@@ -40,6 +37,15 @@ pub(super) struct Motion {
     pub(super) estimator: MotionEstimator,
     /// Boxes of people in the frame that the estimator saw last.
     pub(super) people: Vec<BBox>,
+}
+
+/// A camera without its source.
+pub(super) struct Equipment {
+    pub(super) name: String,
+    pub(super) tracker: Box<dyn Tracker>,
+    pub(super) motion: Option<MotionEstimator>,
+    pub(super) sinks: Vec<Box<dyn Sink>>,
+    pub(super) classes: Vec<String>,
 }
 
 /// One camera's frame in a time step, tracked.
@@ -51,9 +57,10 @@ pub(super) struct Tracked {
     pub(super) seconds: f64,
 }
 
-/// One frame's share of the networks' time.
+/// One frame's share of the time that it took before its tracker.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct NetworkSeconds {
+pub(super) struct SecondsBefore {
+    pub(super) read: f64,
     pub(super) detect: f64,
     pub(super) embed: f64,
 }
@@ -70,112 +77,58 @@ impl<'scope> Line<'scope> {
     /// Sets a camera to work, behind what an earlier run did of it.
     pub(super) fn start<'env: 'scope>(
         scope: &'scope Scope<'scope, 'env>,
-        camera: Camera,
-        resumed: Option<CameraState>,
+        index: usize,
+        equipment: Equipment,
+        resumed: Option<SavedCamera>,
         options: &Options,
-        halted: impl Fn() -> bool + Send + Copy + 'scope,
+        metrics: &Arc<PipelineMetrics>,
     ) -> Self {
-        let state = resumed.unwrap_or_else(|| CameraState {
+        let state = resumed.unwrap_or_else(|| SavedCamera {
             last_frame: 0,
-            tracker: camera.tracker.save(),
-            summary: CameraSummary::named(&camera.name),
+            tracker: equipment.tracker.save(),
             ids: IdSet::default(),
-            seconds: Seconds::default(),
             people: Vec::new(),
         });
         let tracker = state.tracker.restore();
         let wanted = tracker.needs().camera_motion;
-        let motion = camera.motion.filter(|_| wanted).map(|estimator| Motion {
+        let motion = equipment.motion.filter(|_| wanted).map(|estimator| Motion {
             estimator,
             people: state.people,
         });
-        let (frames_in, frames) = sync_channel(options.batch);
         let (results, results_out) = sync_channel(options.batch);
-        let reading = Reading {
-            source: camera.source,
-            limit: options.max_frames.unwrap_or(u64::MAX),
-            done: state.last_frame,
-            repeat_last: motion.is_some(),
-        };
-        scope.spawn(move || reading.run(&frames_in, halted));
         let writing = Writing {
-            sinks: camera.sinks,
-            name: camera.name,
-            classes: camera.classes,
+            camera: index,
+            sinks: equipment.sinks,
+            name: equipment.name,
+            classes: equipment.classes,
             report_threshold: options.report_threshold,
+            metrics: metrics.clone(),
         };
         let writer = scope.spawn(move || writing.run(&results_out));
         Self {
-            frames,
+            index,
             tracker,
             motion,
             results,
             writer,
-            ended: false,
-            cut: false,
-            waiting: None,
-            start_offset: camera.start_offset,
-            summary: state.summary,
             ids: state.ids,
             last_frame: state.last_frame,
-            seconds: state.seconds,
+            report_threshold: options.report_threshold,
+            metrics: metrics.clone(),
         }
     }
 
-    /// Time of the camera's next frame in the environment, in seconds; waits for it. `None` once
-    /// the camera has ended.
-    pub(super) fn next_time(&mut self) -> Option<f64> {
-        if self.waiting.is_none() {
-            self.waiting = self.receive();
-        }
-        let frame = self.waiting.as_ref()?;
-        Some(frame.timestamp.as_secs_f64() + self.start_offset)
-    }
-
-    /// The camera's next frame, waited for; `None` once it has ended.
-    fn receive(&mut self) -> Option<Frame> {
-        while !self.ended {
-            match self.frames.recv() {
-                Ok(Read::Frame { frame, seconds }) => {
-                    self.seconds.read += seconds;
-                    return Some(frame);
-                }
-                Ok(Read::Before(frame)) => {
-                    if let Some(Motion { estimator, people }) = &mut self.motion {
-                        estimator.next(&frame.image, people);
-                    }
-                }
-                Ok(Read::End {
-                    skipped,
-                    error,
-                    cut,
-                }) => self.end(&skipped, error, cut),
-                Err(_) => {
-                    self.summary.error = Some("the reading thread ended unexpectedly".to_string());
-                    self.ended = true;
-                }
-            }
-        }
-        None
-    }
-
-    /// Notes how the source ended.
-    fn end(&mut self, skipped: &SkipCounts, error: Option<String>, cut: bool) {
-        self.summary.skipped = skipped.count;
-        self.summary.skipped_frames = skipped.examples.iter().map(Into::into).collect();
-        self.summary.error = error;
-        self.ended = true;
-        self.cut = cut;
+    fn counters(&self) -> Option<&CameraMetrics> {
+        self.metrics.cameras().get(self.index)
     }
 
     /// Tracks one frame.
     pub(super) fn track(
         &mut self,
-        camera: usize,
         frame: Frame,
         detections: Vec<Detection>,
         context: Context,
-        networks: NetworkSeconds,
+        before: SecondsBefore,
     ) -> Tracked {
         let started = Instant::now();
         let found = FrameDetections {
@@ -186,23 +139,48 @@ impl<'scope> Line<'scope> {
         };
         let tracks = self.tracker.update(&found);
         let seconds = started.elapsed().as_secs_f64() + context.motion_seconds;
-        self.seconds.detect += networks.detect;
-        self.seconds.embed += networks.embed;
-        self.seconds.track += seconds;
         self.last_frame = frame.number;
-        self.summary.frames += 1;
-        self.summary.embeddings += context.embedded.made;
-        self.summary.refused_embeddings += context.embedded.refused;
-        self.summary.detections += found.detections.len() as u64;
         for track in &tracks {
             self.ids.insert(track.track_id);
         }
+        let stages = [
+            (Stage::Read, before.read),
+            (Stage::Detect, before.detect),
+            (Stage::Embed, before.embed),
+            (Stage::Track, seconds),
+        ];
+        for (stage, seconds) in stages {
+            self.metrics.observe(stage, seconds);
+        }
+        if let Some(counters) = self.counters() {
+            let scores = found.detections.iter().map(|detection| detection.score);
+            let reported = scores.filter(|score| *score >= self.report_threshold);
+            counters.frames.add(1);
+            counters.last_frame.set(frame.number);
+            counters.detections.add(found.detections.len() as u64);
+            counters.reported.add(reported.count() as u64);
+            counters.embeddings.add(context.embedded.made);
+            counters.refused_embeddings.add(context.embedded.refused);
+            counters
+                .dropped_detections
+                .set(self.tracker.dropped_detections());
+            counters.tracked.add(tracks.len() as u64);
+            counters.tracks.set(self.ids.len());
+        }
         Tracked {
-            camera,
+            camera: self.index,
             frame,
             found,
             tracks,
-            seconds: networks.detect + networks.embed + seconds,
+            seconds: before.detect + before.embed + seconds,
+        }
+    }
+
+    /// Notes vectors that were made for the gallery, and how many could not be made.
+    pub(super) fn count_embeddings(&self, [made, refused]: [u64; 2]) {
+        if let Some(counters) = self.counters() {
+            counters.embeddings.add(made);
+            counters.refused_embeddings.add(refused);
         }
     }
 
@@ -213,34 +191,35 @@ impl<'scope> Line<'scope> {
         identities: Vec<TrackIdentity>,
         world_seconds: f64,
     ) -> bool {
+        let seconds = tracked.seconds + world_seconds;
+        self.metrics.frame_done(seconds);
+        if let Some(counters) = self.counters() {
+            counters.results_waiting.raise();
+        }
         let done = Done {
             frame: tracked.frame,
             detections: tracked.found.detections,
             tracks: tracked.tracks,
             identities,
-            processing_time_ms: (tracked.seconds + world_seconds) * 1e3,
+            processing_time_ms: seconds * 1e3,
         };
         self.results.send(Work::Frame(Box::new(done))).is_ok()
     }
 
-    /// Asks the writer to make safe what it got so far, and to answer then. `None` when it is gone.
-    pub(super) fn checkpoint(&self) -> Option<Receiver<Checkpoint>> {
+    /// Asks the writer to make safe what it got so far, and to say then how much of each file that
+    /// is. `None` when it is gone.
+    pub(super) fn checkpoint(&self) -> Option<Receiver<Vec<Written>>> {
         let (answer, answered) = sync_channel(1);
         self.results.send(Work::Checkpoint(answer)).ok()?;
         Some(answered)
     }
 
-    /// All that a further run needs to go on; the writer was busy for so many seconds in this one.
-    pub(super) fn state(&self, write_seconds: f64) -> CameraState {
-        CameraState {
+    /// All that a further run needs to go on, beside what is counted.
+    pub(super) fn state(&self) -> SavedCamera {
+        SavedCamera {
             last_frame: self.last_frame,
             tracker: self.tracker.save(),
-            summary: self.summary.clone(),
             ids: self.ids.clone(),
-            seconds: Seconds {
-                write: self.seconds.write + write_seconds,
-                ..self.seconds
-            },
             people: match &self.motion {
                 Some(motion) => motion.people.clone(),
                 None => Vec::new(),
@@ -248,26 +227,12 @@ impl<'scope> Line<'scope> {
         }
     }
 
-    pub(super) fn finish(mut self, stages: &mut Stages) -> Result<CameraSummary, PipelineError> {
-        // Frees a reader that waits for room, and learns how the source ended if it was cut off.
-        while let Ok(message) = self.frames.recv() {
-            if let Read::End {
-                skipped,
-                error,
-                cut,
-            } = message
-            {
-                self.end(&skipped, error, cut);
-            }
-        }
+    /// Lets the writer finish.
+    pub(super) fn finish(self) -> Result<(), PipelineError> {
         drop(self.results);
-        self.seconds.write += match self.writer.join() {
-            Ok(written) => written?,
-            Err(_) => return Err(PipelineError::Panicked("writing")),
-        };
-        stages.add(self.summary.frames, self.seconds.in_order());
-        self.summary.dropped_detections = self.tracker.dropped_detections();
-        self.summary.tracks = self.ids.len();
-        Ok(self.summary)
+        match self.writer.join() {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(PipelineError::Panicked("writing")),
+        }
     }
 }

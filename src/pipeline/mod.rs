@@ -3,38 +3,60 @@
 //! sinks.
 //!
 //! Reading, the networks with tracking, and writing overlap: one reading and one writing thread a
-//! camera, joined by bounded channels, so that memory does not grow with the length of a video
-//! and a slow station holds back those before it. Results leave in the order of the frames, and
-//! timing decides nothing: the same input gives the same tracks.
+//! camera, joined by bounded queues, so that memory does not grow with the length of a video and a
+//! slow station holds back those before it. Results leave in the order of the frames.
+//!
+//! Which frames make a time step is for [`SyncMode`] to say: [`Lossless`](SyncMode::Lossless) timing
+//! decides nothing and the same input gives the same tracks; [`Live`](SyncMode::Live) nobody waits
+//! for long, and what comes too late is dropped and counted. A camera whose source fails is marked
+//! and tried again where there is a way to; the others go on. Everything that happens is counted in
+//! [`PipelineMetrics`].
 
 mod build;
-mod ends;
+mod histogram;
+mod ids;
+mod inbox;
 mod line;
+mod metrics;
+mod reader;
 mod replay;
 mod snapshot;
+mod stepping;
 mod steps;
 mod summary;
+mod throttle;
 mod world;
+mod writer;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use mtmc_models::{DetectOptions, Detector, Embedder};
 
 use crate::sink::{Sink, SinkError, WorldSink};
-use crate::source::FrameSource;
+use crate::source::{Backoff, Delays, FrameSource, Reopen};
 use crate::tracker::Tracker;
 use crate::tracker::camera_motion::MotionEstimator;
-use line::Line;
-use snapshot::CameraState;
+use inbox::{Inbox, Overflow};
+use line::{Equipment, Line};
+use reader::Reading;
+use snapshot::SavedCamera;
+use stepping::{Member, Stepping};
 use steps::{Clock, Ended, Steps};
-use summary::IdSet;
 
 pub use build::{BuildError, BuiltWorld};
+pub use histogram::{BUCKETS_MS, HistogramSnapshot};
+pub use metrics::{
+    Associations, CameraSnapshot, CameraState, DroppedFrames, GallerySizes, Handoffs,
+    MetricsSnapshot, Performance, PipelineMetrics, Stage, Waiting,
+};
 pub use replay::{RecordedCamera, Recording, ReplayError, ReplayOptions, replay};
 pub use snapshot::{Fingerprint, SnapshotError, Snapshots};
-pub use summary::{CameraSummary, Stages, Summary};
-pub use world::{TrackIdentity, TrackedFrame, World, WorldEvent, WorldStep};
+pub use stepping::SyncMode;
+pub use summary::{CameraSummary, Skipped, Stages, Summary};
+pub use throttle::Throttle;
+pub use world::{TrackIdentity, TrackedFrame, World, WorldEvent, WorldSeconds, WorldStep};
 
 /// Everything that belongs to one camera.
 pub struct Camera {
@@ -42,6 +64,9 @@ pub struct Camera {
     pub name: String,
     /// Where its frames come from.
     pub source: Box<dyn FrameSource>,
+    /// How its source is opened again after a failure, where
+    /// [it cannot go on by itself](FrameSource::reopen); with neither a failure is its end.
+    pub reopen: Option<Reopen>,
     /// Who follows its people.
     pub tracker: Box<dyn Tracker>,
     /// Who tells the camera's motion to a tracker that wants to know; `None` for one that stands
@@ -51,7 +76,8 @@ pub struct Camera {
     pub sinks: Vec<Box<dyn Sink>>,
     /// Class names by index.
     pub classes: Vec<String>,
-    /// Added to its frames' times to get the environment's, in seconds.
+    /// Added to its frames' times to get the environment's, in seconds. Frames whose time is when
+    /// they arrive have the environment's already.
     pub start_offset: f64,
 }
 
@@ -85,6 +111,24 @@ pub struct Options {
     pub report_threshold: f32,
     /// Frames of different cameras whose times differ by no more than this belong to one time step.
     pub tolerance: Duration,
+    /// What decides which frames make a time step.
+    pub sync: SyncMode,
+    /// When sources that failed are tried again, and for how long.
+    pub reconnect: Backoff,
+}
+
+/// How a run is watched and stopped.
+pub struct Control<'a> {
+    /// Where the run is saved, if at all, and what it goes on from.
+    pub snapshots: Option<Snapshots>,
+    /// What counts everything, made for these cameras in this order; whoever keeps a copy can look
+    /// at any time.
+    pub metrics: Arc<PipelineMetrics>,
+    /// Raised to stop the run.
+    pub stop: &'a AtomicBool,
+    /// Hears the number of frames done so far, after each batch and several times a second while no
+    /// frame comes.
+    pub progress: &'a dyn Fn(u64),
 }
 
 /// Frames belong to one time step if they differ by less than half the shortest interval: the
@@ -111,15 +155,28 @@ pub enum PipelineError {
     /// A result could not be written.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The counters are not those of this run's cameras: a bug of this program.
+    #[error("internal error: counters for {found} cameras in a run of {expected}")]
+    Metrics {
+        /// Cameras of the run.
+        expected: usize,
+        /// Cameras that are counted.
+        found: usize,
+    },
     /// A thread ended by a panic: a bug of this program.
     #[error("internal error: the {0} thread panicked")]
     Panicked(&'static str),
 }
 
-/// Runs all cameras to their end, or until `stop` is raised; `progress` hears the number of
-/// frames done so far. With `snapshots` a run that is stopped can be resumed.
+/// How long a run that ends waits for sources that are stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs all cameras to their end, or until it is stopped. With snapshots a run that is stopped can
+/// be resumed.
 ///
-/// A camera whose source fails is marked in the summary and the others go on.
+/// A camera whose source fails is marked in the summary and the others go on. Stopping is prompt,
+/// also while sources are silent: a source that is stuck and cannot be
+/// [halted](FrameSource::halt) is left behind after two seconds, with the thread that reads it.
 ///
 /// # Errors
 /// A network fails or a result cannot be written.
@@ -128,45 +185,58 @@ pub fn run(
     mut shared: Option<Shared>,
     networks: Networks<'_>,
     options: &Options,
-    mut snapshots: Option<Snapshots>,
-    stop: &AtomicBool,
-    progress: impl Fn(u64),
+    control: Control<'_>,
 ) -> Result<Summary, PipelineError> {
-    let start = resume(&mut shared, snapshots.as_mut());
+    let Control {
+        mut snapshots,
+        metrics,
+        stop,
+        progress,
+    } = control;
+    let (expected, found) = (cameras.len(), metrics.cameras().len());
+    if expected != found {
+        return Err(PipelineError::Metrics { expected, found });
+    }
+    let start = resume(&mut shared, snapshots.as_mut(), &metrics);
     let mut states = start.cameras.into_iter();
-    // Raised on any way out, so that no reading thread waits for a partner that is gone.
-    let abandoned = AtomicBool::new(false);
+    let (inbox, began) = (inbox(options, &metrics), Instant::now());
     std::thread::scope(|scope| {
-        let halted = || stop.load(Ordering::Relaxed) || abandoned.load(Ordering::Relaxed);
-        let lines = cameras
-            .into_iter()
-            .enumerate()
-            .map(|(index, camera)| {
-                Line::start(scope, index, camera, states.next(), options, halted)
-            })
-            .collect();
+        let mut lines = Vec::with_capacity(cameras.len());
+        let mut members = Vec::with_capacity(cameras.len());
+        for (index, camera) in cameras.into_iter().enumerate() {
+            let state = states.next();
+            let done = state.as_ref().map_or(0, |state| state.last_frame);
+            let (reading, member, equipment) =
+                take_apart(index, camera, options, began, &inbox, &metrics);
+            let line = Line::start(scope, index, equipment, state, options, &metrics);
+            reading.spawn(done, line.motion.is_some());
+            lines.push(line);
+            members.push(member);
+        }
         let mut work = Steps {
+            stepping: Stepping::new(options.sync, options.tolerance, began, members),
+            inbox: inbox.clone(),
             lines,
             shared,
             networks,
             options,
             snapshots,
+            metrics: metrics.clone(),
+            stop,
+            progress,
             number: start.step,
             clock: start.clock,
         };
-        let outcome = work.run(stop, &progress);
+        let outcome = work.run();
         let elapsed = work.clock.elapsed();
         let world_outcome = finish_world(work.shared);
-        abandoned.store(true, Ordering::Relaxed);
+        inbox.close(PATIENCE);
         // The writers finish their files in any case; their errors come first, since a failed
         // writer is what makes the steps end early.
-        let mut summaries = Vec::new();
-        let mut stages = Stages::default();
         let mut failure = None;
         for line in work.lines {
-            match line.finish(&mut stages) {
-                Ok(summary) => summaries.push(summary),
-                Err(error) => failure = failure.or(Some(error)),
+            if let Err(error) = line.finish() {
+                failure = failure.or(Some(error));
             }
         }
         if let Some(error) = failure {
@@ -178,19 +248,70 @@ pub fn run(
         if let Some(snapshots) = work.snapshots.filter(|_| !interrupted) {
             snapshots.remove();
         }
-        Ok(Summary::new(summaries, stages, elapsed, interrupted))
+        Ok(Summary::new(&metrics.snapshot(), elapsed, interrupted))
     })
+}
+
+/// The queues between readers and steps.
+fn inbox(options: &Options, metrics: &Arc<PipelineMetrics>) -> Arc<Inbox> {
+    let (bound, overflow) = match options.sync {
+        SyncMode::Lossless => (options.batch, Overflow::Wait),
+        SyncMode::Live { queue, .. } => (queue, Overflow::DropOldest),
+    };
+    Arc::new(Inbox::new(metrics, bound, overflow))
+}
+
+/// What reads a camera, what is to be known to keep it in step, and the rest of it.
+fn take_apart(
+    index: usize,
+    camera: Camera,
+    options: &Options,
+    began: Instant,
+    inbox: &Arc<Inbox>,
+    metrics: &Arc<PipelineMetrics>,
+) -> (Reading, Member, Equipment) {
+    let of_now = camera.source.is_live();
+    let arrival = (of_now && options.sync.is_live()).then_some(began);
+    let rate = camera.source.info().frame_rate.filter(|rate| *rate > 0.0);
+    let offset = match arrival {
+        Some(_) => 0.0,
+        None => camera.start_offset,
+    };
+    let member = Member::new(offset, rate.map(|rate| 1.0 / rate), of_now);
+    let reading = Reading {
+        camera: index,
+        name: camera.name.clone(),
+        source: camera.source,
+        reopen: camera.reopen,
+        delays: Delays::new(options.reconnect, index as u64),
+        limit: options.max_frames.unwrap_or(u64::MAX),
+        arrival,
+        inbox: inbox.clone(),
+        metrics: metrics.clone(),
+    };
+    let equipment = Equipment {
+        name: camera.name,
+        tracker: camera.tracker,
+        motion: camera.motion,
+        sinks: camera.sinks,
+        classes: camera.classes,
+    };
+    (reading, member, equipment)
 }
 
 /// Where a run begins.
 struct Start {
-    cameras: Vec<CameraState>,
+    cameras: Vec<SavedCamera>,
     step: u64,
     clock: Clock,
 }
 
 /// Takes what the snapshot of an earlier run holds, if there is one.
-fn resume(shared: &mut Option<Shared>, snapshots: Option<&mut Snapshots>) -> Start {
+fn resume(
+    shared: &mut Option<Shared>,
+    snapshots: Option<&mut Snapshots>,
+    metrics: &PipelineMetrics,
+) -> Start {
     let Some(snapshot) = snapshots.and_then(Snapshots::take) else {
         return Start {
             cameras: Vec::new(),
@@ -201,6 +322,7 @@ fn resume(shared: &mut Option<Shared>, snapshots: Option<&mut Snapshots>) -> Sta
     if let (Some(shared), Some(world)) = (shared, snapshot.world) {
         shared.world.restore(world);
     }
+    metrics.restore(&snapshot.metrics);
     Start {
         cameras: snapshot.cameras,
         step: snapshot.step,

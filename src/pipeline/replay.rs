@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,9 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::{CameraSummary, IdSet, Shared, Stages, Summary, TrackIdentity, TrackedFrame};
+use super::ids::IdSet;
+use super::metrics::CameraMetrics;
+use super::{CameraState, PipelineMetrics, Shared, Stage, Summary, TrackIdentity, TrackedFrame};
 use crate::sink::{MotSink, Sink as _, SinkError, StepOutcome};
 use crate::tracker::mot::{Lines, MotError, parse_line};
 use crate::tracker::{FrameDetections, Track, Tracker};
@@ -280,11 +283,10 @@ pub struct ReplayOptions {
 
 /// One camera at work.
 struct Line {
+    index: usize,
     camera: RecordedCamera,
-    summary: CameraSummary,
     ids: IdSet,
-    /// Seconds of reading, tracking, the world and writing.
-    seconds: [f64; 4],
+    metrics: Arc<PipelineMetrics>,
 }
 
 /// One camera's frame of a step, tracked.
@@ -292,6 +294,8 @@ struct Seen {
     camera: usize,
     found: FrameDetections,
     tracks: Vec<Track>,
+    /// How long tracking took.
+    seconds: f64,
 }
 
 /// Replays all cameras to their end, or until `stop` is raised; `progress` hears the number of
@@ -307,26 +311,27 @@ pub fn replay(
     progress: impl Fn(u64),
 ) -> Result<Summary, ReplayError> {
     let started = Instant::now();
-    let mut lines: Vec<Line> = cameras.into_iter().map(Line::new).collect();
+    let names = cameras.iter().map(|camera| camera.name.as_str());
+    let metrics = Arc::new(PipelineMetrics::new(names));
+    let mut lines = Vec::with_capacity(cameras.len());
+    for (index, camera) in cameras.into_iter().enumerate() {
+        lines.push(Line::new(index, camera, &metrics));
+    }
     let mut outcome = steps(&mut lines, &mut shared, options, stop, progress);
     for sink in shared.sinks {
         if let Err(error) = sink.finish() {
             outcome = outcome.and(Err(error.into()));
         }
     }
-    let mut summaries = Vec::with_capacity(lines.len());
-    let mut stages = Stages::default();
     for line in lines {
-        match line.finish(&mut stages) {
-            Ok(summary) => summaries.push(summary),
-            Err(error) => outcome = outcome.and(Err(error.into())),
+        if let Err(error) = line.finish() {
+            outcome = outcome.and(Err(error.into()));
         }
     }
     outcome?;
     let interrupted = stop.load(Ordering::Relaxed);
     Ok(Summary::new(
-        summaries,
-        stages,
+        &metrics.snapshot(),
         started.elapsed(),
         interrupted,
     ))
@@ -402,20 +407,30 @@ fn tell(
         sink.write(&outcome)?;
     }
     let share = started.elapsed().as_secs_f64() / step.len().max(1) as f64;
-    for seen in step {
-        lines[seen.camera].seconds[2] += share;
+    if let Some(first) = step.first() {
+        let metrics = &lines[first.camera].metrics;
+        metrics.count_step(Some(shared.world.gallery()));
+        metrics.count_world(&result, step.len());
+        for seen in step {
+            metrics.observe(Stage::World, share);
+            metrics.frame_done(seen.seconds + share);
+        }
     }
     Ok(result.identities)
 }
 
 impl Line {
-    fn new(camera: RecordedCamera) -> Self {
+    fn new(index: usize, camera: RecordedCamera, metrics: &Arc<PipelineMetrics>) -> Self {
         Self {
-            summary: CameraSummary::named(&camera.name),
+            index,
             camera,
             ids: IdSet::default(),
-            seconds: [0.0; 4],
+            metrics: metrics.clone(),
         }
+    }
+
+    fn counters(&self) -> Option<&CameraMetrics> {
+        self.metrics.cameras().get(self.index)
     }
 
     /// Time of the next frame in the environment, in seconds; `None` after the last.
@@ -433,18 +448,29 @@ impl Line {
         let found = self.camera.recording.next_frame()?;
         let read = started.elapsed().as_secs_f64();
         let tracks = self.camera.tracker.update(&found);
-        self.seconds[0] += read;
-        self.seconds[1] += started.elapsed().as_secs_f64() - read;
-        self.summary.frames += 1;
-        self.summary.detections += found.detections.len() as u64;
-        self.summary.embeddings += found.embeddings.iter().flatten().count() as u64;
+        let seconds = started.elapsed().as_secs_f64() - read;
+        self.metrics.observe(Stage::Read, read);
+        self.metrics.observe(Stage::Track, seconds);
         for track in &tracks {
             self.ids.insert(track.track_id);
+        }
+        if let Some(counters) = self.counters() {
+            counters.set_state(CameraState::Running);
+            counters.read.add(1);
+            counters.frames.add(1);
+            counters.last_frame.set(found.frame);
+            counters.detections.add(found.detections.len() as u64);
+            counters.reported.add(found.detections.len() as u64);
+            counters
+                .embeddings
+                .add(found.embeddings.iter().flatten().count() as u64);
+            counters.tracked.add(tracks.len() as u64);
         }
         Ok(Some(Seen {
             camera,
             found,
             tracks,
+            seconds,
         }))
     }
 
@@ -453,21 +479,26 @@ impl Line {
         for sink in &mut self.camera.sinks {
             sink.write_tracks(seen.found.frame, &seen.tracks, identities)?;
         }
-        self.seconds[3] += started.elapsed().as_secs_f64();
+        self.metrics
+            .observe(Stage::Write, started.elapsed().as_secs_f64());
         Ok(())
     }
 
-    fn finish(self, stages: &mut Stages) -> Result<CameraSummary, SinkError> {
-        let mut summary = self.summary;
-        summary.dropped_detections = self.camera.tracker.dropped_detections();
-        summary.refused_embeddings = self.camera.recording.refused_vectors;
-        summary.tracks = self.ids.len();
-        let [read, track, world, write] = self.seconds;
-        stages.add(summary.frames, [read, 0.0, 0.0, track, world, write]);
+    fn finish(self) -> Result<(), SinkError> {
+        if let Some(counters) = self.counters() {
+            let dropped = self.camera.tracker.dropped_detections();
+            counters.dropped_detections.set(dropped);
+            let refused = self.camera.recording.refused_vectors;
+            counters.refused_embeddings.set(refused);
+            counters.tracks.set(self.ids.len());
+            if self.next_time().is_none() {
+                counters.set_state(CameraState::Ended);
+            }
+        }
         for sink in self.camera.sinks {
             Box::new(sink).finish()?;
         }
-        Ok(summary)
+        Ok(())
     }
 }
 

@@ -22,13 +22,13 @@ use mtmc_models::BBox;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::summary::{IdSet, Seconds};
-use super::{CameraSummary, World};
+use super::ids::IdSet;
+use super::{MetricsSnapshot, World};
 use crate::sink::Written;
 use crate::tracker::TrackerState;
 
 /// Version of the layout and of what the content holds.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"mtmcSNAP";
 const HEADER: usize = 20;
@@ -48,7 +48,9 @@ pub(super) struct Snapshot<W> {
     /// How long they took.
     pub(super) elapsed: Duration,
     /// In the order of the run.
-    pub(super) cameras: Vec<CameraState>,
+    pub(super) cameras: Vec<SavedCamera>,
+    /// What was counted.
+    pub(super) metrics: MetricsSnapshot,
     pub(super) world: Option<W>,
     /// How much of each file belongs to those steps; paths from the snapshot's folder.
     pub(super) files: Vec<Written>,
@@ -56,13 +58,11 @@ pub(super) struct Snapshot<W> {
 
 /// One camera at the end of a time step.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct CameraState {
+pub(super) struct SavedCamera {
     /// Number of its last frame, 0 before the first.
     pub(super) last_frame: u64,
     pub(super) tracker: TrackerState,
-    pub(super) summary: CameraSummary,
     pub(super) ids: IdSet,
-    pub(super) seconds: Seconds,
     /// Boxes of people in the last frame, for the estimator of the camera's motion.
     pub(super) people: Vec<BBox>,
 }
@@ -202,8 +202,7 @@ impl Snapshots {
                 (self.warn)(&format!("{damage}: going on from the one before, {older}"));
                 self.rotate = false;
             }
-            let cameras = &stored.snapshot.cameras;
-            self.latest = cameras.iter().map(|camera| camera.summary.frames).sum();
+            self.latest = stored.snapshot.metrics.frames();
             self.resumed = Some(stored.snapshot);
             return Ok(true);
         }
@@ -271,8 +270,7 @@ impl Snapshots {
 
     /// Stores a snapshot. What goes wrong is told once; the run goes on without.
     pub(super) fn write(&mut self, mut snapshot: Snapshot<&World>) {
-        let cameras = &snapshot.cameras;
-        self.latest = cameras.iter().map(|camera| camera.summary.frames).sum();
+        self.latest = snapshot.metrics.frames();
         for file in &mut snapshot.files {
             if let Ok(inside) = file.path.strip_prefix(&self.folder) {
                 file.path = inside.to_path_buf();
@@ -396,6 +394,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::CameraSnapshot;
     use super::*;
     use crate::tracker::{BotSort, BotSortSettings, Detection, FrameDetections, Tracker as _};
 
@@ -438,22 +437,29 @@ mod tests {
         tracker
     }
 
+    fn metrics(frames: u64) -> MetricsSnapshot {
+        let camera = CameraSnapshot {
+            frames,
+            ..CameraSnapshot::default()
+        };
+        MetricsSnapshot {
+            cameras: vec![camera],
+            ..MetricsSnapshot::default()
+        }
+    }
+
     /// A snapshot after `frames` frames of one camera.
     fn snapshot(frames: u64) -> Snapshot<&'static World> {
         Snapshot {
             step: frames,
             elapsed: Duration::from_millis(frames),
-            cameras: vec![CameraState {
+            cameras: vec![SavedCamera {
                 last_frame: frames,
                 tracker: tracker(frames).save(),
-                summary: CameraSummary {
-                    frames,
-                    ..CameraSummary::named("a")
-                },
                 ids: IdSet::default(),
-                seconds: Seconds::default(),
                 people: vec![BBox::from_tlwh(0.1, 0.2, 0.3, 0.4)],
             }],
+            metrics: metrics(frames),
             world: None,
             files: Vec::new(),
         }

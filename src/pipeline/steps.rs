@@ -1,14 +1,18 @@
 //! The middle of a run: all cameras' frames in steps by their time, through the networks in
 //! batches, to the trackers and the world; and when to take a snapshot.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mtmc_models::{BBox, Detection, Embedder};
 use rayon::prelude::*;
 
-use super::line::{Context, Line, Motion, NetworkSeconds, Tracked};
+use super::inbox::Inbox;
+use super::line::{Context, Line, Motion, SecondsBefore, Tracked};
+use super::metrics::{PipelineMetrics, Stage};
 use super::snapshot::{Snapshot, Snapshots};
+use super::stepping::{Next, Stepping};
 use super::{Networks, Options, PipelineError, Shared, TrackedFrame, world};
 use crate::reid::{self, Request};
 use crate::sink::StepOutcome;
@@ -16,11 +20,16 @@ use crate::source::Frame;
 
 /// A run at work.
 pub(super) struct Steps<'scope, 'a> {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) stepping: Stepping,
     pub(super) lines: Vec<Line<'scope>>,
     pub(super) shared: Option<Shared>,
     pub(super) networks: Networks<'a>,
     pub(super) options: &'a Options,
     pub(super) snapshots: Option<Snapshots>,
+    pub(super) metrics: Arc<PipelineMetrics>,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) progress: &'a dyn Fn(u64),
     /// Time steps so far.
     pub(super) number: u64,
     pub(super) clock: Clock,
@@ -55,46 +64,45 @@ pub(super) enum Ended {
     Stopped,
 }
 
-/// A batch: each time step with its number of frames, and all frames with their cameras.
+/// A batch: each time step with its number of frames, and all frames with their cameras and the
+/// seconds that reading them took.
+#[derive(Default)]
 struct Batch {
     times: Vec<(f64, usize)>,
     frames: Vec<(usize, Frame)>,
+    read: Vec<f64>,
 }
+
+/// How soon a run that waits for frames notices that it is to stop.
+const POLL: Duration = Duration::from_millis(50);
 
 impl Steps<'_, '_> {
     /// Goes through the cameras' time steps, batch after batch.
-    pub(super) fn run(
-        &mut self,
-        stop: &AtomicBool,
-        progress: &impl Fn(u64),
-    ) -> Result<Ended, PipelineError> {
+    pub(super) fn run(&mut self) -> Result<Ended, PipelineError> {
         loop {
-            let stopped = stop.load(Ordering::Relaxed);
-            let batch = (!stopped).then(|| self.next_batch());
-            // Once a reader was halted, its camera would be missing in steps that it has frames
-            // for: such a batch is not done, so that a further run can do it right.
-            let cut = self.lines.iter().any(|line| line.cut);
-            let Some(batch) = batch.filter(|_| !cut) else {
+            // What was taken out of the queues for a batch that is cut short is not done: a further
+            // run reads it again.
+            let Some(batch) = self.next_batch() else {
                 self.snapshot(true)?;
                 return Ok(Ended::Stopped);
             };
             if batch.frames.is_empty() || !self.batch(batch)? {
                 return Ok(Ended::Done);
             }
-            progress(self.frames_done());
+            (self.progress)(self.metrics.frames());
             if !self.snapshot(false)? {
                 return Ok(Ended::Done);
             }
         }
     }
 
-    fn frames_done(&self) -> u64 {
-        self.lines.iter().map(|line| line.summary.frames).sum()
-    }
-
     /// Does one batch. False when a writer is gone.
     fn batch(&mut self, batch: Batch) -> Result<bool, PipelineError> {
-        let Batch { times, frames } = batch;
+        let Batch {
+            times,
+            frames,
+            read,
+        } = batch;
         let share = |started: Instant| started.elapsed().as_secs_f64() / frames.len() as f64;
         let started = Instant::now();
         let images: Vec<_> = frames.iter().map(|(_, frame)| &frame.image).collect();
@@ -106,10 +114,7 @@ impl Steps<'_, '_> {
         let detect = share(started);
         let started = Instant::now();
         let mut contexts = embed(&self.lines, self.networks.embedder, &frames, &lists)?;
-        let seconds = NetworkSeconds {
-            detect,
-            embed: share(started),
-        };
+        let embed = share(started);
         let people_above = self.options.report_threshold;
         camera_motions(
             &mut self.lines,
@@ -118,13 +123,18 @@ impl Steps<'_, '_> {
             people_above,
             &mut contexts,
         );
-        let mut work = frames.into_iter().zip(lists).zip(contexts);
+        let mut work = frames.into_iter().zip(read).zip(lists).zip(contexts);
         for (time, count) in times {
             self.number += 1;
             let mut step = Vec::with_capacity(count);
-            for (((camera, frame), detections), context) in work.by_ref().take(count) {
+            for ((((camera, frame), read), detections), context) in work.by_ref().take(count) {
+                let before = SecondsBefore {
+                    read,
+                    detect,
+                    embed,
+                };
                 let line = &mut self.lines[camera];
-                step.push(line.track(camera, frame, detections, context, seconds));
+                step.push(line.track(frame, detections, context, before));
             }
             if !self.finish_step(time, step)? {
                 return Ok(false);
@@ -154,56 +164,77 @@ impl Steps<'_, '_> {
                 sink.write(&outcome)?;
             }
             if let Some(first) = step.first() {
-                let summary = &mut self.lines[first.camera].summary;
-                summary.embeddings += result.embedded[0];
-                summary.refused_embeddings += result.embedded[1];
+                self.lines[first.camera].count_embeddings(result.embedded);
             }
+            self.metrics.count_world(&result, step.len());
             identities = result.identities;
         }
+        let gallery = self.shared.as_ref().map(|shared| shared.world.gallery());
+        self.metrics.count_step(gallery);
         let seconds = started.elapsed().as_secs_f64() / step.len().max(1) as f64;
         identities.resize_with(step.len(), Vec::new);
         for (tracked, identities) in step.into_iter().zip(identities) {
-            let line = &mut self.lines[tracked.camera];
-            line.seconds.world += seconds;
-            if !line.send(tracked, identities, seconds) {
+            self.metrics.observe(Stage::World, seconds);
+            if !self.lines[tracked.camera].send(tracked, identities, seconds) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Whole time steps, as many as fit into a batch but at least one.
-    fn next_batch(&mut self) -> Batch {
-        let lines = &mut self.lines;
-        let mut times = Vec::new();
-        let mut frames = Vec::new();
-        while let Some(time) = earliest(lines) {
-            let due = time + self.options.tolerance.as_secs_f64();
-            let before = frames.len();
-            let cameras: Vec<usize> = (0..lines.len())
-                .filter(|&camera| lines[camera].next_time().is_some_and(|next| next <= due))
-                .collect();
-            if before > 0 && before + cameras.len() > self.options.batch {
-                break;
+    /// Whole time steps, as many as fit into a batch but at least one; empty when every camera has
+    /// ended. `None` if the run is to stop.
+    fn next_batch(&mut self) -> Option<Batch> {
+        let inbox = self.inbox.clone();
+        let live = self.options.sync.is_live();
+        let mut batch = Batch::default();
+        let mut state = inbox.lock();
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
             }
-            for camera in cameras {
-                if let Some(frame) = lines[camera].waiting.take() {
-                    frames.push((camera, frame));
+            let filled = batch.frames.len();
+            let room = (filled > 0).then(|| self.options.batch - filled);
+            let next = self.stepping.next(&mut state.queues, room, Instant::now());
+            match next {
+                Next::Step(step) => {
+                    batch.times.push((step.time, step.frames.len()));
+                    for (camera, frame, seconds) in step.frames {
+                        batch.frames.push((camera, frame));
+                        batch.read.push(seconds);
+                    }
+                    if batch.frames.len() >= self.options.batch {
+                        return Some(batch);
+                    }
+                }
+                Next::Before(camera, frame) => {
+                    drop(state);
+                    if let Some(motion) = &mut self.lines[camera].motion {
+                        motion.estimator.next(&frame.image, &motion.people);
+                    }
+                    state = inbox.lock();
+                }
+                Next::Full | Next::Over => return Some(batch),
+                // Live, frames that are there do not wait for others to fill the batch.
+                Next::Wait(_) if live && filled > 0 => return Some(batch),
+                Next::Wait(most) => {
+                    let (waited, in_vain) = inbox.wait(state, most.min(POLL));
+                    state = waited;
+                    if in_vain {
+                        drop(state);
+                        (self.progress)(self.metrics.frames());
+                        state = inbox.lock();
+                    }
                 }
             }
-            times.push((time, frames.len() - before));
-            if frames.len() >= self.options.batch {
-                break;
-            }
         }
-        Batch { times, frames }
     }
 
     /// Takes a snapshot if one is due, or if it is the `last` chance. False when a writer is gone.
     ///
     /// All files are made safe first, so that none is shorter than the snapshot says.
     fn snapshot(&mut self, last: bool) -> Result<bool, PipelineError> {
-        let frames = self.frames_done();
+        let frames = self.metrics.frames();
         let Some(snapshots) = &mut self.snapshots else {
             return Ok(true);
         };
@@ -214,11 +245,11 @@ impl Steps<'_, '_> {
         let mut files = Vec::new();
         let mut cameras = Vec::with_capacity(self.lines.len());
         for (line, answer) in self.lines.iter().zip(answers) {
-            let Some(checkpoint) = answer.and_then(|answer| answer.recv().ok()) else {
+            let Some(written) = answer.and_then(|answer| answer.recv().ok()) else {
                 return Ok(false);
             };
-            files.extend(checkpoint.files);
-            cameras.push(line.state(checkpoint.seconds));
+            files.extend(written);
+            cameras.push(line.state());
         }
         if let Some(shared) = &mut self.shared {
             for sink in &mut shared.sinks {
@@ -229,6 +260,8 @@ impl Steps<'_, '_> {
             step: self.number,
             elapsed: self.clock.elapsed(),
             cameras,
+            // The writers have nothing to do now: what they count is of the same frames.
+            metrics: self.metrics.snapshot(),
             world: self.shared.as_ref().map(|shared| &shared.world),
             files,
         });
@@ -246,14 +279,6 @@ fn tracked_frame(tracked: &Tracked) -> TrackedFrame<'_> {
         embeddings: &tracked.found.embeddings,
         tracks: &tracked.tracks,
     }
-}
-
-/// The time of the earliest frame that any camera has next.
-fn earliest(lines: &mut [Line<'_>]) -> Option<f64> {
-    lines
-        .iter_mut()
-        .filter_map(Line::next_time)
-        .min_by(f64::total_cmp)
 }
 
 /// Embeds what each frame's tracker wants; nothing without an embedder.

@@ -1,9 +1,13 @@
-//! What a run did and how long each station took.
+//! What a run did and how long each station took, as [`PipelineMetrics`](super::PipelineMetrics)
+//! counted it.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::metrics::{
+    CameraSnapshot, CameraState, DroppedFrames, MetricsSnapshot, Performance, Stage,
+};
 use crate::source::SkippedFrame;
 
 /// The whole run.
@@ -19,12 +23,14 @@ pub struct Summary {
     pub interrupted: bool,
     /// Time of the stations.
     pub stages: Stages,
+    /// Time and counts a frame, in seconds; none if there was no frame.
+    pub performance: Option<Performance>,
     /// Each camera.
     pub cameras: Vec<CameraSummary>,
 }
 
 /// One camera.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CameraSummary {
     /// Its name.
     pub name: String,
@@ -34,6 +40,10 @@ pub struct CameraSummary {
     pub skipped: u64,
     /// The first of those, with the reason.
     pub skipped_frames: Vec<Skipped>,
+    /// Frames that were read and not tracked.
+    pub dropped: DroppedFrames,
+    /// How often its source was opened again after it failed.
+    pub reconnects: u64,
     /// Detections above the detector's floor.
     pub detections: u64,
     /// Detections that the tracker could not use: numbers that are not finite, no extent, or
@@ -46,12 +56,14 @@ pub struct CameraSummary {
     pub refused_embeddings: u64,
     /// Different track IDs.
     pub tracks: u64,
+    /// How it fared at the end.
+    pub state: CameraState,
     /// Why its source could not be read to the end.
     pub error: Option<String>,
 }
 
 /// A frame that could not be decoded.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skipped {
     /// Its number, from 1.
     pub number: u64,
@@ -64,6 +76,26 @@ impl From<&SkippedFrame> for Skipped {
         Self {
             number: frame.number,
             reason: frame.reason.clone(),
+        }
+    }
+}
+
+impl From<&CameraSnapshot> for CameraSummary {
+    fn from(counted: &CameraSnapshot) -> Self {
+        Self {
+            name: counted.name.clone(),
+            frames: counted.frames,
+            skipped: counted.skipped,
+            skipped_frames: counted.skipped_frames.clone(),
+            dropped: counted.dropped,
+            reconnects: counted.reconnects,
+            detections: counted.detections,
+            dropped_detections: counted.dropped_detections,
+            embeddings: counted.embeddings,
+            refused_embeddings: counted.refused_embeddings,
+            tracks: counted.tracks,
+            state: counted.state,
+            error: counted.error.clone(),
         }
     }
 }
@@ -83,26 +115,18 @@ pub struct Stages {
     pub world_ms: f64,
     /// Drawing, encoding, writing.
     pub write_ms: f64,
-    #[serde(skip)]
-    frames: u64,
 }
 
 impl Stages {
-    /// Adds a camera's frames and its seconds in the stations, in the order of [`rows`](Self::rows).
-    pub(super) fn add(&mut self, frames: u64, seconds: [f64; 6]) {
-        let before = self.frames as f64;
-        self.frames += frames;
-        let after = (self.frames as f64).max(1.0);
-        let fields = [
-            &mut self.decode_ms,
-            &mut self.detect_ms,
-            &mut self.embed_ms,
-            &mut self.track_ms,
-            &mut self.world_ms,
-            &mut self.write_ms,
-        ];
-        for (field, seconds) in fields.into_iter().zip(seconds) {
-            *field = (*field * before + seconds * 1e3) / after;
+    fn of(counted: &MetricsSnapshot) -> Self {
+        let milliseconds = |stage| counted.milliseconds_a_frame(&[stage]);
+        Self {
+            decode_ms: milliseconds(Stage::Read),
+            detect_ms: milliseconds(Stage::Detect),
+            embed_ms: milliseconds(Stage::Embed),
+            track_ms: milliseconds(Stage::Track),
+            world_ms: milliseconds(Stage::World),
+            write_ms: milliseconds(Stage::Write),
         }
     }
 
@@ -119,94 +143,42 @@ impl Stages {
     }
 }
 
-impl CameraSummary {
-    pub(super) fn named(name: &str) -> Self {
-        Self {
-            name: name.to_string(),
-            ..Self::default()
-        }
-    }
-}
-
 impl Summary {
-    pub(super) fn new(
-        cameras: Vec<CameraSummary>,
-        stages: Stages,
-        elapsed: Duration,
-        interrupted: bool,
-    ) -> Self {
-        let frames = cameras.iter().map(|camera| camera.frames).sum();
+    pub(super) fn new(counted: &MetricsSnapshot, elapsed: Duration, interrupted: bool) -> Self {
+        let frames = counted.frames();
         let seconds = elapsed.as_secs_f64();
         Self {
             frames,
             seconds,
             frames_per_second: frames as f64 / seconds.max(1e-9),
             interrupted,
-            stages,
-            cameras,
+            stages: Stages::of(counted),
+            performance: counted.performance(),
+            cameras: counted.cameras.iter().map(Into::into).collect(),
         }
-    }
-}
-
-/// How long one camera's stations were busy.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct Seconds {
-    pub(super) read: f64,
-    pub(super) detect: f64,
-    pub(super) embed: f64,
-    pub(super) track: f64,
-    pub(super) world: f64,
-    pub(super) write: f64,
-}
-
-impl Seconds {
-    /// In the order of [`Stages::rows`].
-    pub(super) fn in_order(&self) -> [f64; 6] {
-        [
-            self.read,
-            self.detect,
-            self.embed,
-            self.track,
-            self.world,
-            self.write,
-        ]
-    }
-}
-
-/// Which track IDs were seen: one bit each, since IDs count up from 1.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct IdSet {
-    words: Vec<u64>,
-}
-
-impl IdSet {
-    pub(super) fn insert(&mut self, id: u64) {
-        let word = (id / 64) as usize;
-        if word >= self.words.len() {
-            self.words.resize(word + 1, 0);
-        }
-        self.words[word] |= 1 << (id % 64);
-    }
-
-    pub(super) fn len(&self) -> u64 {
-        self.words
-            .iter()
-            .map(|word| u64::from(word.count_ones()))
-            .sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::PipelineMetrics;
     use super::*;
 
-    // By hand: 10 frames in 1 s and 30 in 1 s are 50 ms a frame.
+    // By hand: 10 frames of 100 ms and 30 in 1 s are 50 ms a frame.
     #[test]
-    fn stages_average_over_cameras_by_frames() {
-        let mut stages = Stages::default();
-        stages.add(10, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
-        stages.add(30, [1.0, 0.0, 0.0, 0.0, 0.0, 2.0]);
-        assert!((stages.decode_ms - 50.0).abs() < 1e-9);
-        assert!((stages.write_ms - 50.0).abs() < 1e-9);
+    fn stages_average_over_the_frames_of_all_cameras() {
+        let metrics = PipelineMetrics::new(["a", "b"]);
+        for (camera, frames, seconds) in [(0, 10, 0.1), (1, 30, 1.0 / 30.0)] {
+            for _ in 0..frames {
+                metrics.cameras()[camera].frames.add(1);
+                metrics.observe(Stage::Read, seconds);
+            }
+        }
+        metrics.observe(Stage::Write, 2.0);
+        let summary = Summary::new(&metrics.snapshot(), Duration::from_secs(4), false);
+        assert!((summary.stages.decode_ms - 50.0).abs() < 1e-4);
+        assert!((summary.stages.write_ms - 50.0).abs() < 1e-9);
+        assert_eq!(summary.stages.world_ms, 0.0);
+        assert_eq!((summary.frames, summary.frames_per_second), (40, 10.0));
     }
 }

@@ -1,10 +1,13 @@
 //! What an environment's cameras share: who is who, where on the map, and who goes from camera to
 //! camera.
 
+use std::time::Instant;
+
 use image::RgbImage;
 use mtmc_models::{Crop, Detection, Embedder, Embedding};
 use serde::{Deserialize, Serialize};
 
+use super::Stage;
 use crate::gallery::{
     AssociationType, CameraInput, Candidate, Gallery, IdentityEvent, Observation, PlacedPerson,
 };
@@ -82,6 +85,48 @@ pub struct WorldStep {
     pub people: Vec<PlacedPerson>,
     /// Vectors that were made for the gallery, and how many could not be made.
     pub embedded: [u64; 2],
+    /// How long it took.
+    pub seconds: WorldSeconds,
+}
+
+/// Seconds in the parts of a time step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct WorldSeconds {
+    /// Cropping and embedding.
+    pub embed: f64,
+    /// Who is who.
+    pub association: f64,
+    /// Who goes from camera to camera.
+    pub handoff: f64,
+    /// Where on the map everyone is.
+    pub homography: f64,
+}
+
+impl WorldSeconds {
+    /// By the stages that they are counted as.
+    pub(super) fn stages(&self) -> [(Stage, f64); 4] {
+        [
+            (Stage::GalleryEmbed, self.embed),
+            (Stage::Association, self.association),
+            (Stage::Handoff, self.handoff),
+            (Stage::Homography, self.homography),
+        ]
+    }
+}
+
+/// Times one thing after the other.
+struct Laps(Instant);
+
+impl Laps {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Seconds since the start or the lap before.
+    fn lap(&mut self) -> f64 {
+        let before = std::mem::replace(&mut self.0, Instant::now());
+        (self.0 - before).as_secs_f64()
+    }
 }
 
 /// A vector a track of a frame, of those that were looked at.
@@ -135,7 +180,9 @@ impl World {
         frames: &[TrackedFrame<'_>],
         embedder: Option<&dyn Embedder>,
     ) -> mtmc_models::Result<WorldStep> {
+        let mut clock = Laps::start();
         let (vectors, embedded) = self.look(frames, embedder)?;
+        let embed = clock.lap();
         let observations: Vec<Vec<Observation<'_>>> = frames
             .iter()
             .zip(&vectors)
@@ -151,6 +198,7 @@ impl World {
             })
             .collect();
         let found = self.gallery.step(time, &inputs);
+        let association = clock.lap();
         let mut events: Vec<WorldEvent> =
             found.events.into_iter().map(WorldEvent::Identity).collect();
         for event in &events {
@@ -170,6 +218,7 @@ impl World {
                 .set_topology(self.handoff.travel_times().topology());
         }
         events.extend(handoffs.into_iter().map(WorldEvent::Handoff));
+        let handoff = clock.lap();
         let mut identities = Vec::with_capacity(frames.len());
         for (frame, row) in frames.iter().zip(found.identities) {
             let mut described = Vec::with_capacity(row.len());
@@ -183,6 +232,12 @@ impl World {
             events,
             people: found.people,
             embedded,
+            seconds: WorldSeconds {
+                embed,
+                association,
+                handoff,
+                homography: clock.lap(),
+            },
         })
     }
 

@@ -66,6 +66,8 @@ pub struct Written {
 /// Everything that is known of one frame, lent to the sinks.
 #[derive(Debug, Clone, Copy)]
 pub struct FrameResult<'a> {
+    /// Index of the camera in the run.
+    pub camera: usize,
     /// Name of the source.
     pub source: &'a str,
     /// Number of the frame in its source, from 1.
@@ -74,6 +76,9 @@ pub struct FrameResult<'a> {
     pub timestamp: Duration,
     /// The frame, as it came.
     pub image: &'a RgbImage,
+    /// The JPEG file that the frame came from, byte for byte, where the source kept it
+    /// ([`Frame::jpeg`](crate::source::Frame::jpeg)).
+    pub jpeg: Option<&'a [u8]>,
     /// What was detected and is to be reported.
     pub detections: &'a [Detection],
     /// What was tracked. Each track's `detection_index` counts in `detections`; one beyond

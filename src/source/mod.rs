@@ -1,4 +1,5 @@
-//! Frames in: a folder of images, an MP4 with H.264, or anything that an installed `ffmpeg` opens.
+//! Frames in: a folder of images, an object store, an MP4 with H.264, or anything that an installed
+//! `ffmpeg` opens.
 //!
 //! [`open`] picks by what is there. A frame that cannot be decoded is skipped, counted and
 //! reported with its number and the reason ([`SkipCounts`]); a file that cannot be read on ends
@@ -18,23 +19,32 @@
 //! # }
 //! ```
 
+pub mod container;
 mod error;
 mod ffmpeg;
 mod folder;
 mod image_file;
 mod mp4;
+mod paced;
+mod reconnect;
+pub mod s3;
 pub(crate) mod yuv;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use image::RgbImage;
 
+use container::Container;
 pub use error::SourceError;
 pub use ffmpeg::FfmpegSource;
 pub use folder::FolderSource;
 pub use image_file::read_image;
 pub use mp4::Mp4Source;
+pub use paced::PacedSource;
+pub(crate) use reconnect::Delays;
+pub use reconnect::{AbsentSource, Backoff, Reopen};
 
 /// Longest side of a frame that is decoded, in pixels: a bound against hostile files.
 pub const MAX_SIDE: u32 = 16_384;
@@ -59,7 +69,30 @@ pub trait FrameSource: Send {
 
     /// Frames that were there but could not be decoded, so far.
     fn skipped(&self) -> &SkipCounts;
+
+    /// Goes on after a failure, behind the frame that was given or skipped last, with numbers and
+    /// timestamps as if nothing had happened. False where a source cannot do that.
+    ///
+    /// # Errors
+    /// It still fails; it may be tried again.
+    fn reopen(&mut self) -> Result<bool, SourceError> {
+        Ok(false)
+    }
+
+    /// Whether its frames are of now: their time is when they arrive, and an end is a failure.
+    fn is_live(&self) -> bool {
+        false
+    }
+
+    /// What makes a [`next_frame`](Self::next_frame) that waits on another thread return soon, with
+    /// whatever outcome, and those after it not wait; `None` where it never waits for long.
+    fn halt(&self) -> Option<Halt> {
+        None
+    }
 }
+
+/// Ends a source's waiting: see [`FrameSource::halt`].
+pub type Halt = Box<dyn Fn() + Send>;
 
 /// What is known of a source before its first frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,6 +141,40 @@ pub struct SkipCounts {
     pub count: u64,
     /// The first [`SkipCounts::MAX_EXAMPLES`] of them.
     pub examples: Vec<SkippedFrame>,
+    /// How many there are of each kind.
+    pub kinds: BTreeMap<SkipKind, u64>,
+}
+
+/// Kinds of reasons for which a frame is skipped; their names do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum SkipKind {
+    /// It cannot be decoded.
+    Broken,
+    /// Nothing is there any more.
+    Missing,
+    /// It has no bytes.
+    Empty,
+    /// It is larger than what is fetched.
+    TooLarge,
+    /// It may not be read.
+    Denied,
+    /// It could not be fetched, though others of its store could.
+    Unavailable,
+}
+
+impl SkipKind {
+    /// The name in reasons and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Broken => "broken",
+            Self::Missing => "missing",
+            Self::Empty => "empty",
+            Self::TooLarge => "too_large",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+        }
+    }
 }
 
 /// One frame that could not be decoded.
@@ -124,7 +191,12 @@ impl SkipCounts {
     pub const MAX_EXAMPLES: usize = 100;
 
     fn add(&mut self, number: u64, reason: impl Into<String>) {
+        self.add_kind(number, SkipKind::Broken, reason);
+    }
+
+    fn add_kind(&mut self, number: u64, kind: SkipKind, reason: impl Into<String>) {
         self.count += 1;
+        *self.kinds.entry(kind).or_default() += 1;
         if self.examples.len() < Self::MAX_EXAMPLES {
             self.examples.push(SkippedFrame {
                 number,
@@ -161,13 +233,17 @@ pub struct OpenOptions {
 /// Opens a folder of images, a single image, a video file, an address such as
 /// `rtsp://camera/stream`, or `-` (a video on standard input).
 ///
-/// Folders and images are read by [`FolderSource`], MP4 files with H.264 by [`Mp4Source`],
+/// Addresses that start with `s3://` are read by [`s3::S3Source`], with what the environment says;
+/// folders and images by [`FolderSource`], MP4 files with H.264 by [`Mp4Source`],
 /// everything else by [`FfmpegSource`].
 ///
 /// # Errors
 /// When there is nothing at `spec`, when it holds no frame, or when it takes `ffmpeg` and that
 /// is not installed.
 pub fn open(spec: &str, options: &OpenOptions) -> Result<Box<dyn FrameSource>, SourceError> {
+    if s3::S3Source::is_s3(spec) {
+        return Ok(Box::new(s3::S3Source::open(spec, options)?));
+    }
     if spec == "-" || is_address(spec) {
         return Ok(Box::new(FfmpegSource::open(spec, "a stream")?));
     }
@@ -200,6 +276,39 @@ fn open_video(path: &Path, decoder: VideoDecoder) -> Result<Box<dyn FrameSource>
         _ => return Err(refused),
     };
     Ok(Box::new(FfmpegSource::open_file(path, reason)?))
+}
+
+/// Opens a stranger's file, of which [`Container::of`] told the kind: it is read as that and nothing
+/// else, whatever it is called, and nothing else can be reached from it. Images are told by their
+/// ending: `path` must have [`Container::ending`].
+///
+/// # Errors
+/// When it holds no frame that can be decoded, is cut short, or takes an `ffmpeg` that is not
+/// installed.
+pub fn open_untrusted(
+    path: &Path,
+    container: Container,
+) -> Result<Box<dyn FrameSource>, SourceError> {
+    let Some(demuxer) = container.demuxer() else {
+        let options = OpenOptions::default();
+        return Ok(Box::new(FolderSource::open(path, &options)?));
+    };
+    container
+        .check_whole(path)
+        .map_err(|reason| SourceError::unsupported(path, reason))?;
+    let reason = match container {
+        Container::Mp4 => match Mp4Source::open(path) {
+            Ok(source) => return Ok(Box::new(source)),
+            Err(SourceError::Unsupported { reason, .. } | SourceError::Broken { reason, .. }) => {
+                reason
+            }
+            Err(error) => return Err(error),
+        },
+        _ => "not an MP4 file with H.264".to_string(),
+    };
+    Ok(Box::new(FfmpegSource::open_untrusted(
+        path, demuxer, &reason,
+    )?))
 }
 
 /// True for `scheme://…`, with a scheme of at least two letters (so not `C:\…`).

@@ -10,11 +10,13 @@ use tracing::warn;
 
 use super::TaskKind;
 use super::task::Task;
-use crate::pipeline::{self, Camera, Networks, Options, Shared, World};
+use crate::pipeline::{
+    self, Camera, Control, Networks, Options, PipelineMetrics, Shared, SyncMode, World,
+};
 use crate::service::messages::{CameraProgress, TaskStatus};
 use crate::service::networks::{NoDetector, ServiceNetworks};
 use crate::service::settings::ServiceSettings;
-use crate::source::{self, FrameSource, OpenOptions, VideoDecoder};
+use crate::source::{self, Backoff, FrameSource, OpenOptions, VideoDecoder};
 
 /// Runs tasks.
 pub struct Runner {
@@ -80,6 +82,8 @@ impl Runner {
             },
             report_threshold: self.settings.confidence,
             tolerance,
+            sync: SyncMode::Lossless,
+            reconnect: Backoff::default(),
         };
         let sizes: Vec<[f64; 2]> = sources.iter().map(|source| size(source.as_ref())).collect();
         let built = World::of_environment(&task.environment, &sizes)?;
@@ -104,16 +108,14 @@ impl Runner {
             };
             task.advance((share * 100.0).min(100.0), step);
         };
-        let stop = task.stop_flag();
-        let summary = pipeline::run(
-            cameras,
-            Some(shared),
-            networks,
-            &options,
-            None,
-            stop,
-            progress,
-        )?;
+        let names = cameras.iter().map(|camera| camera.name.as_str());
+        let control = Control {
+            snapshots: None,
+            metrics: Arc::new(PipelineMetrics::new(names)),
+            stop: task.stop_flag(),
+            progress: &progress,
+        };
+        let summary = pipeline::run(cameras, Some(shared), networks, &options, control)?;
         let ended: BTreeMap<_, _> = summary
             .cameras
             .iter()
@@ -177,6 +179,7 @@ impl Runner {
             cameras.push(Camera {
                 name: camera.id.clone(),
                 source,
+                reopen: None,
                 tracker: tracker.build()?,
                 motion: None,
                 sinks: Vec::new(),
