@@ -62,7 +62,7 @@ pub struct CameraInput<'a> {
 }
 
 /// How a track came to its identity in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AssociationType {
     /// The track shows whom it showed before.
@@ -237,6 +237,12 @@ impl Gallery {
     /// Everyone known, in order of appearance.
     pub fn people(&self) -> &[Person] {
         &self.people
+    }
+
+    /// The person that a track shows, if it shows one.
+    pub fn person_of(&self, track: TrackKey) -> Option<&Person> {
+        let binding = self.bindings.get(&track)?;
+        Some(&self.people[self.index_of(binding.person)?])
     }
 
     /// The index of a person by its key.

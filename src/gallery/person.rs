@@ -125,7 +125,7 @@ pub struct TrackKey {
 }
 
 /// Which gallery a person is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GalleryType {
     /// Seen now or a moment ago.

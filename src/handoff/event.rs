@@ -62,7 +62,7 @@ pub enum HandoffEvent {
 }
 
 /// Why a handoff came to nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpiryReason {
     /// Nobody came for as long as anyone may take.

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Stage;
 use crate::gallery::{
-    AssociationType, CameraInput, Candidate, Gallery, IdentityEvent, Observation, PlacedPerson,
+    AssociationType, CameraInput, Candidate, Gallery, GalleryType, IdentityEvent, Observation,
+    PlacedPerson, TrackKey,
 };
 use crate::handoff::{HandoffDetector, HandoffEvent, HandoffObservation};
 use crate::homography::{CameraView, MapPoint, NoMapPoint};
@@ -62,6 +63,14 @@ pub struct TrackIdentity {
     pub reid_refresh_due: bool,
     /// Whether a handoff of it is waited for.
     pub handoff_triggered: bool,
+    /// Its vector, if one was taken in this step.
+    pub vector: Option<Embedding>,
+    /// The gallery that the person is in, if there is one.
+    pub gallery: Option<GalleryType>,
+    /// When any camera saw the person first, in the environment's seconds.
+    pub first_seen: Option<f64>,
+    /// Camera of the person's latest sighting; of several, the first.
+    pub last_camera: Option<usize>,
 }
 
 /// Something that happened in a time step.
@@ -220,10 +229,10 @@ impl World {
         events.extend(handoffs.into_iter().map(WorldEvent::Handoff));
         let handoff = clock.lap();
         let mut identities = Vec::with_capacity(frames.len());
-        for (frame, row) in frames.iter().zip(found.identities) {
+        for ((frame, row), vectors) in frames.iter().zip(found.identities).zip(vectors) {
             let mut described = Vec::with_capacity(row.len());
-            for (track, identity) in frame.tracks.iter().zip(row) {
-                described.push(self.describe(frame, track, identity));
+            for ((track, identity), vector) in frame.tracks.iter().zip(row).zip(vectors) {
+                described.push(self.describe(frame, track, identity, vector));
             }
             identities.push(described);
         }
@@ -314,10 +323,16 @@ impl World {
         frame: &TrackedFrame<'_>,
         track: &Track,
         identity: crate::gallery::Identity,
+        vector: Option<Embedding>,
     ) -> TrackIdentity {
         let view = self.gallery.view(frame.camera);
         let bbox = seen_box(frame, track);
         let (camera, id) = (frame.camera, track.track_id);
+        let person = self.gallery.person_of(TrackKey {
+            camera,
+            track_id: id,
+        });
+        let person = person.filter(|person| person.global_id == identity.global_id);
         TrackIdentity {
             global_id: identity.global_id,
             association: identity.association,
@@ -327,6 +342,10 @@ impl World {
             last_reid_frame: self.schedule.last_look(camera, id),
             reid_refresh_due: self.schedule.is_due(camera, frame.number, id),
             handoff_triggered: self.handoff.is_leaving(camera, id),
+            vector,
+            gallery: person.map(|person| person.gallery),
+            first_seen: person.map(|person| person.first_seen),
+            last_camera: person.map(|person| person.last_camera),
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct App {
     pub networks: Arc<ServiceNetworks>,
     /// Tasks of this process.
     pub tasks: Tasks,
+    /// The sockets that are open.
+    pub sockets: live::Sockets,
     /// When the service started.
     pub started: Instant,
 }
@@ -65,6 +67,7 @@ impl App {
             catalog,
             networks,
             tasks,
+            sockets: live::Sockets::default(),
             started: Instant::now(),
         }))
     }

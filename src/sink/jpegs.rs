@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use image::RgbImage;
 use jpeg_encoder::{ColorType, Encoder};
 
 use super::part::PartFile;
@@ -17,6 +18,18 @@ const QUALITY: u8 = 90;
 pub struct JpegSink {
     folder: PathBuf,
     annotator: Annotator,
+}
+
+/// An image as a JPEG file, of quality 1..=100; or why it cannot be one.
+pub(crate) fn jpeg_bytes(image: &RgbImage, quality: u8) -> Result<Vec<u8>, String> {
+    let (Ok(width), Ok(height)) = (image.width().try_into(), image.height().try_into()) else {
+        return Err("a JPEG has at most 65535 pixels a side".to_string());
+    };
+    let mut bytes = Vec::new();
+    Encoder::new(&mut bytes, quality)
+        .encode(image, width, height, ColorType::Rgb)
+        .map_err(|error| error.to_string())?;
+    Ok(bytes)
 }
 
 impl JpegSink {
@@ -38,14 +51,8 @@ impl Sink for JpegSink {
         let mut image = result.image.clone();
         self.annotator.annotate(&mut image, &track_labels(result));
         let path = self.folder.join(format!("{:06}.jpg", result.frame_number));
-        let failed = |reason: String| SinkError::encode(&path, result.frame_number, &reason);
-        let (Ok(width), Ok(height)) = (image.width().try_into(), image.height().try_into()) else {
-            return Err(failed("a JPEG has at most 65535 pixels a side".to_string()));
-        };
-        let mut bytes = Vec::new();
-        Encoder::new(&mut bytes, QUALITY)
-            .encode(&image, width, height, ColorType::Rgb)
-            .map_err(|error| failed(error.to_string()))?;
+        let bytes = jpeg_bytes(&image, QUALITY)
+            .map_err(|reason| SinkError::encode(&path, result.frame_number, &reason))?;
         let mut file = PartFile::create(&path)?;
         file.write(&bytes)?;
         file.finish()

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use mtmc_models::{BBox, Detection};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::part::PartFile;
 use super::{FrameResult, Sink, SinkError, Written, class_name};
@@ -21,7 +22,7 @@ pub struct JsonLinesSink {
 }
 
 /// The boxes of one frame.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct DetectionData {
     /// Detections in falling score, then tracks whose detection is not among them.
     pub detections: Vec<DetectionEntry>,
@@ -32,7 +33,7 @@ pub struct DetectionData {
 }
 
 /// One box.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct DetectionEntry {
     /// `det_001` and on, counted anew in each frame.
     pub detection_id: String,
@@ -45,24 +46,30 @@ pub struct DetectionEntry {
     /// Where, in pixels.
     pub bbox: BoxEntry,
     /// The track that it belongs to within its camera, if any.
+    #[schema(required = true)]
     pub track_id: Option<u64>,
     /// What appearance did for the track so far; left out where it did nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)] // not sent by the service
     pub appearance: Option<AppearanceCounts>,
     /// The identity across cameras, if known.
+    #[schema(required = true)]
     pub global_id: Option<u64>,
     /// The place on the map, if known.
+    #[schema(required = true)]
     pub map_coords: Option<MapCoords>,
     /// Why there is no place, for a camera that is calibrated.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)] // not sent by the service
     pub no_map_coords: Option<NoMapPoint>,
     /// How the track came to its identity; left out where no identities are told.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)] // not sent by the service
     pub identity: Option<IdentityEntry>,
 }
 
 /// A box by its corners, size and centre, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 #[allow(missing_docs)] // the names say it
 pub struct BoxEntry {
     pub x1: f64,
@@ -111,7 +118,7 @@ impl IdentityEntry {
 }
 
 /// A place on the map.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 #[allow(missing_docs)] // the names say it
 pub struct MapCoords {
     pub map_x: f64,

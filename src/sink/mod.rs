@@ -23,7 +23,8 @@ use crate::pipeline::TrackIdentity;
 use crate::tracker::Track;
 
 pub use jpegs::JpegSink;
-pub use jsonl::{DetectionData, DetectionEntry, JsonLinesSink, detection_data};
+pub(crate) use jpegs::jpeg_bytes;
+pub use jsonl::{BoxEntry, DetectionData, DetectionEntry, JsonLinesSink, MapCoords, detection_data};
 pub use mot::{MotSink, mot_line};
 pub use part::{PartFile, close_part};
 pub use video::VideoSink;
@@ -135,7 +136,7 @@ impl SinkError {
 
 /// What is drawn for each track: the identity across cameras if it is known, else the track's ID
 /// with its camera's mark, and the score, in the identity's colour.
-fn track_labels(result: &FrameResult<'_>) -> Vec<Label> {
+pub(crate) fn track_labels(result: &FrameResult<'_>) -> Vec<Label> {
     let mut labels = Vec::with_capacity(result.tracks.len());
     for (index, track) in result.tracks.iter().enumerate() {
         let global_id = result.identities.get(index).and_then(|i| i.global_id);

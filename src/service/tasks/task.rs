@@ -106,7 +106,7 @@ impl Task {
             kind,
             request,
             environment,
-            hub: Arc::new(Hub::new(id)),
+            hub: Arc::new(Hub::new(id, 1)),
             stop: AtomicBool::new(false),
             state: Mutex::new(state),
         }
@@ -149,6 +149,7 @@ impl Task {
             progress: state.progress,
             current_step: state.current_step,
             camera_processing: state.cameras,
+            seq: 0,
         }
     }
 

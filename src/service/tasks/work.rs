@@ -11,9 +11,11 @@ use tracing::warn;
 use super::TaskKind;
 use super::task::Task;
 use crate::pipeline::{
-    self, Camera, Control, Networks, Options, PipelineMetrics, Shared, SyncMode, World,
+    self, BuiltWorld, Camera, CameraSnapshot, CameraState, Control, Networks, Options,
+    PipelineMetrics, Shared, SyncMode, World,
 };
-use crate::service::messages::{CameraProgress, TaskStatus};
+use crate::service::live::{CameraFacts, Feed, patience};
+use crate::service::messages::{CameraProgress, TaskStatus, moment};
 use crate::service::networks::{NoDetector, ServiceNetworks};
 use crate::service::settings::ServiceSettings;
 use crate::source::{self, Backoff, FrameSource, OpenOptions, VideoDecoder};
@@ -90,17 +92,23 @@ impl Runner {
         for warning in &built.warnings {
             warn!(task_id = %task.id, "{warning}");
         }
+        let feed = self.feed(task);
+        let cameras = self.cameras(task, sources, detector, &built, &feed)?;
         let shared = Shared {
             world: built.world,
-            sinks: Vec::new(),
+            sinks: vec![feed.world_sink()],
         };
-        let cameras = self.cameras(task, sources, detector)?;
         let networks = Networks {
             detector,
             embedder: self.networks.embedder(),
         };
         task.set_status(TaskStatus::Processing, "Running detection");
+        let names = cameras.iter().map(|camera| camera.name.as_str());
+        let metrics = Arc::new(PipelineMetrics::new(names));
         let progress = |frames: u64| {
+            for camera in metrics.snapshot().cameras {
+                task.set_camera(&camera.name, camera_progress(&camera));
+            }
             let share = total.map_or(0.0, |total| frames as f64 / total.max(1) as f64);
             let step = match total {
                 Some(total) => format!("Running RT-DETR detection on frame {frames}/{total}"),
@@ -108,10 +116,9 @@ impl Runner {
             };
             task.advance((share * 100.0).min(100.0), step);
         };
-        let names = cameras.iter().map(|camera| camera.name.as_str());
         let control = Control {
             snapshots: None,
-            metrics: Arc::new(PipelineMetrics::new(names)),
+            metrics: metrics.clone(),
             stop: task.stop_flag(),
             progress: &progress,
         };
@@ -166,28 +173,63 @@ impl Runner {
         Ok(sources)
     }
 
+    /// Where the task's results go. Frames' times count from when the task began, also if it is
+    /// resumed.
+    fn feed(&self, task: &Task) -> Arc<Feed> {
+        let started = task.details().started_at.unwrap_or_else(moment::now);
+        let (settings, networks) = (&self.settings, &self.networks);
+        Feed::of_task(
+            task.hub.clone(),
+            started,
+            &task.environment,
+            settings,
+            networks,
+        )
+    }
+
     fn cameras(
         &self,
         task: &Task,
         sources: Vec<Box<dyn FrameSource>>,
         detector: &dyn Detector,
+        built: &BuiltWorld,
+        feed: &Arc<Feed>,
     ) -> anyhow::Result<Vec<Camera>> {
         let mut cameras = Vec::with_capacity(sources.len());
-        for (camera, source) in task.environment.cameras.iter().zip(sources) {
+        for (index, source) in sources.into_iter().enumerate() {
+            let camera = &task.environment.cameras[index];
             let rate = source.info().frame_rate.unwrap_or(30.0);
             let tracker = task.environment.tracker.at_rate(rate);
+            let facts = CameraFacts::of_camera(&task.environment, index, rate, built);
+            let sinks = facts.map(|facts| feed.camera_sink(facts, patience(&tracker)));
             cameras.push(Camera {
                 name: camera.id.clone(),
                 source,
                 reopen: None,
                 tracker: tracker.build()?,
                 motion: None,
-                sinks: Vec::new(),
+                sinks: sinks.into_iter().collect(),
                 classes: detector.classes().to_vec(),
                 start_offset: camera.start_offset,
             });
         }
         Ok(cameras)
+    }
+}
+
+/// How a camera does while its task runs.
+fn camera_progress(camera: &CameraSnapshot) -> CameraProgress {
+    let status = match camera.state {
+        CameraState::Waiting | CameraState::Running | CameraState::Degraded => {
+            TaskStatus::Processing
+        }
+        CameraState::Ended => TaskStatus::Completed,
+        CameraState::Failed => TaskStatus::Failed,
+    };
+    CameraProgress {
+        status,
+        frame: camera.last_frame,
+        error: camera.error.clone(),
     }
 }
 
