@@ -188,6 +188,7 @@ fn what_fails_in_passing_is_tried_again() {
     assert_eq!(source.skipped().count, 0);
     // Twice it was asked to wait for a second.
     assert!(started.elapsed() >= Duration::from_secs(2));
+    // 000012.jpg, which also ends so, needed one.
     let tries = |key: &str| {
         server
             .gets()
@@ -195,7 +196,7 @@ fn what_fails_in_passing_is_tried_again() {
             .filter(|get| get.ends_with(key))
             .count()
     };
-    assert_eq!([tries("2.jpg"), tries("3.jpg"), tries("4.jpg")], [5, 2, 2]);
+    assert_eq!([tries("2.jpg"), tries("3.jpg"), tries("4.jpg")], [4, 2, 2]);
 }
 
 #[test]
@@ -408,7 +409,6 @@ fn a_lost_store_is_an_error_and_reading_goes_on_when_it_is_back() {
         // Skipped, and not listed the next time: numbers must not move up.
         std::fs::write(server.path(&format(3)), b"").unwrap();
         let mut source = open_with(&settings, "s3://cameras/cam", 1).unwrap();
-        let mut reopen = source.reopener().unwrap();
         let mut frames = Vec::new();
         for _ in 0..10 {
             frames.extend(source.next_frame().unwrap());
@@ -424,13 +424,16 @@ fn a_lost_store_is_an_error_and_reading_goes_on_when_it_is_back() {
         assert!(source.next_frame().unwrap().is_none(), "the error repeats");
         let last = frames.last().unwrap().number;
         assert!((11..=14).contains(&last), "{last}");
-        assert!(matches!(reopen(last), Err(SourceError::Unreachable { .. })));
+        assert!(matches!(
+            source.reopen(),
+            Err(SourceError::Unreachable { .. })
+        ));
 
         std::fs::remove_file(server.path(&format(3))).unwrap();
         server.revive();
-        let mut source = reopen(last).unwrap();
-        assert_eq!(source.info().size, (32, 24));
-        frames.extend(all(source.as_mut()));
+        assert!(source.reopen().unwrap());
+        frames.extend(all(&mut source));
+        assert_eq!(source.skipped().count, 1);
         assert_same(&frames[..2], &expected[..2]);
         assert_same(&frames[2..], &expected[3..]);
     }
@@ -528,7 +531,7 @@ fn a_video_is_fetched_in_pieces_where_it_must() {
     let ranges = server.ranges();
     assert_eq!(ranges.len(), 7, "{ranges:?}");
     assert_eq!(ranges[0], format!("bytes={piece}-"));
-    assert!(source.reopener().is_none());
+    assert!(!source.reopen().unwrap());
 
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     drop(source);
@@ -560,4 +563,32 @@ fn a_video_beyond_the_limit_is_refused_and_leaves_nothing() {
         "{error}"
     );
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Another server than s3s: `tests/oracle/s3/moto_server.py` starts it and runs this.
+#[test]
+#[ignore = "needs a server: tests/oracle/s3/moto_server.py"]
+fn another_server_gives_the_same() {
+    let folder = std::env::var("MTMC_TEST_S3_FOLDER").unwrap();
+    let folder = Path::new(&folder);
+    let settings = S3Settings::from_env().unwrap();
+    for name in ["site/many", "site/odd names"] {
+        let (expected, local) = as_folder(&folder.join(name));
+        let mut source = open_with(&settings, &format!("s3://cameras/{name}"), 1).unwrap();
+        assert_same(&all(&mut source), &expected);
+        assert_eq!(source.info(), local.info());
+        assert_eq!(source.skipped().count, local.skipped().count);
+    }
+    let (expected, _) = as_folder(&folder.join("site/many"));
+    let mut source = open_with(&settings, "s3://cameras/site/many", 2000).unwrap();
+    assert_same(&all(&mut source), &expected[1999..]);
+
+    let mut source = open_with(&settings, "s3://cameras/site/street.mp4", 1).unwrap();
+    let mut local = Mp4Source::open(&folder.join("site/street.mp4")).unwrap();
+    assert_same(&all(&mut source), &all(&mut local));
+
+    let error = open_with(&settings, "s3://elsewhere/site", 1).unwrap_err();
+    assert!(error.to_string().contains("NoSuchBucket"), "{error}");
+    let error = open_with(&settings, "s3://cameras/nothing", 1).unwrap_err();
+    assert!(matches!(error, SourceError::NoImages { .. }), "{error}");
 }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::error::with_causes;
 use super::image_file::{decode_image, has_image_ending, image_size, is_jpeg, read_bytes};
 use super::{Frame, FrameSource, OpenOptions, SkipCounts, SourceError, SourceInfo, stem};
 
@@ -112,13 +113,6 @@ impl FrameSource for FolderSource {
 
     fn skipped(&self) -> &SkipCounts {
         &self.skipped
-    }
-}
-
-fn with_causes(error: &SourceError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
     }
 }
 

@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use futures_util::{StreamExt as _, stream};
 use mtmc::source::s3::{S3Credentials, S3Secret, S3Settings};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -242,8 +243,12 @@ async fn answer(State(front): State<Arc<Front>>, request: Request) -> Response {
     let (parts, body) = response.into_parts();
     let bytes = to_bytes(body, usize::MAX).await.unwrap();
     let first: Result<Bytes, std::io::Error> = Ok(bytes.slice(..length.min(bytes.len())));
-    let parts_of_body = [first, Err(std::io::ErrorKind::ConnectionReset.into())];
-    let body = Body::from_stream(futures_util::stream::iter(parts_of_body));
+    let body = stream::once(async { first }).chain(stream::once(async {
+        // What came before leaves only when nothing follows at once.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(std::io::ErrorKind::ConnectionReset.into())
+    }));
+    let body = Body::from_stream(body);
     Response::from_parts(parts, body)
 }
 

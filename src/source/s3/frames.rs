@@ -5,7 +5,7 @@
 //! listing and fetching pause.
 
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
@@ -32,22 +32,54 @@ pub(super) struct Frames {
     place: Arc<Place>,
     info: SourceInfo,
     skipped: SkipCounts,
+    /// Behind what was given or skipped last.
+    position: Position,
     /// Read at opening, for its size.
     first: Option<Frame>,
     denied: u32,
     fetching: Option<Fetching>,
+    /// False after an error that would come again.
+    can_reopen: bool,
+    halt: Arc<HaltSwitch>,
 }
 
-/// Where the images are and how far they were read: what it takes to open them again.
+/// Where the images are.
 #[derive(Debug)]
-pub(super) struct Place {
+struct Place {
     store: Store,
     address: Address,
     /// All keys start with it.
     prefix: String,
     keep_jpeg: bool,
-    /// Behind what was given or skipped last.
-    position: Mutex<Position>,
+}
+
+/// Ends the task that is waited for, and every later one.
+#[derive(Debug, Default)]
+struct HaltSwitch {
+    state: Mutex<(bool, Option<AbortHandle>)>,
+}
+
+impl HaltSwitch {
+    fn lock(&self) -> MutexGuard<'_, (bool, Option<AbortHandle>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This is the task that is waited for from now on.
+    fn watch(&self, task: AbortHandle) {
+        let mut state = self.lock();
+        if state.0 {
+            task.abort();
+        }
+        state.1 = Some(task);
+    }
+
+    fn halt(&self) {
+        let mut state = self.lock();
+        state.0 = true;
+        if let Some(task) = &state.1 {
+            task.abort();
+        }
+    }
 }
 
 /// The task that fetches ahead; it ends with this value.
@@ -127,52 +159,62 @@ impl Frames {
             frame_count: opened.listing.keys.total(),
             size: (0, 0),
         };
-        let place = Arc::new(Place {
-            store: opened.store,
-            prefix: opened.listing.prefix.clone(),
-            keep_jpeg: options.keep_jpeg,
-            position: Mutex::new(opened.listing.keys.position()),
-            address,
-        });
+        let mut frames = Self {
+            place: Arc::new(Place {
+                store: opened.store,
+                prefix: opened.listing.prefix.clone(),
+                keep_jpeg: options.keep_jpeg,
+                address,
+            }),
+            info,
+            skipped: SkipCounts::default(),
+            position: opened.listing.keys.position(),
+            first: None,
+            denied: 0,
+            fetching: None,
+            can_reopen: true,
+            halt: Arc::default(),
+        };
         let at_end = first > 1 && opened.listing.keys.is_empty();
-        let mut frames = Self::start(place, info, opened.listing)?;
+        frames.fetch(opened.listing)?;
         if !at_end {
             frames.find_first()?;
         }
         Ok(frames)
     }
 
-    fn start(place: Arc<Place>, info: SourceInfo, listing: Listing) -> Result<Self, SourceError> {
-        Ok(Self {
-            fetching: Some(fetch(&place, listing)?),
-            place,
-            info,
-            skipped: SkipCounts::default(),
-            first: None,
-            denied: 0,
-        })
+    /// Starts fetching what `listing` gives.
+    fn fetch(&mut self, listing: Listing) -> Result<(), SourceError> {
+        let (sender, slots) = mpsc::channel();
+        let work = fetch_all(Arc::clone(&self.place), listing, sender);
+        let task = runtime::handle()?.spawn(work).abort_handle();
+        self.halt.watch(task.clone());
+        self.fetching = Some(Fetching { slots, task });
+        Ok(())
     }
 
-    /// The same images, behind the last that any source of this place gave or skipped.
-    pub(super) fn again(place: &Arc<Place>, info: &SourceInfo) -> Result<Self, SourceError> {
-        let to_list = Arc::clone(place);
-        let listing = runtime::wait(async move {
-            let position = to_list.position();
-            let mut listing = Listing::behind(&to_list.store, &to_list.prefix, &position);
-            listing.fill(&to_list.store).await?;
+    /// Goes on behind the frame that was given or skipped last, under the same numbers even where
+    /// objects vanished meanwhile.
+    pub(super) fn reopen(&mut self) -> Result<bool, SourceError> {
+        if !self.can_reopen {
+            return Ok(false);
+        }
+        let place = Arc::clone(&self.place);
+        let position = self.position.clone();
+        let listing = runtime::start(async move {
+            let mut listing = Listing::behind(&place.store, &place.prefix, &position);
+            listing.fill(&place.store).await?;
             Ok(listing)
         })?;
-        Self::start(Arc::clone(place), info.clone(), listing)
+        self.halt.watch(listing.task());
+        self.fetch(listing.wait()?)?;
+        Ok(true)
     }
 
-    pub(super) fn place(&self) -> &Arc<Place> {
-        &self.place
-    }
-
-    /// What ends a wait of [`Frames::next_frame`].
-    pub(super) fn halt(&self) -> Option<Halt> {
-        let task = self.fetching.as_ref()?.task.clone();
-        Some(Box::new(move || task.abort()))
+    /// What ends a wait of [`Frames::next_frame`] and [`Frames::reopen`].
+    pub(super) fn halt(&self) -> Halt {
+        let switch = Arc::clone(&self.halt);
+        Box::new(move || switch.halt())
     }
 
     /// Reads the first frame, for its size.
@@ -222,6 +264,8 @@ impl Frames {
                 Ok(Slot::End { total, error }) => {
                     self.fetching = None;
                     self.info.frame_count = total.or(self.info.frame_count);
+                    // Names in disorder are so the next time.
+                    self.can_reopen = !matches!(error, Some(SourceError::Broken { .. }));
                     return error.map_or(Ok(None), Err);
                 }
                 Err(_) => return self.fail(runtime::stopped()),
@@ -241,7 +285,7 @@ impl Frames {
             Ok(Ok(bytes)) => match self.decode(*number, bytes) {
                 Ok(frame) => {
                     self.denied = 0;
-                    self.place.passed(&coming.numbered);
+                    self.position = coming.numbered.position();
                     return Ok(Some(frame));
                 }
                 Err(reason) => (SkipKind::Broken, reason),
@@ -265,7 +309,7 @@ impl Frames {
         }
         let reason = format!("{}: {}: {reason}", listed.key, kind.as_str());
         self.skipped.add_kind(*number, kind, reason);
-        self.place.passed(&coming.numbered);
+        self.position = coming.numbered.position();
         Ok(None)
     }
 
@@ -274,22 +318,10 @@ impl Frames {
         frame_of(number, rate, bytes, self.place.keep_jpeg)
     }
 
-    /// Ends reading; another source may go on.
+    /// Ends reading; [`Frames::reopen`] may go on.
     fn fail<T>(&mut self, error: SourceError) -> Result<T, SourceError> {
         self.fetching = None;
         Err(error)
-    }
-}
-
-impl Place {
-    fn position(&self) -> Position {
-        let position = self.position.lock();
-        position.unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn passed(&self, numbered: &Numbered) {
-        let position = self.position.lock();
-        *position.unwrap_or_else(PoisonError::into_inner) = numbered.position();
     }
 }
 
@@ -415,16 +447,6 @@ impl Listing {
         }
         self.fill(store).await
     }
-}
-
-/// Starts fetching what `listing` gives.
-fn fetch(place: &Arc<Place>, listing: Listing) -> Result<Fetching, SourceError> {
-    let (sender, slots) = mpsc::channel();
-    let task = runtime::handle()?.spawn(fetch_all(Arc::clone(place), listing, sender));
-    Ok(Fetching {
-        slots,
-        task: task.abort_handle(),
-    })
 }
 
 async fn fetch_all(place: Arc<Place>, mut listing: Listing, slots: Sender<Slot>) {

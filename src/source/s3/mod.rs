@@ -5,7 +5,7 @@
 //! ([`FolderSource`](super::FolderSource)). What fails in passing is tried again, with pauses that
 //! grow and are cut by chance, until a deadline. An object that is missing, empty, broken, too
 //! large or refused is skipped and counted with its key and its [`SkipKind`]; a store that cannot
-//! be reached is an error, after which [`S3Source::reopener`] goes on with the frame that was due.
+//! be reached is an error, after which [`FrameSource::reopen`] goes on with the frame that was due.
 //!
 //! ```no_run
 //! use mtmc::source::{FrameSource, OpenOptions};
@@ -30,9 +30,7 @@ mod video;
 
 pub use settings::{S3Credentials, S3Secret, S3Settings};
 
-use std::sync::Arc;
-
-use super::{Frame, FrameSource, Halt, OpenOptions, Reopen, SkipCounts, SourceError, SourceInfo};
+use super::{Frame, FrameSource, Halt, OpenOptions, SkipCounts, SourceError, SourceInfo};
 use address::{Address, Named};
 use frames::Frames;
 use video::Video;
@@ -105,24 +103,6 @@ impl S3Source {
         };
         Ok(Self { inner })
     }
-
-    /// What opens the same images again after an error, behind the frame that was given or skipped
-    /// last, under the same numbers even where objects vanished meanwhile. What came before is not
-    /// fetched again and, where the numbers in names have leading zeros, not listed.
-    ///
-    /// `None` for a video: it was fetched as a whole and cannot be lost on the way.
-    pub fn reopener(&self) -> Option<Reopen> {
-        let Inner::Frames(frames) = &self.inner else {
-            return None;
-        };
-        let place = Arc::clone(frames.place());
-        let info = frames.info().clone();
-        Some(Box::new(move |_last| {
-            let frames = Frames::again(&place, &info)?;
-            let inner = Inner::Frames(Box::new(frames));
-            Ok(Box::new(Self { inner }) as Box<dyn FrameSource>)
-        }))
-    }
 }
 
 impl FrameSource for S3Source {
@@ -147,9 +127,18 @@ impl FrameSource for S3Source {
         }
     }
 
+    /// Nothing that came before is fetched again, nor listed where the numbers in names have
+    /// leading zeros. A video was fetched as a whole and cannot be lost on the way.
+    fn reopen(&mut self) -> Result<bool, SourceError> {
+        match &mut self.inner {
+            Inner::Frames(frames) => frames.reopen(),
+            Inner::Video(_) => Ok(false),
+        }
+    }
+
     fn halt(&self) -> Option<Halt> {
         match &self.inner {
-            Inner::Frames(frames) => frames.halt(),
+            Inner::Frames(frames) => Some(frames.halt()),
             Inner::Video(_) => None,
         }
     }

@@ -6,9 +6,10 @@
 
 use std::future::Future;
 use std::sync::OnceLock;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::task::AbortHandle;
 
 use super::super::SourceError;
 
@@ -37,16 +38,44 @@ pub(super) fn handle() -> Result<&'static Handle, SourceError> {
     }
 }
 
+/// Work on those threads whose outcome is not there yet.
+pub(super) struct Started<T> {
+    task: AbortHandle,
+    answer: Receiver<Result<T, SourceError>>,
+}
+
+impl<T> Started<T> {
+    /// What stops the work.
+    pub(super) fn task(&self) -> AbortHandle {
+        self.task.clone()
+    }
+
+    /// Waits for the outcome; an error where the work was stopped.
+    pub(super) fn wait(self) -> Result<T, SourceError> {
+        self.answer.recv().unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+/// Starts `work` on those threads.
+pub(super) fn start<T: Send + 'static>(
+    work: impl Future<Output = Result<T, SourceError>> + Send + 'static,
+) -> Result<Started<T>, SourceError> {
+    let (done, answer) = mpsc::sync_channel(1);
+    let task = handle()?.spawn(async move {
+        // Nobody waits any more only if the caller gave up.
+        let _ = done.send(work.await);
+    });
+    Ok(Started {
+        task: task.abort_handle(),
+        answer,
+    })
+}
+
 /// Runs `work` on those threads and waits for it.
 pub(super) fn wait<T: Send + 'static>(
     work: impl Future<Output = Result<T, SourceError>> + Send + 'static,
 ) -> Result<T, SourceError> {
-    let (done, answer) = mpsc::sync_channel(1);
-    handle()?.spawn(async move {
-        // The caller waits; it cannot have gone.
-        let _ = done.send(work.await);
-    });
-    answer.recv().unwrap_or_else(|_| Err(stopped()))
+    start(work)?.wait()
 }
 
 /// The error where a task ended without its message.

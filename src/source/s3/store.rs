@@ -19,6 +19,7 @@ use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_smithy_http_client::tls;
 use tokio::time::Instant;
 
+use super::super::error::with_causes;
 use super::super::{SkipKind, SourceError};
 use super::keys::Listed;
 use super::settings::{S3Credentials, S3Settings};
@@ -105,7 +106,7 @@ impl Store {
             let found = provider.provide_credentials().await;
             found.map_err(|error| SourceError::Refused {
                 address: format!("s3://{bucket}"),
-                reason: format!("no credentials: {}", causes(&error)),
+                reason: format!("no credentials: {}", shortened(&with_causes(&error))),
             })?;
         }
         let path_style = settings
@@ -113,7 +114,6 @@ impl Store {
             .unwrap_or_else(|| config.endpoint_url().is_some());
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(settings.timeout.min(CONNECT_TIMEOUT))
-            .operation_attempt_timeout(settings.timeout)
             .build();
         let own = aws_sdk_s3::config::Builder::from(&config)
             .force_path_style(path_style)
@@ -325,7 +325,10 @@ pub(super) fn too_large(length: Option<u64>, limit: u64) -> String {
 
 /// An answer that broke off.
 pub(super) fn cut(error: &dyn Error) -> Trouble {
-    Trouble::Passing(format!("the answer broke off: {}", causes(error)), None)
+    Trouble::Passing(
+        format!("the answer broke off: {}", shortened(&with_causes(error))),
+        None,
+    )
 }
 
 /// Bounds an attempt in time.
@@ -376,19 +379,26 @@ impl Retry {
     /// Waits before another attempt; false when there is none left. `asked` is how long the store
     /// wants to be left alone.
     pub(super) async fn pause(&mut self, asked: Option<Duration>, reason: &str) -> bool {
-        self.attempts_left = self.attempts_left.saturating_sub(1);
-        let pause = self
-            .pause
-            .mul_f64(self.chance.unit())
-            .max(asked.unwrap_or_default());
-        let until = Instant::now() + pause;
-        if self.attempts_left == 0 || until >= self.deadline {
+        let now = Instant::now();
+        let Some(until) = self.next(now, asked) else {
             return false;
-        }
-        tracing::debug!(reason, pause_ms = pause.as_millis() as u64, "trying again");
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        };
+        let pause_ms = (until - now).as_millis() as u64;
+        tracing::debug!(reason, pause_ms, "trying again");
         tokio::time::sleep_until(until).await;
         true
+    }
+
+    /// When the next attempt is due, after one that failed by `now`.
+    fn next(&mut self, now: Instant, asked: Option<Duration>) -> Option<Instant> {
+        self.attempts_left = self.attempts_left.saturating_sub(1);
+        let pause = self.pause.mul_f64(self.chance.unit());
+        let until = now + pause.max(asked.unwrap_or_default());
+        if self.attempts_left == 0 || until >= self.deadline {
+            return None;
+        }
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Some(until)
     }
 }
 
@@ -405,9 +415,9 @@ where
             let wait = retry_after(answer.raw());
             answered(status, code, message, wait)
         }
-        SdkError::ConstructionFailure(_) => Trouble::Refused(causes(error)),
+        SdkError::ConstructionFailure(_) => Trouble::Refused(shortened(&with_causes(error))),
         // No connection, a connection that was cut, no answer in time, an answer that is none.
-        _ => Trouble::Passing(causes(error), None),
+        _ => Trouble::Passing(shortened(&with_causes(error)), None),
     }
 }
 
@@ -464,20 +474,6 @@ fn shortened(text: &str) -> String {
         .collect()
 }
 
-/// An error with its causes.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        next = cause.source();
-    }
-    shortened(&text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -517,26 +513,31 @@ mod tests {
         assert!(!reason.contains('\n'));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn attempts_and_time_are_bounded() {
+    #[test]
+    fn attempts_are_bounded_and_spaced() {
         let settings = S3Settings {
-            attempts: 4,
+            attempts: 8,
             ..S3Settings::default()
         };
         let mut retry = Retry::new(&settings);
-        let mut attempts = 1;
-        while retry.pause(None, "").await {
-            attempts += 1;
+        let now = Instant::now();
+        let mut longest = FIRST_PAUSE;
+        for _ in 1..8 {
+            let pause = retry.next(now, None).unwrap() - now;
+            assert!(pause <= longest, "{pause:?} of {longest:?}");
+            longest = (longest * 2).min(LONGEST_PAUSE);
         }
-        assert_eq!(attempts, 4);
+        assert_eq!(retry.next(now, None), None);
+    }
 
-        // The store asks for longer than there is time.
+    #[test]
+    fn what_the_store_asks_for_is_kept_within_the_deadline() {
+        let settings = S3Settings::default();
+        let now = Instant::now();
+        let asked = Duration::from_secs(7);
         let mut retry = Retry::new(&settings);
-        assert!(!retry.pause(Some(settings.deadline), "").await);
-        let mut retry = Retry::new(&settings);
-        let started = Instant::now();
-        assert!(retry.pause(Some(Duration::from_secs(7)), "").await);
-        assert!(started.elapsed() >= Duration::from_secs(7));
-        assert_eq!(retry.time_left(), settings.timeout);
+        assert!(retry.next(now, Some(asked)).unwrap() >= now + asked);
+        let asked = settings.deadline + Duration::from_secs(1);
+        assert_eq!(Retry::new(&settings).next(now, Some(asked)), None);
     }
 }
