@@ -1,11 +1,15 @@
 //! Options that several commands share: weights, device, what counts as a detection.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
 use clap::{Args, ValueEnum};
 use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, LoadedEmbedder, Weights};
+
+use crate::pipeline::SyncMode;
+use crate::source::Backoff;
 
 /// On what to compute, and how.
 #[derive(Debug, Args)]
@@ -67,6 +71,69 @@ pub struct DetectionArgs {
     pub classes: String,
 }
 
+/// How cameras are kept in step, and what becomes of those that fail.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// `lossless` tracks every frame and waits for every camera: the same input gives the same
+    /// results. `live` waits for nobody for long and drops what it has no time for. By default live
+    /// if a source is a live address, such as rtsp://…
+    #[arg(long, env = "MTMC_SYNC")]
+    pub sync: Option<Sync>,
+
+    /// Live: seconds that a time step waits for a camera without a frame, before the others go on
+    #[arg(long, env = "MTMC_MAX_WAIT", default_value_t = SyncMode::MAX_WAIT.as_secs_f64(), value_parser = seconds)]
+    pub max_wait: f64,
+
+    /// Take frames of files no sooner than their time has come, as if they were cameras
+    #[arg(long, env = "MTMC_REALTIME")]
+    pub realtime: bool,
+
+    /// Seconds for which a live source that failed is tried again; 0 for not at all, `inf` for ever
+    #[arg(long, env = "MTMC_RECONNECT", default_value_t = 300.0, value_parser = seconds)]
+    pub reconnect: f64,
+}
+
+/// How cameras are kept in step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sync {
+    /// Every frame, however long it takes
+    Lossless,
+    /// What there is time for
+    Live,
+}
+
+impl SyncArgs {
+    /// What was asked for, or what suits sources of which one is live, or none.
+    pub fn mode(&self, live: bool) -> SyncMode {
+        let suits = if live { Sync::Live } else { Sync::Lossless };
+        match self.sync.unwrap_or(suits) {
+            Sync::Lossless => SyncMode::Lossless,
+            Sync::Live => SyncMode::live(duration(self.max_wait).unwrap_or(Duration::MAX)),
+        }
+    }
+
+    /// When sources that failed are tried again.
+    pub fn backoff(&self) -> Backoff {
+        Backoff {
+            give_up: duration(self.reconnect),
+            ..Backoff::default()
+        }
+    }
+}
+
+/// A time that passes some day; `None` for others.
+fn duration(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// Parses a time in seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds >= 0.0 => Ok(seconds),
+        _ => Err("must be a number of seconds, not below 0".to_string()),
+    }
+}
+
 /// Parses the side of a network's input.
 fn input_size(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
@@ -108,6 +175,17 @@ impl ComputeArgs {
             );
         }
         Ok((device, dtype))
+    }
+
+    /// Names of the device and of its numbers, such as `cuda:0` and `bf16`.
+    pub fn names(&self) -> anyhow::Result<(String, String)> {
+        let (device, dtype) = self.device()?;
+        let device = match device.location() {
+            DeviceLocation::Cpu => "cpu".to_string(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        };
+        Ok((device, dtype.as_str().to_string()))
     }
 
     /// Loads re-ID weights, fetching them if they are only named.
@@ -240,6 +318,15 @@ mod tests {
         assert_eq!(unit("0.5"), Ok(0.5));
         for wrong in ["-0.1", "1.1", "NaN", "x"] {
             assert!(unit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_not_negative() {
+        assert_eq!(seconds("0.25"), Ok(0.25));
+        assert_eq!(duration(seconds("inf").unwrap()), None);
+        for wrong in ["-1", "NaN", "x"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }
 

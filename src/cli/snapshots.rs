@@ -11,6 +11,7 @@ use super::options::weights_path;
 use crate::config::Environment;
 use crate::pipeline::{Fingerprint, Snapshots};
 use crate::sink::{PartFile, SinkError, close_part};
+use crate::source;
 
 /// Where result files begin: anew, or where the run that is resumed left them.
 #[derive(Debug)]
@@ -92,9 +93,7 @@ pub fn snapshots(
 
 /// A source that cannot be read again from its beginning cannot be resumed.
 pub fn check_source(spec: &str) -> anyhow::Result<()> {
-    let address = spec.split_once("://").map(|(scheme, _)| scheme);
-    let again = matches!(address, None | Some("http" | "https" | "file"));
-    if spec == "-" || !again {
+    if spec == "-" || source::is_live(spec) {
         bail!(
             "{spec}: a live source cannot be read again from its beginning, so there is no resuming \
              it: leave out --snapshot-every and --resume"

@@ -1,6 +1,5 @@
 //! `mtmc track`: videos in, tracks out, as MOT text, JSON lines and annotated video.
 
-use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,18 +8,18 @@ use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use mtmc_models::Embedder;
 
-use super::options::{DetectionArgs, ModelArgs, unit};
+use super::options::{DetectionArgs, ModelArgs, SyncArgs, unit};
 use super::progress::{Progress, stop_on_ctrl_c};
 use super::settings::read_settings;
-use super::snapshots::{Outputs, add_environment, add_weights, check_source, snapshots};
+use super::snapshots::{Outputs, add_environment, add_weights, snapshots};
+use super::sources::{NamedSource, Opening, total_frames};
 use super::world;
 use crate::config::Environment;
 use crate::pipeline::{
-    self, Camera, Control, Fingerprint, Interrupted, Networks, Options, PipelineMetrics, Summary,
-    SyncMode,
+    self, Camera, CameraState, Control, Fingerprint, Interrupted, Networks, Options,
+    PipelineMetrics, Summary, SyncMode,
 };
 use crate::sink::{JpegSink, JsonLinesSink, MotSink, Sink, VideoSink};
-use crate::source::{self, Backoff, FrameSource, OpenOptions, VideoDecoder};
 use crate::tracker::camera_motion::{MotionEstimator, MotionMethod, MotionSettings};
 use crate::tracker::{TrackerSettings, VideoTracking};
 
@@ -120,6 +119,9 @@ pub struct TrackArgs {
     #[arg(long, env = "MTMC_RESUME")]
     resume: bool,
 
+    #[command(flatten)]
+    sync: SyncArgs,
+
     /// No progress, only the summary
     #[arg(short, long, env = "MTMC_QUIET")]
     quiet: bool,
@@ -149,12 +151,30 @@ impl TrackArgs {
         }
     }
 
-    /// A source must be one that can be resumed, if that is asked for.
-    fn check_source(&self, spec: &str) -> anyhow::Result<()> {
-        if self.resume || self.snapshot_every > 0 {
-            check_source(spec)?;
+    fn opening(&self, cameras: usize) -> anyhow::Result<Opening> {
+        let rate = self.frame_rate;
+        if rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1000.0)) {
+            bail!("--frame-rate must be above 0 and at most 1000");
         }
-        Ok(())
+        Ok(Opening {
+            frame_rate: rate,
+            realtime: self.sync.realtime,
+            resumable: self.resume || self.snapshot_every > 0,
+            several: cameras > 1,
+        })
+    }
+
+    /// How the sources are kept in step.
+    fn sync_mode(&self, sources: &[NamedSource]) -> anyhow::Result<SyncMode> {
+        let live = sources.iter().any(|source| source.source.is_live());
+        let mode = self.sync.mode(live);
+        if mode.is_live() && (self.resume || self.snapshot_every > 0) {
+            bail!(
+                "--sync live: timing decides which frames are tracked, so there is no resuming: \
+                 leave out --snapshot-every and --resume"
+            );
+        }
+        Ok(mode)
     }
 
     /// What decides the results.
@@ -222,9 +242,16 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         None => None,
     };
     let sources = match &file {
-        Some(environment) => environment_sources(args, environment)?,
-        None => open_sources(args)?,
+        Some(environment) => {
+            let opening = args.opening(environment.cameras.len())?;
+            opening.of_environment(environment, &args.sources)?
+        }
+        None => {
+            let opening = args.opening(args.sources.len())?;
+            opening.named_by_themselves(&args.sources)?
+        }
     };
+    let sync = args.sync_mode(&sources)?;
     let detector = args.model.load()?;
     let reid = args.reid.clone().or_else(|| {
         let model = file.as_ref()?.reid.model.as_ref()?;
@@ -239,13 +266,9 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         max_frames: args.max_frames,
         detect: args.detection.options(&detector, args.score_floor)?,
         report_threshold: args.detection.confidence,
-        tolerance: pipeline::tolerance(
-            sources
-                .iter()
-                .filter_map(|source| source.source.info().frame_rate),
-        ),
-        sync: SyncMode::Lossless,
-        reconnect: Backoff::default(),
+        tolerance: pipeline::tolerance(sources.iter().map(NamedSource::frame_rate)),
+        sync,
+        reconnect: args.sync.backoff(),
     };
     let environment = match &file {
         Some(environment) => Some(environment.clone()),
@@ -299,17 +322,33 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     };
     let stop = stop_on_ctrl_c("finishing the files")?;
     let progress = Progress::new(total, "frames", args.quiet);
-    let told = |frames| progress.update(frames);
     let names = cameras.iter().map(|camera| camera.name.as_str());
+    let metrics = Arc::new(PipelineMetrics::new(names));
+    let told = |frames| {
+        progress.message(away(&metrics));
+        progress.update(frames);
+    };
     let control = Control {
         snapshots,
-        metrics: Arc::new(PipelineMetrics::new(names)),
+        metrics: metrics.clone(),
         stop: &stop,
         progress: &told,
     };
     let summary = pipeline::run(cameras, shared, networks, &options, control)?;
     progress.finish();
     conclude(args, &summary)
+}
+
+/// The cameras that the others go on without.
+fn away(metrics: &PipelineMetrics) -> String {
+    let mut text = String::new();
+    for (name, state) in metrics.states() {
+        if state == CameraState::Degraded {
+            text += if text.is_empty() { "without " } else { ", " };
+            text += name;
+        }
+    }
+    text
 }
 
 /// Tells what was done, and how it ended.
@@ -326,135 +365,6 @@ fn conclude(args: &TrackArgs, summary: &Summary) -> anyhow::Result<()> {
         return Err(Interrupted.into());
     }
     Ok(())
-}
-
-/// A source, opened.
-struct NamedSource {
-    /// The camera's name, and that of its files.
-    name: String,
-    /// Where it is.
-    spec: String,
-    source: Box<dyn FrameSource>,
-}
-
-impl NamedSource {
-    /// Frames a second; what is common where it does not tell.
-    fn frame_rate(&self) -> f64 {
-        self.source.info().frame_rate.unwrap_or(30.0)
-    }
-
-    /// Width and height in pixels.
-    fn size(&self) -> [f64; 2] {
-        let (width, height) = self.source.info().size;
-        [f64::from(width), f64::from(height)]
-    }
-}
-
-fn open_sources(args: &TrackArgs) -> anyhow::Result<Vec<NamedSource>> {
-    if args
-        .frame_rate
-        .is_some_and(|rate| !(rate > 0.0 && rate <= 1000.0))
-    {
-        bail!("--frame-rate must be above 0 and at most 1000");
-    }
-    let options = OpenOptions {
-        frame_rate: args.frame_rate,
-        keep_jpeg: false,
-        decoder: VideoDecoder::Auto,
-    };
-    let mut names = HashSet::new();
-    let mut sources = Vec::new();
-    for spec in &args.sources {
-        args.check_source(spec)?;
-        let source = source::open(spec, &options)?;
-        // Two sources of one name must not write into the same files.
-        let base = file_name(&source.info().name);
-        let mut name = base.clone();
-        let mut copy = 2;
-        while !names.insert(name.clone()) {
-            name = format!("{base}-{copy}");
-            copy += 1;
-        }
-        sources.push(NamedSource {
-            name,
-            spec: spec.clone(),
-            source,
-        });
-    }
-    Ok(sources)
-}
-
-/// A source's name as a file name: what is no letter, digit, `-`, `_` or `.` becomes `_`.
-fn file_name(name: &str) -> String {
-    let safe: String = name
-        .chars()
-        .map(|c| {
-            if c.is_alphanumeric() || "-_.".contains(c) {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    match safe.trim_matches('.') {
-        "" => "source".to_string(),
-        safe => safe.to_string(),
-    }
-}
-
-fn total_frames(sources: &[NamedSource], limit: Option<u64>) -> Option<u64> {
-    let mut total = 0;
-    for source in sources {
-        let frames = match (source.source.info().frame_count, limit) {
-            (Some(count), Some(limit)) => count.min(limit),
-            (Some(count), None) => count,
-            (None, Some(limit)) => limit,
-            (None, None) => return None,
-        };
-        total += frames;
-    }
-    Some(total)
-}
-
-/// The cameras of an environment, each with its source.
-fn environment_sources(
-    args: &TrackArgs,
-    environment: &Environment,
-) -> anyhow::Result<Vec<NamedSource>> {
-    let mut given = BTreeMap::new();
-    for text in &args.sources {
-        let Some((id, source)) = text.split_once('=') else {
-            bail!("{text}: with --environment a source is given as CAMERA=SOURCE");
-        };
-        if environment.camera_index(id).is_none() {
-            bail!("{text}: the environment has no camera `{id}`");
-        }
-        given.insert(id, source);
-    }
-    let mut sources = Vec::new();
-    for camera in &environment.cameras {
-        let spec = given.get(camera.id.as_str()).copied();
-        let Some(spec) = spec.or(camera.source.as_deref()) else {
-            bail!(
-                "camera `{0}` has no source: name one in the file, or give {0}=SOURCE",
-                camera.id
-            );
-        };
-        args.check_source(spec)?;
-        let options = OpenOptions {
-            frame_rate: args.frame_rate.or(camera.frame_rate),
-            keep_jpeg: false,
-            decoder: VideoDecoder::Auto,
-        };
-        let source =
-            source::open(spec, &options).with_context(|| format!("camera `{}`", camera.id))?;
-        sources.push(NamedSource {
-            name: camera.id.clone(),
-            spec: spec.to_string(),
-            source,
-        });
-    }
-    Ok(sources)
 }
 
 /// A camera whose first `done` frames an earlier run did.
@@ -492,7 +402,7 @@ fn camera(
     Ok(Camera {
         name,
         source: source.source,
-        reopen: None,
+        reopen: source.reopen,
         tracker: tracker.build()?,
         motion,
         sinks,
@@ -548,6 +458,17 @@ fn print_summary(out: &Path, summary: &Summary) -> anyhow::Result<()> {
         for frame in &camera.skipped_frames {
             writeln!(stdout, "  frame {} skipped: {}", frame.number, frame.reason)?;
         }
+        let dropped = camera.dropped;
+        if dropped.overrun + dropped.late > 0 {
+            writeln!(
+                stdout,
+                "  {} frames dropped for newer ones, {} that came too late",
+                dropped.overrun, dropped.late
+            )?;
+        }
+        if camera.reconnects > 0 {
+            writeln!(stdout, "  lost and back {} times", camera.reconnects)?;
+        }
         if let Some(error) = &camera.error {
             writeln!(stdout, "  stopped: {error}")?;
         }
@@ -563,16 +484,4 @@ fn print_summary(out: &Path, summary: &Summary) -> anyhow::Result<()> {
     }
     writeln!(stdout, "results in {}", out.display())?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_sources_become_harmless_file_names() {
-        assert_eq!(file_name("lobby cam/1"), "lobby_cam_1");
-        assert_eq!(file_name("../.."), "_");
-        assert_eq!(file_name(".."), "source");
-    }
 }

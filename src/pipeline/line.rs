@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use mtmc_models::{BBox, Detection};
 
+use super::counts::Stage;
 use super::ids::IdSet;
-use super::metrics::{CameraMetrics, PipelineMetrics, Stage};
+use super::metrics::{CameraMetrics, PipelineMetrics};
 use super::snapshot::SavedCamera;
 use super::writer::{Done, Work, Writing};
 use super::{Options, PipelineError, TrackIdentity};

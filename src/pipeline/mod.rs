@@ -13,6 +13,7 @@
 //! [`PipelineMetrics`].
 
 mod build;
+mod counts;
 mod histogram;
 mod ids;
 mod inbox;
@@ -46,11 +47,12 @@ use stepping::{Member, Stepping};
 use steps::{Clock, Ended, Steps};
 
 pub use build::{BuildError, BuiltWorld};
-pub use histogram::{BUCKETS_MS, HistogramSnapshot};
-pub use metrics::{
+pub use counts::{
     Associations, CameraSnapshot, CameraState, DroppedFrames, GallerySizes, Handoffs,
-    MetricsSnapshot, Performance, PipelineMetrics, Stage, Waiting,
+    MetricsSnapshot, Performance, Stage, Waiting,
 };
+pub use histogram::{BUCKETS_MS, HistogramSnapshot};
+pub use metrics::PipelineMetrics;
 pub use replay::{RecordedCamera, Recording, ReplayError, ReplayOptions, replay};
 pub use snapshot::{Fingerprint, SnapshotError, Snapshots};
 pub use stepping::SyncMode;

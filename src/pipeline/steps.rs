@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use mtmc_models::{BBox, Detection, Embedder};
 use rayon::prelude::*;
 
+use super::counts::Stage;
 use super::inbox::Inbox;
 use super::line::{Context, Line, Motion, SecondsBefore, Tracked};
-use super::metrics::{PipelineMetrics, Stage};
+use super::metrics::PipelineMetrics;
 use super::snapshot::{Snapshot, Snapshots};
 use super::stepping::{Next, Stepping};
 use super::{Networks, Options, PipelineError, Shared, TrackedFrame, world};

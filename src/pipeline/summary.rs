@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::metrics::{
+use super::counts::{
     CameraSnapshot, CameraState, DroppedFrames, MetricsSnapshot, Performance, Stage,
 };
 use crate::source::SkippedFrame;

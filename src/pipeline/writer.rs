@@ -7,7 +7,8 @@ use std::time::Instant;
 use mtmc_models::Detection;
 
 use super::TrackIdentity;
-use super::metrics::{PipelineMetrics, Stage};
+use super::counts::Stage;
+use super::metrics::PipelineMetrics;
 use crate::sink::{FrameResult, Sink, SinkError, Written};
 use crate::source::Frame;
 use crate::tracker::Track;

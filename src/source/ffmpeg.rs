@@ -10,6 +10,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,8 @@ use serde::Deserialize;
 
 use super::folder::DEFAULT_FRAME_RATE;
 use super::{
-    Frame, FrameSource, SkipCounts, SourceError, SourceInfo, check_size, is_address, stem,
+    Frame, FrameSource, Halt, SkipCounts, SourceError, SourceInfo, check_size, is_address, is_live,
+    stem,
 };
 
 /// [`MAX_PIXELS`](super::MAX_PIXELS), as `ffmpeg` takes it.
@@ -40,7 +42,8 @@ pub struct FfmpegSource {
     input: String,
     info: SourceInfo,
     skipped: SkipCounts,
-    child: Child,
+    child: Arc<Mutex<Child>>,
+    live: bool,
     frames: BufReader<ChildStdout>,
     /// Collects what `ffmpeg` prints.
     messages: Option<JoinHandle<Vec<u8>>>,
@@ -140,7 +143,8 @@ impl FfmpegSource {
                 size: (0, 0),
             },
             skipped: SkipCounts::default(),
-            child,
+            child: Arc::new(Mutex::new(child)),
+            live: is_live(input),
             frames: BufReader::with_capacity(1 << 16, stdout),
             messages: Some(std::thread::spawn(move || {
                 last_bytes(stderr, MAX_MESSAGE_BYTES)
@@ -176,7 +180,8 @@ impl FfmpegSource {
 
     /// The pipe has ended: tells a good end from a bad one.
     fn finish(&mut self) -> Result<Option<RgbImage>, SourceError> {
-        match self.child.wait() {
+        let status = lock(&self.child).wait();
+        match status {
             Ok(status) if status.success() => {
                 self.ended = true;
                 Ok(None)
@@ -207,8 +212,9 @@ impl FfmpegSource {
     fn stop(&mut self) {
         self.ended = true;
         // It may have ended by itself already: both calls are then without effect.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut child = lock(&self.child);
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
@@ -240,6 +246,23 @@ impl FrameSource for FfmpegSource {
     fn skipped(&self) -> &SkipCounts {
         &self.skipped
     }
+
+    fn is_live(&self) -> bool {
+        self.live
+    }
+
+    fn halt(&self) -> Option<Halt> {
+        let child = self.child.clone();
+        Some(Box::new(move || {
+            // Without it the pipe ends, and so does whoever reads from it.
+            let _ = lock(&child).kill();
+        }))
+    }
+}
+
+/// The child; whoever panicked with it left it as good as it was.
+fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for FfmpegSource {
@@ -310,7 +333,9 @@ fn decode_command(input: &str, version: &str, untrusted: Option<&'static str>) -
     } else {
         command.arg("-nostdin").stdin(Stdio::null());
     }
-    command.args(input_options(input, untrusted)).args(["-i", input]);
+    command.args(input_options(input, untrusted));
+    command.args(timeout_options(input, version));
+    command.args(["-i", input]);
     command
         .args(["-map", "0:v:0"])
         .args(passthrough_option(version));
@@ -327,22 +352,41 @@ fn decode_command(input: &str, version: &str, untrusted: Option<&'static str>) -
     command
 }
 
+/// Microseconds that a network may be silent before `ffmpeg` gives up.
+const NETWORK_TIMEOUT: &str = "10000000";
+
+/// Options that keep `ffmpeg` from waiting for a silent network for ever. FFmpeg 5.0 renamed that of
+/// RTSP.
+fn timeout_options(input: &str, version: &str) -> Vec<&'static str> {
+    let option = match input.split_once("://") {
+        Some(("rtsp" | "rtsps", _)) if is_older(version, (5, 0)) => "-stimeout",
+        Some(("rtsp" | "rtsps", _)) => "-timeout",
+        Some(("http" | "https" | "tcp" | "rtmp", _)) => "-rw_timeout",
+        _ => return Vec::new(),
+    };
+    vec![option, NETWORK_TIMEOUT]
+}
+
 /// The option that hands out each decoded frame once, whatever its time. FFmpeg 5.1 renamed it.
 fn passthrough_option(version: &str) -> [&'static str; 2] {
+    if is_older(version, (5, 1)) {
+        ["-vsync", "passthrough"]
+    } else {
+        ["-fps_mode", "passthrough"]
+    }
+}
+
+/// Whether what `ffmpeg -version` says is before a release. Builds from the repository are named
+/// after a commit: taken as new.
+fn is_older(version: &str, release: (u32, u32)) -> bool {
     let number = version.strip_prefix("ffmpeg version ").unwrap_or("");
     let number = number.strip_prefix('n').unwrap_or(number);
     let mut parts = number
         .split(|c: char| !c.is_ascii_digit())
         .map(str::parse::<u32>);
-    let old = match (parts.next(), parts.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 1),
-        // Builds from the repository are named after a commit: taken as new.
+    match (parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < release,
         _ => false,
-    };
-    if old {
-        ["-vsync", "passthrough"]
-    } else {
-        ["-fps_mode", "passthrough"]
     }
 }
 
@@ -480,7 +524,7 @@ fn last_bytes(mut reader: impl Read, limit: usize) -> Vec<u8> {
 }
 
 /// A plain file name from an address: its last part, without password, query or ending.
-fn name_of_address(address: &str) -> String {
+pub(super) fn name_of_address(address: &str) -> String {
     let path = if is_address(address) {
         address.split_once("://").map_or(address, |(_, rest)| rest)
     } else {
@@ -555,6 +599,17 @@ mod tests {
         assert_eq!(option("ffmpeg version 4.4.2-0ubuntu0.22.04.1"), "-vsync");
         assert_eq!(option("ffmpeg version 5.0.1"), "-vsync");
         assert_eq!(option(""), "-fps_mode");
+    }
+
+    #[test]
+    fn silent_networks_are_given_up() {
+        let option = |input, version| timeout_options(input, version).first().copied();
+        let version = "ffmpeg version 4.4.2-0ubuntu0.22.04.1";
+        assert_eq!(option("rtsp://camera/1", version), Some("-stimeout"));
+        let version = "ffmpeg version 5.1.9-0+deb12u1 Copyright";
+        assert_eq!(option("rtsp://camera/1", version), Some("-timeout"));
+        assert_eq!(option("http://camera/1", version), Some("-rw_timeout"));
+        assert_eq!(option("file:a.mp4", version), None);
     }
 
     #[test]

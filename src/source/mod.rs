@@ -311,6 +311,32 @@ pub fn open_untrusted(
     )?))
 }
 
+/// Whether `spec` is the address of something that goes on whether or not anyone looks, and cannot be
+/// read again: any that is no file's. What comes over HTTP is one if its name ends as a video's does.
+pub fn is_live(spec: &str) -> bool {
+    if !is_address(spec) {
+        return false;
+    }
+    let (scheme, rest) = spec.split_once("://").unwrap_or(("", spec));
+    match scheme {
+        "file" | "s3" => false,
+        "http" | "https" => {
+            let path = rest.split(['?', '#']).next().unwrap_or(rest);
+            let file = path.split_once('/').map_or("", |(_, path)| path);
+            let ending = Path::new(file).extension().unwrap_or_default();
+            !VIDEO_ENDINGS
+                .iter()
+                .any(|known| ending.eq_ignore_ascii_case(known))
+        }
+        _ => true,
+    }
+}
+
+/// Endings of video files.
+const VIDEO_ENDINGS: [&str; 10] = [
+    "mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "flv",
+];
+
 /// True for `scheme://…`, with a scheme of at least two letters (so not `C:\…`).
 fn is_address(spec: &str) -> bool {
     let Some((scheme, _)) = spec.split_once("://") else {
@@ -354,6 +380,29 @@ mod tests {
         assert!(!is_address("C://videos/a.mp4"));
         assert!(!is_address("/videos/a.mp4"));
         assert!(!is_address("odd name ://x"));
+    }
+
+    #[test]
+    fn what_goes_on_by_itself_is_live() {
+        for spec in [
+            "rtsp://camera/stream",
+            "udp://@:1234",
+            "http://camera/mjpeg?fps=5",
+            "https://host/live.m3u8",
+            "http://camera.mp4",
+        ] {
+            assert!(is_live(spec), "{spec}");
+        }
+        for spec in [
+            "a.mp4",
+            "-",
+            "folder",
+            "file:///a",
+            "s3://bucket/camera",
+            "https://host/a.MP4?x=y.z",
+        ] {
+            assert!(!is_live(spec), "{spec}");
+        }
     }
 
     #[test]

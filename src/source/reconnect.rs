@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ffmpeg::name_of_address;
 use super::{Frame, FrameSource, SkipCounts, SourceError, SourceInfo};
 use crate::random::SplitMix64;
 
@@ -82,11 +83,11 @@ pub struct AbsentSource {
 }
 
 impl AbsentSource {
-    /// For a source of this name that could not be opened. Its size is given as 0×0.
-    pub fn new(name: &str, error: SourceError) -> Self {
+    /// For an address that could not be opened. Its size is given as 0×0.
+    pub fn new(address: &str, error: SourceError) -> Self {
         Self {
             info: SourceInfo {
-                name: name.to_string(),
+                name: name_of_address(address),
                 frame_rate: None,
                 frame_count: None,
                 size: (0, 0),
