@@ -17,6 +17,7 @@ pub mod service;
 pub mod sim;
 pub mod sink;
 pub mod source;
+pub mod store;
 pub mod tracker;
 
 mod random;
