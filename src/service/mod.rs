@@ -8,12 +8,14 @@
 
 pub mod api;
 pub mod catalog;
+pub mod idempotency;
 pub mod live;
 pub mod messages;
 pub mod networks;
 pub mod problem;
 pub mod settings;
 pub mod tasks;
+pub mod uploads;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,9 +27,11 @@ use axum_server::Handle;
 use tracing::info;
 
 use catalog::Catalog;
+use idempotency::Idempotency;
 use networks::ServiceNetworks;
 use settings::ServiceSettings;
 use tasks::Tasks;
+use uploads::Uploads;
 
 /// All that requests share.
 pub struct App {
@@ -39,6 +43,10 @@ pub struct App {
     pub networks: Arc<ServiceNetworks>,
     /// Tasks of this process.
     pub tasks: Tasks,
+    /// Videos that came by upload.
+    pub uploads: Uploads,
+    /// Requests that must not be done twice.
+    pub idempotency: Idempotency,
     /// The sockets that are open.
     pub sockets: live::Sockets,
     /// When the service started.
@@ -62,11 +70,15 @@ impl App {
             .with_context(|| settings.data_dir.display().to_string())?;
         let networks = Arc::new(networks);
         let tasks = Tasks::new(&settings, networks.clone());
+        let idempotency = Idempotency::default();
+        let uploads = Uploads::new(&settings, networks.clone(), idempotency.clone())?;
         Ok(Arc::new(Self {
             settings,
             catalog,
             networks,
             tasks,
+            uploads,
+            idempotency,
             sockets: live::Sockets::default(),
             started: Instant::now(),
         }))
@@ -93,13 +105,14 @@ pub async fn serve(
         .with_context(|| format!("cannot listen on {address}"))?;
     listener.set_nonblocking(true)?;
     listening(listener.local_addr()?);
+    app.uploads.start();
     let handle = Handle::new();
     let stopped = app.clone();
     let ending = handle.clone();
     tokio::spawn(async move {
         shutdown.await;
         info!("stopping");
-        stopped.tasks.shut_down().await;
+        tokio::join!(stopped.tasks.shut_down(), stopped.uploads.shut_down());
         ending.graceful_shutdown(Some(GRACE));
     });
     let (router, _) = api::router(app);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::uploads::UploadSettings;
 use crate::config::Overrides;
 
 /// How the service runs.
@@ -40,6 +41,8 @@ pub struct ServiceSettings {
     pub jpeg_quality: u8,
     /// Time between two heartbeats of a socket. Default 15 s.
     pub heartbeat: Duration,
+    /// Bounds of uploads and their results.
+    pub uploads: UploadSettings,
     /// The requirement document's variables and flags, laid over every environment.
     pub overrides: Overrides,
 }
@@ -62,6 +65,7 @@ impl Default for ServiceSettings {
             originals: true,
             jpeg_quality: 85,
             heartbeat: Duration::from_secs(15),
+            uploads: UploadSettings::default(),
             overrides: Overrides::default(),
         }
     }

@@ -2,6 +2,8 @@
 
 mod environments;
 mod health;
+mod inference;
+mod outputs;
 pub mod tasks;
 
 use axum::Router;
@@ -27,7 +29,10 @@ pub fn router(app: SharedApp) -> (Router, OpenApi) {
         let area = tasks::routes(app.clone(), kind).merge(environments::routes(app.clone(), kind));
         routes = routes.nest(kind.prefix(), named(area, kind));
     }
-    let routes = routes.merge(super::live::routes());
+    let routes = routes
+        .merge(inference::routes())
+        .merge(outputs::routes())
+        .merge(super::live::routes());
     let (router, document) = routes.with_state(app).split_for_parts();
     let router = router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document.clone()))
