@@ -33,7 +33,10 @@ pub struct Hub {
 struct State {
     /// The latest messages, by number.
     ring: VecDeque<Arc<Message>>,
-    bytes: usize,
+    text_bytes: usize,
+    picture_bytes: usize,
+    /// So many of the oldest have no pictures any more.
+    bare: usize,
     next_seq: u64,
     closed: bool,
     /// The latest status, and what it said.
@@ -75,7 +78,9 @@ impl Hub {
             settings,
             state: Mutex::new(State {
                 ring: VecDeque::new(),
-                bytes: 0,
+                text_bytes: 0,
+                picture_bytes: 0,
+                bare: 0,
                 next_seq,
                 closed: false,
                 status: None,
@@ -122,7 +127,8 @@ impl Hub {
     fn push(&self, state: &mut State, message: Arc<Message>) -> u64 {
         let seq = state.next_seq;
         state.next_seq += 1;
-        state.bytes += message.weight();
+        state.text_bytes += message.text_weight();
+        state.picture_bytes += message.picture_weight();
         state.ring.push_back(message);
         if state.ring.len() > FRESH {
             state.ring[state.ring.len() - 1 - FRESH].age();
@@ -176,19 +182,23 @@ impl Hub {
         wanting || !self.heard.load(Ordering::Relaxed) && self.made.elapsed() < EXPECTATION
     }
 
-    /// Notes one more who listens, until the guard is dropped.
-    pub(super) fn listen(self: &Arc<Self>, images: Images) -> Listener {
+    /// Notes one more who listens, until the guard is dropped; `None` if `most` listen already.
+    pub(super) fn listen(self: &Arc<Self>, images: Images, most: usize) -> Option<Listener> {
+        let add = |count| (count < most).then_some(count + 1);
+        let counted = self
+            .listeners
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add);
+        counted.ok()?;
         self.heard.store(true, Ordering::Relaxed);
-        self.listeners.fetch_add(1, Ordering::Relaxed);
         for kind in [ImageKind::Original, ImageKind::Annotated] {
             if images.has(kind) {
                 self.wanting[place(kind)].fetch_add(1, Ordering::Relaxed);
             }
         }
-        Listener {
+        Some(Listener {
             hub: self.clone(),
             images,
-        }
+        })
     }
 
     /// Changes whenever there is something new.
@@ -238,12 +248,20 @@ impl State {
         }
     }
 
-    /// Lets the oldest go; the latest stays, however large.
+    /// Lets the oldest go, and pictures of the oldest; the latest stays, however large.
     fn trim(&mut self, messages: usize, bytes: usize) {
-        while self.ring.len() > 1 && (self.ring.len() > messages || self.bytes > bytes) {
+        while self.ring.len() > 1 && (self.ring.len() > messages || self.text_bytes > bytes / 2) {
             if let Some(oldest) = self.ring.pop_front() {
-                self.bytes -= oldest.weight();
+                self.text_bytes -= oldest.text_weight();
+                self.picture_bytes -= oldest.picture_weight();
+                self.bare = self.bare.saturating_sub(1);
             }
+        }
+        while self.text_bytes + self.picture_bytes > bytes && self.bare + 1 < self.ring.len() {
+            let oldest = &mut self.ring[self.bare];
+            self.picture_bytes -= oldest.picture_weight();
+            *oldest = Arc::new(oldest.without_pictures());
+            self.bare += 1;
         }
     }
 }
@@ -257,7 +275,7 @@ pub(super) struct Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.hub.listeners.fetch_sub(1, Ordering::Relaxed);
+        self.hub.listeners.fetch_sub(1, Ordering::AcqRel);
         for kind in [ImageKind::Original, ImageKind::Annotated] {
             if self.images.has(kind) {
                 self.hub.wanting[place(kind)].fetch_sub(1, Ordering::Relaxed);

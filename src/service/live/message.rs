@@ -112,6 +112,7 @@ impl Draft {
             images_at,
             original: self.original.map(|picture| picture.number(seq)),
             annotated: self.annotated.map(|picture| picture.number(seq)),
+            lost: [false; 2],
             composed: Mutex::new(Composed {
                 texts: Default::default(),
                 keep: true,
@@ -195,6 +196,8 @@ pub struct Message {
     images_at: Option<usize>,
     original: Option<Numbered>,
     annotated: Option<Numbered>,
+    /// Originals and annotated pictures that it had and that are not kept any more.
+    lost: [bool; 2],
     composed: Mutex<Composed>,
 }
 
@@ -215,6 +218,35 @@ impl Message {
 
     fn chosen(&self, kind: ImageKind, images: Images) -> Option<&Numbered> {
         self.picture(kind).filter(|_| images.has(kind))
+    }
+
+    /// The same message without its pictures, which are noted as lost.
+    pub fn without_pictures(&self) -> Self {
+        Self {
+            seq: self.seq,
+            published: self.published,
+            kind: self.kind,
+            cameras: self.cameras.clone(),
+            text: self.text.clone(),
+            images_at: self.images_at,
+            original: None,
+            annotated: None,
+            lost: [
+                self.lost[0] || self.original.is_some(),
+                self.lost[1] || self.annotated.is_some(),
+            ],
+            composed: Mutex::new(Composed {
+                texts: Default::default(),
+                keep: false,
+            }),
+        }
+    }
+
+    /// How many pictures of those it had that are not kept any more.
+    pub fn lost_count(&self, images: Images) -> u64 {
+        let original = self.lost[0] && images.has(ImageKind::Original);
+        let annotated = self.lost[1] && images.has(ImageKind::Annotated);
+        u64::from(original) + u64::from(annotated)
     }
 
     /// How many pictures there are of those.
@@ -280,11 +312,16 @@ impl Message {
         Some(self.chosen(kind, images)?.frame.clone())
     }
 
-    /// Bytes that it takes while it is kept, but for texts with pictures.
-    pub fn weight(&self) -> usize {
+    /// Bytes that its text takes while it is kept.
+    pub fn text_weight(&self) -> usize {
+        self.text.len() + size_of::<Self>()
+    }
+
+    /// Bytes that its pictures take.
+    pub fn picture_weight(&self) -> usize {
         let pictures = [&self.original, &self.annotated];
         let bytes = pictures.into_iter().flatten().map(|p| p.frame.len());
-        self.text.len() + bytes.sum::<usize>() + size_of::<Self>()
+        bytes.sum()
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 pub struct LiveSettings {
     /// Most messages of a task that are kept for clients that come back. Default 4,096.
     pub history_messages: usize,
-    /// Most bytes of those, pictures included. Default 128 MiB.
+    /// Most bytes of those. Beyond, the oldest lose their pictures first; texts alone may take half.
+    /// Default 128 MiB.
     pub history_bytes: usize,
-    /// The same once the task has ended. Default 16 MiB.
+    /// The same once the task has ended. Default 4 MiB.
     pub ended_history_bytes: usize,
     /// Messages that wait for a client beyond which it gets no pictures but each camera's latest.
     /// Default 32.
@@ -30,7 +31,7 @@ impl Default for LiveSettings {
         Self {
             history_messages: 4_096,
             history_bytes: 128 << 20,
-            ended_history_bytes: 16 << 20,
+            ended_history_bytes: 4 << 20,
             image_backlog: 32,
             message_backlog: 256,
             send_timeout: Duration::from_secs(10),

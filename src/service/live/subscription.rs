@@ -100,9 +100,9 @@ impl Batch {
 const BATCH: usize = 8;
 
 impl Subscription {
-    /// A client that comes now.
-    pub fn new(hub: &Arc<Hub>, wishes: Wishes) -> Self {
-        let listener = hub.listen(wishes.images);
+    /// A client that comes now; `None` if too many are there already.
+    pub fn open(hub: &Arc<Hub>, wishes: Wishes) -> Option<Self> {
+        let listener = hub.listen(wishes.images, hub.settings().max_clients_per_task)?;
         let extent = hub.extent();
         let cursor = match wishes.since {
             Some(since) => since.saturating_add(1).min(extent.next),
@@ -110,7 +110,7 @@ impl Subscription {
             None if extent.closed => extent.first,
             None => extent.next,
         };
-        Self {
+        Some(Self {
             tip: hub.tip(),
             hub: hub.clone(),
             wishes,
@@ -119,7 +119,7 @@ impl Subscription {
             fresh: true,
             pace: Pace::default(),
             _listener: listener,
-        }
+        })
     }
 
     /// The task's messages.
@@ -171,12 +171,25 @@ impl Subscription {
         } else {
             self.take_latest(wanted, end, &mut batch);
         }
-        for given in &batch.messages {
-            self.pace.note(&given.message);
-        }
+        self.note_given(&mut batch);
         batch.ended = extent.closed && self.cursor >= extent.next;
         self.fresh = false;
         batch
+    }
+
+    /// Notes which frames were given, and which of their pictures were lost before.
+    fn note_given(&mut self, batch: &mut Batch) {
+        let images = self.wishes.images;
+        let mut lost = Vec::new();
+        for Outgoing { message, .. } in &batch.messages {
+            self.pace.note(message);
+            if message.lost_count(images) > 0 {
+                lost.push((only(message.seq), message.lost_count(images)));
+            }
+        }
+        for (range, count) in lost {
+            add_loss(batch, range, count, 0);
+        }
     }
 
     /// Where the task stands, for those who come in the middle.
@@ -248,7 +261,7 @@ impl Subscription {
         let images = self.wishes.images;
         for message in wanted {
             if message.kind == Kind::Frame && !latest.contains(&message.seq) {
-                let count = message.picture_count(images);
+                let count = message.picture_count(images) + message.lost_count(images);
                 add_loss(batch, only(message.seq), count, 1);
             } else {
                 batch.messages.push(Outgoing { message, images });

@@ -124,18 +124,16 @@ async fn listen(
         let status = StatusCode::UPGRADE_REQUIRED;
         Problem::new(status, "upgrade-required", rejection.body_text())
     })?;
-    let settings = task.hub.settings();
-    if task.hub.listeners() >= settings.max_clients_per_task {
-        let detail = "too many clients listen to this task already";
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        return Err(Problem::new(status, "too-many-clients", detail).retry_after(10));
-    }
-    let Some(open) = app.sockets.open(settings.max_clients) else {
+    let Some(open) = app.sockets.open(task.hub.settings().max_clients) else {
         let detail = "too many clients listen already";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         return Err(Problem::new(status, "too-many-clients", detail).retry_after(10));
     };
-    let subscription = Subscription::new(&task.hub, wishes);
+    let Some(subscription) = Subscription::open(&task.hub, wishes) else {
+        let detail = "too many clients listen to this task already";
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        return Err(Problem::new(status, "too-many-clients", detail).retry_after(10));
+    };
     let heartbeat = app.settings.heartbeat;
     let upgrade = upgrade
         .protocols(Protocol::NAMES)
