@@ -3,15 +3,19 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 
-use super::options::{DetectionArgs, ModelArgs};
+use super::operating::{OperatingArgs, told_to_stop};
+use super::options::{DetectionArgs, ModelArgs, weights_path};
+use super::uploads::UploadArgs;
 use super::world;
 use crate::config::{Environment, Overrides};
 use crate::service::catalog::Catalog;
-use crate::service::networks::ServiceNetworks;
+use crate::service::logs::{self, LogFormat};
+use crate::service::networks::{NetworkInfo, ServiceNetworks};
 use crate::service::settings::ServiceSettings;
 use crate::service::{self, App};
 
@@ -65,11 +69,22 @@ pub struct ServeArgs {
     /// Most tasks that wait for their turn; beyond, a start is refused
     #[arg(long, env = "MTMC_MAX_QUEUED", default_value_t = 16)]
     max_queued: u16,
+
+    #[command(flatten)]
+    uploads: UploadArgs,
+
+    #[command(flatten)]
+    operating: OperatingArgs,
 }
+
+/// How long work in the background may take once everything else has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Serves until Ctrl-C or SIGTERM.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     args.model.compute.start_threads()?;
+    let operating = &args.operating;
+    logs::start(operating.log_format, &operating.log_level, Vec::new())?;
     let catalog = Catalog::new(environments(args)?, args.source_template.as_deref())?;
     let detector = args.model.load()?;
     let embedder = match &args.reid {
@@ -77,7 +92,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         None => None,
     };
     let detect = args.detection.options(&detector, 0.1)?;
-    let settings = ServiceSettings {
+    let mut settings = ServiceSettings {
         listen: args.listen,
         data_dir: args.data_dir.clone(),
         max_running: usize::from(args.max_running),
@@ -87,25 +102,50 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         confidence: args.detection.confidence,
         nms: detect.nms_iou,
         classes: detect.classes,
+        uploads: args.uploads.settings(),
         ..ServiceSettings::default()
     };
+    operating.apply(&mut settings)?;
+    let (device, precision) = args.model.compute.names()?;
+    let mut about = vec![network("detector", &args.model.weights)?];
+    if let Some(weights) = &args.reid {
+        about.push(network("embedder", weights)?);
+    }
     let networks = ServiceNetworks {
         detector: Some(detector),
         detector_name: args.model.weights.clone(),
         embedder,
         embedder_name: args.reid.clone().unwrap_or_default(),
+        about,
+        device,
+        precision,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("could not start the service's threads")?;
-    runtime.block_on(async {
+    let text = operating.log_format == LogFormat::Text;
+    let served = runtime.block_on(async {
         let app = App::new(settings, catalog, networks)?;
-        service::serve(app, shutdown(), |address| {
-            let _ = writeln!(std::io::stderr(), "listening on http://{address}");
+        service::serve(app, told_to_stop(), |address| {
+            if text {
+                let _ = writeln!(std::io::stderr(), "listening on http://{address}");
+            } else {
+                tracing::info!(%address, "listening");
+            }
         })
         .await
-    })
+    });
+    // What still waits for a disk or a network must not hold the end back.
+    runtime.shutdown_timeout(LAST_WORDS);
+    served
+}
+
+/// What `/info` says of weights.
+fn network(role: &'static str, weights: &str) -> anyhow::Result<NetworkInfo> {
+    let file = weights_path(weights)?;
+    let about = mtmc_models::weights::read_description(&file)?;
+    Ok(NetworkInfo::new(role, &file, &about))
 }
 
 fn environments(args: &ServeArgs) -> anyhow::Result<Vec<Environment>> {
@@ -118,30 +158,4 @@ fn environments(args: &ServeArgs) -> anyhow::Result<Vec<Environment>> {
         .iter()
         .map(|file| world::load(file))
         .collect()
-}
-
-/// Completes at Ctrl-C or SIGTERM.
-async fn shutdown() {
-    let interrupt = async {
-        // Without a handler there is no stopping but by force.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(_) => std::future::pending().await,
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
-    }
 }

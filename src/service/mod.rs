@@ -14,7 +14,10 @@ pub mod messages;
 pub mod networks;
 pub mod problem;
 pub mod settings;
+pub mod logs;
+pub mod memory;
 pub mod tasks;
+pub mod metrics;
 pub mod uploads;
 
 use std::future::Future;
@@ -25,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use axum_server::Handle;
 use tracing::info;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use catalog::Catalog;
 use idempotency::Idempotency;
@@ -34,6 +38,9 @@ use tasks::Tasks;
 use uploads::Uploads;
 
 /// All that requests share.
+use limits::Limits;
+use memory::{MemoryGuard, Probe};
+use metrics::Metrics;
 pub struct App {
     /// How the service runs.
     pub settings: ServiceSettings,
@@ -61,6 +68,11 @@ impl App {
     ///
     /// # Errors
     /// The data folder cannot be made.
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How full memory is.
+    pub memory: Arc<MemoryGuard>,
+    stopping: AtomicBool,
     pub fn new(
         settings: ServiceSettings,
         catalog: Catalog,
@@ -79,6 +91,8 @@ impl App {
             tasks,
             uploads,
             idempotency,
+        let metrics = Arc::new(Metrics::default());
+        let memory = Arc::new(MemoryGuard::new(settings.memory));
             sockets: live::Sockets::default(),
             started: Instant::now(),
         }))
@@ -95,8 +109,16 @@ const GRACE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The address cannot be listened on.
+            metrics,
+            memory,
+            stopping: AtomicBool::new(false),
 pub async fn serve(
     app: SharedApp,
+
+    /// Whether the service was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
     shutdown: impl Future<Output = ()> + Send + 'static,
     listening: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
@@ -123,3 +145,8 @@ pub async fn serve(
         .await?;
     Ok(())
 }
+    tokio::spawn(MemoryGuard::watch(
+        Arc::downgrade(&app.memory),
+        Probe::system(),
+    ));
+        stopped.stopping.store(true, Ordering::Relaxed);

@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::auth::AuthSettings;
+use super::limits::LimitSettings;
+use super::memory::MemoryLimits;
+use super::tls::TlsSettings;
 use super::uploads::UploadSettings;
 use crate::config::Overrides;
 
@@ -40,6 +44,11 @@ pub struct ServiceSettings {
     /// Quality of annotated JPEGs, 1..=100. Default 85.
     pub jpeg_quality: u8,
     /// Time between two heartbeats of a socket. Default 15 s.
+    /// Percent of memory above which the service takes less, and no more. Default 80 and 90.
+    pub memory: MemoryLimits,
+    /// Bytes that must be free on the disk of the data folder for the service to be ready. Default
+    /// 256 MiB.
+    pub min_free_disk: u64,
     pub heartbeat: Duration,
     /// Bounds of uploads and their results.
     pub uploads: UploadSettings,
@@ -70,3 +79,5 @@ impl Default for ServiceSettings {
         }
     }
 }
+            memory: MemoryLimits::default(),
+            min_free_disk: 256 << 20,

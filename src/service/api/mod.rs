@@ -9,6 +9,7 @@ pub mod tasks;
 use axum::Router;
 use axum::http::{StatusCode, Uri};
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathItem};
+use axum::{Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -33,12 +34,25 @@ pub fn router(app: SharedApp) -> (Router, OpenApi) {
         .merge(inference::routes())
         .merge(outputs::routes())
         .merge(super::live::routes());
-    let (router, document) = routes.with_state(app).split_for_parts();
+    let (router, document) = routes.with_state(app.clone()).split_for_parts();
     let router = router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document.clone()))
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed);
-    (router, document)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(app.settings.limits.max_body))
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            super::limits::bound,
+        ))
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            super::auth::guard::guard,
+        ))
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            super::metrics::http::observe,
+        ));
+    (super::envelope::around(router, &app), document)
 }
 
 /// The same operations exist for each kind of task: their IDs must differ.

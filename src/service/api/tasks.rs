@@ -102,6 +102,17 @@ async fn start(
             let status = StatusCode::TOO_MANY_REQUESTS;
             Problem::new(status, "too-many-tasks", error.to_string()).retry_after(10)
         }
+    let operation = format!("start/{}", kind.name());
+    let caller = caller.as_ref().map(|Extension(caller)| caller);
+    let key = Key::of(&headers, caller, &operation)?;
+    let content = serde_json::to_vec(&request).map_err(|error| Problem::internal(&error))?;
+    let hash = request_hash(&[&content]);
+    let keys = app.idempotency.clone();
+    keys.once(key, &hash, begin(app, kind, request)).await
+}
+
+async fn begin(app: SharedApp, kind: TaskKind, request: TaskRequest) -> Result<Response, Problem> {
+    app.memory.admit()?;
         StartError::ShuttingDown => {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             Problem::new(status, "shutting-down", error.to_string()).retry_after(30)

@@ -1,0 +1,26 @@
+//! What the service counts, for monitoring: Prometheus' text format at `/metrics`.
+//!
+//! Requests are counted as they come ([`http`]). Everything else is collected when it is asked for:
+//! the counters of running tasks and the totals of those that ended ([`runs`]), the process
+//! ([`process`]), memory and tasks. Labels are few and known in advance: environments and cameras of
+//! the catalog, routes as they are written in the program. Nothing that a client sends becomes one.
+
+mod family;
+pub mod http;
+mod process;
+mod runs;
+mod scrape;
+
+pub use http::HttpMetrics;
+pub use process::ProcessProbe;
+pub use runs::Runs;
+pub use scrape::{CONTENT_TYPE, scrape};
+
+/// What is counted as it happens.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Requests.
+    pub http: HttpMetrics,
+    /// Runs of the pipeline.
+    pub runs: Runs,
+}
