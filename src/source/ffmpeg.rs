@@ -39,7 +39,10 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(20);
 /// average frame rate (30 a second where the stream doesn't tell one).
 #[derive(Debug)]
 pub struct FfmpegSource {
+    /// The file or address as it may be shown: without credentials.
     input: String,
+    /// The same as `ffmpeg` knows it, and may print it.
+    given: String,
     info: SourceInfo,
     skipped: SkipCounts,
     child: Arc<Mutex<Child>>,
@@ -95,7 +98,8 @@ impl FfmpegSource {
         if address == "-" {
             return Self::start("pipe:0", "standard input", "stdin", reason, None);
         }
-        Self::start(address, address, &name_of_address(address), reason, None)
+        let shown = without_credentials(address);
+        Self::start(address, &shown, &name_of_address(address), reason, None)
     }
 
     /// `untrusted` names the only demuxer that may be used.
@@ -136,6 +140,7 @@ impl FfmpegSource {
         };
         let mut source = Self {
             input: shown.to_string(),
+            given: input.to_string(),
             info: SourceInfo {
                 name: name.to_string(),
                 frame_rate: facts.frame_rate,
@@ -197,7 +202,7 @@ impl FfmpegSource {
         let printed = self.messages.take().and_then(|thread| thread.join().ok());
         let printed = String::from_utf8_lossy(&printed.unwrap_or_default())
             .trim()
-            .to_string();
+            .replace(&self.given, &self.input);
         SourceError::Ffmpeg {
             input: self.input.clone(),
             frames: self.delivered,
@@ -523,6 +528,18 @@ fn last_bytes(mut reader: impl Read, limit: usize) -> Vec<u8> {
     }
 }
 
+/// An address without user and password, for messages.
+fn without_credentials(address: &str) -> String {
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return address.to_string();
+    };
+    let authority = rest.split('/').next().unwrap_or(rest);
+    match authority.rsplit_once('@') {
+        Some((credentials, _)) => format!("{scheme}://{}", &rest[credentials.len() + 1..]),
+        None => address.to_string(),
+    }
+}
+
 /// A plain file name from an address: its last part, without password, query or ending.
 pub(super) fn name_of_address(address: &str) -> String {
     let path = if is_address(address) {
@@ -622,6 +639,13 @@ mod tests {
         let json = br#"{"streams":[{"avg_frame_rate":"0/0","nb_frames":"795"}]}"#;
         assert_eq!(parse_probe(json).frame_count, Some(795));
         assert_eq!(parse_probe(b"nonsense"), StreamFacts::default());
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let shown = without_credentials("rtsp://user:p@ss@camera:554/live@1?x=y");
+        assert_eq!(shown, "rtsp://camera:554/live@1?x=y");
+        assert_eq!(without_credentials("http://host/a@b"), "http://host/a@b");
     }
 
     #[test]
