@@ -8,9 +8,10 @@
 //! once, and whoever cannot be placed must look like the box, which one search a step tells for all
 //! boxes. Neither rules out anyone whom a comparison would not.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use mtmc_models::Embedding;
+use mtmc_models::{BBox, Embedding};
 use rayon::prelude::*;
 
 use super::measure::{Expected, Outline, SeenBox, place_of};
@@ -51,10 +52,27 @@ pub struct Evidence {
     pub hidden: bool,
 }
 
+impl Evidence {
+    /// Of someone who is known by looks alone.
+    pub fn by_looks(person: usize, global_id: Option<u64>, cost: f64, similarity: f64) -> Self {
+        Self {
+            person,
+            global_id,
+            cost,
+            distance: None,
+            similarity: Some(similarity),
+            measurement: None,
+            hidden: false,
+        }
+    }
+}
+
 /// One camera's boxes in one step.
 pub struct CameraWork<'a> {
     /// Index of the camera.
     pub camera: usize,
+    /// Its place among the step's cameras, as they came.
+    pub place_in_input: usize,
     /// Its calibration.
     pub view: Option<&'a CameraView>,
     /// What its tracker reported.
@@ -76,7 +94,12 @@ const KEPT_CANDIDATES: usize = 3;
 
 impl<'a> CameraWork<'a> {
     /// Looks up what is known of one camera's tracks.
-    pub fn new(gallery: &Gallery, view: Option<&'a CameraView>, input: &CameraInput<'a>) -> Self {
+    pub fn new(
+        gallery: &Gallery,
+        view: Option<&'a CameraView>,
+        place_in_input: usize,
+        input: &CameraInput<'a>,
+    ) -> Self {
         let model = gallery.settings.boxes();
         let mut boxes = Vec::with_capacity(input.observations.len());
         let mut places = Vec::with_capacity(input.observations.len());
@@ -95,6 +118,7 @@ impl<'a> CameraWork<'a> {
         let count = boxes.len();
         Self {
             camera: input.camera,
+            place_in_input,
             view,
             observations: input.observations,
             boxes,
@@ -105,6 +129,23 @@ impl<'a> CameraWork<'a> {
         }
     }
 
+    /// Takes more people into those that a box might have been.
+    pub fn add_candidates(&mut self, index: usize, more: impl Iterator<Item = Evidence>) {
+        let candidates = &mut self.candidates[index];
+        candidates.extend(more);
+        keep_best(candidates);
+    }
+
+    /// How sure it is that a box is who was chosen, 0..=1: costs are squared distances, so half of
+    /// them is minus the logarithm of a likelihood; that of someone new is 1.
+    pub fn confidence(&self, index: usize, chosen: &Evidence) -> f64 {
+        let likelihood = |cost: f64| (-cost / 2.0).min(300.0).exp();
+        let own = likelihood(chosen.cost);
+        let others = self.candidates[index].iter();
+        let others = others.filter(|other| other.person != chosen.person);
+        own / (own + 1.0 + others.map(|other| likelihood(other.cost)).sum::<f64>())
+    }
+
     /// The track of a box.
     pub fn track(&self, index: usize) -> TrackKey {
         TrackKey {
@@ -112,6 +153,24 @@ impl<'a> CameraWork<'a> {
             track_id: self.observations[index].track_id,
         }
     }
+}
+
+/// Sorts a step's cameras by what they see, those with the fewest boxes first, where there is least
+/// to mix up: the order in which an environment lists its cameras decides nothing.
+pub fn put_in_order(work: &mut [CameraWork<'_>]) {
+    let corners = |observation: &Observation<'_>| {
+        let BBox { x1, y1, x2, y2 } = observation.bbox;
+        [x1, y1, x2, y2]
+    };
+    work.sort_by(|a, b| {
+        let by_count = a.observations.len().cmp(&b.observations.len());
+        let left = a.observations.iter().flat_map(corners);
+        let right = b.observations.iter().flat_map(corners);
+        by_count.then_with(|| {
+            let mut pairs = left.zip(right).map(|(l, r)| l.total_cmp(&r));
+            pairs.find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
+        })
+    });
 }
 
 /// Decides all cameras of a step.
@@ -306,11 +365,16 @@ fn decide(
         let now = evidence.iter().find(|e| Some(e.person) == column).copied();
         changed |= now.map(|e| e.person) != camera.now[index].map(|e| e.person);
         camera.now[index] = now;
-        evidence.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(a.person.cmp(&b.person)));
-        evidence.truncate(KEPT_CANDIDATES);
+        keep_best(&mut evidence);
         camera.candidates[index] = evidence;
     }
     changed
+}
+
+/// Keeps the few that cost least.
+fn keep_best(candidates: &mut Vec<Evidence>) {
+    candidates.sort_by(|a, b| a.cost.total_cmp(&b.cost).then(a.person.cmp(&b.person)));
+    candidates.truncate(KEPT_CANDIDATES);
 }
 
 /// What speaks for a box being this or that person, by rising index.
@@ -410,7 +474,7 @@ impl Pair<'_> {
                 cost += self.place_cost(motion, expected, &mut found)?;
                 reason = true;
             }
-            None if !(stays || self.may_pass() && self.near_enough()) => return None,
+            None if !stays && (self.comes_with_others() || !self.may_come()) => return None,
             None => {}
         }
         let vector = self.camera.observations[self.index].embedding;
@@ -418,8 +482,11 @@ impl Pair<'_> {
             .zip(self.known.look.as_ref())
             .and_then(|(vector, look)| look.similarity(vector));
         if let Some(similarity) = similarity {
-            let mut unlike =
-                settings.appearance_weight * (settings.similarity_threshold - similarity);
+            let needed = match self.place {
+                None if !stays => self.gallery.likeness_needed(self.camera.camera, self.known),
+                _ => settings.similarity_threshold,
+            };
+            let mut unlike = settings.appearance_weight * (needed - similarity);
             if stays && self.place.is_none() {
                 // Looks change; alone they end nothing, unless someone else looks more like it.
                 unlike = unlike.min(habit * 0.9);
@@ -464,6 +531,17 @@ impl Pair<'_> {
         Some((cost + (fit.spread - FREE_SPREAD).max(0.0)).min(0.0))
     }
 
+    /// Whether all boxes of a place decide together if they are this person: see
+    /// [`returns`](super::returns).
+    fn comes_with_others(&self) -> bool {
+        self.camera.view.is_some() && self.known.is_to_return()
+    }
+
+    /// Whether the person can be here, as far as layout, time and way tell.
+    fn may_come(&self) -> bool {
+        self.may_pass() && self.near_enough()
+    }
+
     /// Whether someone out of sight can have come here since.
     fn near_enough(&self) -> bool {
         if self.known.is_seen() {
@@ -490,6 +568,26 @@ impl Pair<'_> {
         let seconds = self.time - self.known.last_seen;
         topology.allows(self.known.last_camera, camera, seconds)
     }
+}
+
+/// Whether a person can be in a camera's box, as far as layout, time and way tell.
+pub fn may_come(
+    gallery: &Gallery,
+    time: f64,
+    camera: &CameraWork<'_>,
+    index: usize,
+    known: &Person,
+) -> bool {
+    let pair = Pair {
+        gallery,
+        time,
+        camera,
+        index,
+        person: 0,
+        known,
+        place: None,
+    };
+    pair.may_come()
 }
 
 /// Takes the step's measurements into everyone's place, in the order of the cameras.

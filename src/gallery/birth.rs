@@ -26,8 +26,8 @@ pub struct Newcomer {
     pub place: Option<MapPoint>,
 }
 
-/// Puts unexplained boxes together to people.
-pub fn newcomers(gallery: &Gallery, work: &[CameraWork<'_>]) -> Vec<Newcomer> {
+/// Puts unexplained boxes together: each group is one person.
+pub fn groups(gallery: &Gallery, work: &[CameraWork<'_>]) -> Vec<Vec<Unexplained>> {
     let mut groups: Vec<Vec<Unexplained>> = Vec::new();
     for (camera, entry) in work.iter().enumerate() {
         for index in 0..entry.boxes.len() {
@@ -37,6 +37,15 @@ pub fn newcomers(gallery: &Gallery, work: &[CameraWork<'_>]) -> Vec<Newcomer> {
         }
     }
     join(gallery, work, &mut groups);
+    groups
+}
+
+/// Which groups of unexplained boxes are new people.
+pub fn newcomers(
+    gallery: &Gallery,
+    work: &[CameraWork<'_>],
+    groups: Vec<Vec<Unexplained>>,
+) -> Vec<Newcomer> {
     let mut found = Vec::new();
     for boxes in groups {
         let place = mean_place(work, &boxes);
@@ -55,7 +64,7 @@ pub fn newcomers(gallery: &Gallery, work: &[CameraWork<'_>]) -> Vec<Newcomer> {
 fn may_be_known(gallery: &Gallery, work: &[CameraWork<'_>], boxes: &[Unexplained]) -> bool {
     let looked = |&(camera, index): &Unexplained| {
         let entry = &work[camera];
-        let observed = entry.observations[index].embedding.is_some();
+        let observed = gallery.unbound_look(entry.track(index)).is_some();
         observed || gallery.waited(entry.track(index)) >= gallery.settings.missing_steps
     };
     gallery.people.iter().any(Person::is_adrift) && !boxes.iter().any(looked)
@@ -67,12 +76,12 @@ fn may_begin(gallery: &Gallery, camera: &CameraWork<'_>, index: usize) -> bool {
     let Some(view) = camera.view else {
         // Without a vector nobody could be known again: it is waited for a while, if there are
         // vectors at all.
-        let has_vector = camera.observations[index].embedding.is_some();
+        let has_vector = gallery.unbound_look(camera.track(index)).is_some();
         return has_vector || !gallery.uses_looks || waited >= gallery.settings.missing_steps;
     };
     let Some(place) = camera.places[index] else {
         // Feet that stay hidden: looks have to do.
-        let has_vector = camera.observations[index].embedding.is_some();
+        let has_vector = gallery.unbound_look(camera.track(index)).is_some();
         return has_vector && waited >= gallery.settings.missing_steps;
     };
     if !view.in_area(place) {

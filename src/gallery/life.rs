@@ -17,9 +17,11 @@ impl Gallery {
         for &(camera, index) in &newcomer.boxes {
             let track = work[camera].track(index);
             tracks.push(track);
-            self.show(track, key);
-            if let Some(vector) = work[camera].observations[index].embedding {
-                Look::take_in(&mut look, vector, 0.5, self.settings.exemplars);
+            if let Some(seen) = self.show(track, key, 1.0) {
+                match &mut look {
+                    Some(look) => look.absorb(&seen, self.settings.exemplars),
+                    None => look = Some(seen),
+                }
             }
         }
         tracks.sort_unstable();
@@ -33,7 +35,10 @@ impl Gallery {
             cameras: tracks.iter().map(|track| track.camera).collect(),
             first_seen: time,
             last_seen: time,
-            last_camera: tracks.first().map_or(0, |track| track.camera),
+            last_camera: newcomer
+                .boxes
+                .first()
+                .map_or(0, |&(camera, _)| work[camera].camera),
             tracks,
             hits: 1,
             missed: 0,

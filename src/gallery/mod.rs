@@ -19,8 +19,10 @@ mod measure;
 mod merge;
 mod motion;
 mod person;
+mod returns;
 pub mod search;
 mod settings;
+mod strangers;
 mod topology;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +39,7 @@ use looks::PackedLooks;
 pub use motion::Motion;
 pub use person::{GalleryType, Look, Person, TrackKey};
 pub use settings::GallerySettings;
+use strangers::Strangers;
 pub use topology::{Link, Topology};
 
 /// What a camera's tracker reports of one track.
@@ -101,6 +104,9 @@ pub struct Identity {
     pub association: AssociationType,
     /// Cosine similarity to the person, where both have vectors.
     pub similarity: Option<f64>,
+    /// How sure it is, 0..=1: the likelihood of this person among the candidates and someone new;
+    /// as of the latest step that told. 0 without an identity.
+    pub confidence: f64,
     /// The best candidates, the chosen one among them, by rising cost.
     pub candidates: Vec<Candidate>,
 }
@@ -138,6 +144,9 @@ pub const COASTING_STEPS: u32 = 3;
 /// gone.
 const SILENT_SECONDS: f64 = 2.0;
 
+/// Weight of a new vector in the mean of a track that shows nobody yet.
+const NEW_ALPHA: f64 = 0.5;
+
 /// Steps that a track keeps its person without being explained by it.
 const PATIENCE: u32 = 2;
 
@@ -152,6 +161,17 @@ struct Binding {
     unexplained: u32,
     /// Steps since the track was there, of those in which its camera had a frame.
     absent: u32,
+    /// How sure it is, 0..=1.
+    confidence: f64,
+}
+
+/// A track of nobody yet.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+struct Waiting {
+    /// For how many steps.
+    steps: u32,
+    /// How it looks, by the vectors that were taken of it.
+    look: Option<Look>,
 }
 
 /// An environment's people.
@@ -165,12 +185,13 @@ pub struct Gallery {
     people: Vec<Person>,
     #[serde(with = "entries")]
     bindings: BTreeMap<TrackKey, Binding>,
-    /// Tracks of nobody, and for how many steps.
+    /// Tracks of nobody.
     #[serde(with = "entries")]
-    waiting: BTreeMap<TrackKey, u32>,
+    waiting: BTreeMap<TrackKey, Waiting>,
     /// Pairs of people in one place, by keys, and for how many steps.
     #[serde(with = "entries")]
     meetings: BTreeMap<(u64, u64), u32>,
+    strangers: Strangers,
     next_key: u64,
     next_global_id: u64,
     time: Option<f64>,
@@ -200,6 +221,7 @@ impl Gallery {
             bindings: BTreeMap::new(),
             waiting: BTreeMap::new(),
             meetings: BTreeMap::new(),
+            strangers: Strangers::default(),
             next_key: 1,
             next_global_id: 1,
             time: None,
@@ -285,22 +307,28 @@ impl Gallery {
     ) -> StepResult {
         let mut work: Vec<CameraWork<'_>> = inputs
             .iter()
-            .map(|input| {
+            .enumerate()
+            .map(|(place, input)| {
                 let view = views.get(input.camera).and_then(Option::as_ref);
-                CameraWork::new(self, view, input)
+                CameraWork::new(self, view, place, input)
             })
             .collect();
+        associate::put_in_order(&mut work);
+        self.keep_looks(&work);
         associate::associate(self, time, &mut work);
-        let newcomers = birth::newcomers(self, &work);
+        let mut groups = birth::groups(self, &work);
+        returns::known_again(self, time, &mut work, &mut groups);
+        let newcomers = birth::newcomers(self, &work, groups);
         associate::correct(&mut self.people, &work, &self.settings.motion());
         let mut events = Vec::new();
         let kinds = self.take_in(time, &work, &mut events);
+        self.compare_strangers(&work);
         for newcomer in &newcomers {
             self.admit(time, &work, newcomer);
         }
         self.confirm(&mut events);
         self.merge(&mut events);
-        let identities = self.identities(&work, &kinds);
+        let identities = self.identities(&work, &kinds, inputs);
         let people = self.placed(views);
         self.retire(&mut events);
         StepResult {
@@ -328,7 +356,7 @@ impl Gallery {
                     row.push(AssociationType::Pending);
                     continue;
                 };
-                row.push(self.bind(time, track, camera.before[index], evidence, events));
+                row.push(self.bind(time, camera, index, evidence, events));
                 sightings[evidence.person].push(track);
                 whole[evidence.person] += usize::from(!evidence.hidden);
                 if let Some(vector) = observation.embedding {
@@ -378,6 +406,7 @@ impl Gallery {
                 person.weak.saturating_add(1)
             };
             person.tracks = tracks;
+            person.tracks.sort_unstable();
         }
         self.forget_tracks(work);
         kinds
@@ -387,12 +416,14 @@ impl Gallery {
     fn bind(
         &mut self,
         time: f64,
-        track: TrackKey,
-        before: Option<usize>,
+        camera: &CameraWork<'_>,
+        index: usize,
         evidence: &Evidence,
         events: &mut Vec<IdentityEvent>,
     ) -> AssociationType {
-        self.show(track, self.people[evidence.person].key);
+        let (track, before) = (camera.track(index), camera.before[index]);
+        let confidence = camera.confidence(index, evidence);
+        self.show(track, self.people[evidence.person].key, confidence);
         let person = &self.people[evidence.person];
         if before == Some(evidence.person) {
             return AssociationType::Continued;
@@ -421,15 +452,16 @@ impl Gallery {
         AssociationType::Returned
     }
 
-    /// Notes that a track shows the person of this key, as of now.
-    fn show(&mut self, track: TrackKey, person: u64) {
+    /// Notes that a track shows the person of this key, as of now. Returns how it looked until now.
+    fn show(&mut self, track: TrackKey, person: u64, confidence: f64) -> Option<Look> {
         let binding = Binding {
             person,
+            confidence,
             unexplained: 0,
             absent: 0,
         };
         self.bindings.insert(track, binding);
-        self.waiting.remove(&track);
+        self.waiting.remove(&track)?.look
     }
 
     /// Lets go of tracks that are gone or that nobody explains.
@@ -463,14 +495,36 @@ impl Gallery {
             .retain(|track, _| present.contains(track) || !cameras.contains(&track.camera));
         for track in unexplained {
             if !self.bindings.contains_key(&track) {
-                *self.waiting.entry(track).or_default() += 1;
+                self.waiting.entry(track).or_default().steps += 1;
             }
         }
     }
 
     /// Steps for which a track has shown nobody.
     fn waited(&self, track: TrackKey) -> u32 {
-        self.waiting.get(&track).copied().unwrap_or(0)
+        self.waiting.get(&track).map_or(0, |waiting| waiting.steps)
+    }
+
+    /// How a track of nobody looks.
+    fn unbound_look(&self, track: TrackKey) -> Option<&Look> {
+        self.waiting.get(&track)?.look.as_ref()
+    }
+
+    /// Keeps the vectors of tracks of nobody until it is known whom they show.
+    fn keep_looks(&mut self, work: &[CameraWork<'_>]) {
+        let (alpha, most) = (NEW_ALPHA, self.settings.exemplars);
+        for camera in work {
+            for (index, observation) in camera.observations.iter().enumerate() {
+                let track = camera.track(index);
+                let Some(vector) = observation.embedding else {
+                    continue;
+                };
+                if camera.before[index].is_none() {
+                    let waiting = self.waiting.entry(track).or_default();
+                    Look::take_in(&mut waiting.look, vector, alpha, most);
+                }
+            }
+        }
     }
 
     /// How many of the step's cameras should see a person: those that its place is in sight of, and
@@ -489,19 +543,20 @@ impl Gallery {
         self.settings.least_views.min(seeing).max(1)
     }
 
-    /// Whom every observation shows.
+    /// Whom every observation shows, in the order of the input.
     fn identities(
         &self,
         work: &[CameraWork<'_>],
         kinds: &[Vec<AssociationType>],
+        inputs: &[CameraInput<'_>],
     ) -> Vec<Vec<Identity>> {
-        let mut all = Vec::with_capacity(work.len());
+        let mut all = vec![Vec::new(); inputs.len()];
         for (camera, kinds) in work.iter().zip(kinds) {
             let mut row = Vec::with_capacity(kinds.len());
             for (index, &kind) in kinds.iter().enumerate() {
                 row.push(self.identity(camera, index, kind));
             }
-            all.push(row);
+            all[camera.place_in_input] = row;
         }
         all
     }
@@ -509,6 +564,7 @@ impl Gallery {
     fn identity(&self, camera: &CameraWork<'_>, index: usize, kind: AssociationType) -> Identity {
         let track = camera.track(index);
         let binding = self.bindings.get(&track);
+        let confidence = binding.map_or(0.0, |binding| binding.confidence);
         let person = binding.and_then(|binding| self.index_of(binding.person));
         let person = person.map(|index| &self.people[index]);
         // A track that nobody explains keeps its person, unless another track shows it.
@@ -536,6 +592,7 @@ impl Gallery {
             global_id,
             association,
             similarity: camera.now[index].as_ref().and_then(|e| e.similarity),
+            confidence: global_id.map_or(0.0, |_| confidence),
             candidates,
         }
     }

@@ -155,7 +155,7 @@ pub struct Person {
     pub first_seen: f64,
     /// Time of the latest sighting, in seconds.
     pub last_seen: f64,
-    /// Camera of the latest sighting; of several, the first.
+    /// Camera of the latest sighting; of several, the one that showed fewest people.
     pub last_camera: usize,
     /// Steps in which enough cameras saw it.
     pub(super) hits: u32,
@@ -176,6 +176,12 @@ impl Person {
     pub fn is_adrift(&self) -> bool {
         let lost = |motion: Motion| motion.uncertainty() > ADRIFT;
         !self.is_seen() && self.look.is_some() && self.motion.is_some_and(lost)
+    }
+
+    /// Whether it is out of sight and nothing but its looks will tell that it is back, where there
+    /// is a map.
+    pub fn is_to_return(&self) -> bool {
+        !self.is_seen() && self.look.is_some() && (self.motion.is_none() || self.is_adrift())
     }
 
     /// The track of `camera` that shows it now, if there is one.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Stage;
 use crate::gallery::{
-    AssociationType, CameraInput, Candidate, Gallery, GalleryType, IdentityEvent, Observation,
-    PlacedPerson, TrackKey,
+    AssociationType, CameraInput, Candidate, Gallery, GalleryType, Identity, IdentityEvent,
+    Observation, PlacedPerson, TrackKey,
 };
 use crate::handoff::{HandoffDetector, HandoffEvent, HandoffObservation};
 use crate::homography::{CameraView, MapPoint, NoMapPoint};
@@ -53,6 +53,8 @@ pub struct TrackIdentity {
     pub association: AssociationType,
     /// Cosine similarity to the person, where both have vectors.
     pub similarity: Option<f64>,
+    /// How sure it is, 0..=1 ([`Identity::confidence`]).
+    pub confidence: f64,
     /// Who it might be, by rising cost.
     pub candidates: Vec<Candidate>,
     /// Where its feet are on the map, or why they are not; `None` for a camera without calibration.
@@ -215,12 +217,7 @@ impl World {
                 self.handoff.merge(*from, *into);
             }
         }
-        let ids: Vec<Vec<Option<u64>>> = found
-            .identities
-            .iter()
-            .map(|row| row.iter().map(|identity| identity.global_id).collect())
-            .collect();
-        let handoffs = self.handoff.step(time, &leavers(frames, &ids));
+        let handoffs = self.handoff.step(time, &leavers(frames, &found.identities));
         let learned = |event: &HandoffEvent| matches!(event, HandoffEvent::Completed { .. });
         if handoffs.iter().any(learned) {
             self.gallery
@@ -322,7 +319,7 @@ impl World {
         &self,
         frame: &TrackedFrame<'_>,
         track: &Track,
-        identity: crate::gallery::Identity,
+        identity: Identity,
         vector: Option<Embedding>,
     ) -> TrackIdentity {
         let view = self.gallery.view(frame.camera);
@@ -337,6 +334,7 @@ impl World {
             global_id: identity.global_id,
             association: identity.association,
             similarity: identity.similarity,
+            confidence: identity.confidence,
             candidates: identity.candidates,
             place: view.map(|view| view.to_map(CameraView::foot_point(&bbox))),
             last_reid_frame: self.schedule.last_look(camera, id),
@@ -384,17 +382,17 @@ fn observations<'a>(
 }
 
 /// Everyone in the step, as handoffs see them.
-fn leavers(frames: &[TrackedFrame<'_>], ids: &[Vec<Option<u64>>]) -> Vec<HandoffObservation> {
+fn leavers(frames: &[TrackedFrame<'_>], identities: &[Vec<Identity>]) -> Vec<HandoffObservation> {
     let mut leavers = Vec::new();
-    for (frame, ids) in frames.iter().zip(ids) {
-        for (track, global_id) in frame.tracks.iter().zip(ids) {
+    for (frame, row) in frames.iter().zip(identities) {
+        for (track, identity) in frame.tracks.iter().zip(row) {
             leavers.push(HandoffObservation {
                 camera: frame.camera,
                 track_id: track.track_id,
-                global_id: *global_id,
+                global_id: identity.global_id,
                 bbox: seen_box(frame, track),
                 frame_size: frame.frame_size,
-                confidence: f64::from(track.score),
+                confidence: identity.confidence,
             });
         }
     }

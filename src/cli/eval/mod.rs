@@ -1,5 +1,6 @@
 //! `mtmc eval`: results against ground truth, one file a kind of result.
 
+mod handoffs;
 pub mod inputs;
 mod mot;
 mod mtmc;

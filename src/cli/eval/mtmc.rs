@@ -10,6 +10,7 @@ use clap::Args;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
+use super::handoffs::{self, HandoffArgs};
 use super::mot::check_length;
 use super::output::{Output, figures_table, print_json};
 use crate::eval::across::lines::CameraLines;
@@ -70,6 +71,9 @@ pub struct MtmcArgs {
     cameras: Vec<String>,
 
     #[command(flatten)]
+    handoffs: HandoffArgs,
+
+    #[command(flatten)]
     output: Output,
 }
 
@@ -92,6 +96,7 @@ pub fn run(args: &MtmcArgs) -> anyhow::Result<()> {
     if let Some((truth, tracks)) = &loaded.places {
         check_pairs(truth, tracks)?;
     }
+    let handoffs = args.handoffs.measure(loaded.cameras.as_deref())?;
     let across = loaded
         .cameras
         .map(|cameras| Across::of(cameras, args.clear_rules));
@@ -108,10 +113,17 @@ pub fn run(args: &MtmcArgs) -> anyhow::Result<()> {
     }
     args.output.files(&rows, "", None)?;
     if args.output.json {
-        return print_json(&json_of(across.as_ref(), map.as_ref())?);
+        let mut json = json_of(across.as_ref(), map.as_ref())?;
+        if let Some(handoffs) = &handoffs {
+            json["handoffs"] = handoffs::json_of(handoffs);
+        }
+        return print_json(&json);
     }
     let mut text = figures_table(&rows);
     text.push_str(&notes(across.as_ref(), map.as_ref()));
+    if let Some(handoffs) = &handoffs {
+        text.push_str(&handoffs::note(handoffs));
+    }
     write!(std::io::stdout().lock(), "{text}")?;
     Ok(())
 }

@@ -11,9 +11,10 @@
 //! With one camera everything equals the single camera's [`Measured`].
 //!
 //! [`aligned`] is HOTA as `reid-hota` (NIST) defines it; [`lines`] reads boxes of several cameras
-//! from one file; [`map`] measures places on the ground instead of boxes.
+//! from one file; [`handoffs`] are those that a run reported; [`map`] measures places on the ground instead of boxes.
 
 pub mod aligned;
+pub mod handoffs;
 pub mod lines;
 pub mod map;
 
