@@ -8,9 +8,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::live::LiveArgs;
 use super::operating::{OperatingArgs, told_to_stop};
 use super::options::{DetectionArgs, ModelArgs, weights_path};
 use super::uploads::UploadArgs;
+use super::security::SecurityArgs;
 use super::world;
 use crate::config::{Environment, Overrides};
 use crate::service::catalog::Catalog;
@@ -74,7 +76,13 @@ pub struct ServeArgs {
     uploads: UploadArgs,
 
     #[command(flatten)]
+    live: LiveArgs,
+
+    #[command(flatten)]
     operating: OperatingArgs,
+
+    #[command(flatten)]
+    security: SecurityArgs,
 }
 
 /// How long work in the background may take once everything else has ended.
@@ -105,7 +113,10 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         uploads: args.uploads.settings(),
         ..ServiceSettings::default()
     };
+    args.live.apply(&mut settings);
     operating.apply(&mut settings)?;
+    args.security.apply(&mut settings)?;
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let (device, precision) = args.model.compute.names()?;
     let mut about = vec![network("detector", &args.model.weights)?];
     if let Some(weights) = &args.reid {
@@ -126,10 +137,10 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         .context("could not start the service's threads")?;
     let text = operating.log_format == LogFormat::Text;
     let served = runtime.block_on(async {
-        let app = App::new(settings, catalog, networks)?;
+        let app = App::new(settings, catalog, networks).await?;
         service::serve(app, told_to_stop(), |address| {
             if text {
-                let _ = writeln!(std::io::stderr(), "listening on http://{address}");
+                let _ = writeln!(std::io::stderr(), "listening on {scheme}://{address}");
             } else {
                 tracing::info!(%address, "listening");
             }

@@ -7,9 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use crate::config::Environment;
-use crate::source::{
-    self, AbsentSource, FrameSource, OpenOptions, PacedSource, Reopen, SourceError, VideoDecoder,
-};
+use crate::source::{self, FrameSource, OpenOptions, PacedSource, Reopen, VideoDecoder};
 
 /// A source, opened.
 pub struct NamedSource {
@@ -63,28 +61,16 @@ impl Opening {
             keep_jpeg: false,
             decoder: VideoDecoder::Auto,
         };
-        let opened = source::open(spec, &options);
-        if source::is_live(spec) {
-            let source = match opened {
-                Err(error) if self.several && can_come_back(&error) => {
-                    let told = format!("warning: {error}; going on without it until it is there");
-                    writeln!(std::io::stderr(), "{told}")?;
-                    Box::new(AbsentSource::new(spec, error))
-                }
-                opened => opened?,
-            };
-            let spec = spec.to_string();
-            return Ok((
-                source,
-                Some(Box::new(move |_| source::open(&spec, &options))),
-            ));
+        let opened = source::open_lasting(spec, options, self.several)?;
+        if let Some(absence) = opened.absence {
+            let told = format!("warning: {absence}; going on without it until it is there");
+            writeln!(std::io::stderr(), "{told}")?;
         }
-        let source = opened?;
-        if !self.realtime {
-            return Ok((source, None));
+        if !self.realtime || opened.reopen.is_some() {
+            return Ok((opened.source, opened.reopen));
         }
         let offset = Duration::try_from_secs_f64(start_offset).unwrap_or_default();
-        Ok((Box::new(PacedSource::new(source, offset)), None))
+        Ok((Box::new(PacedSource::new(opened.source, offset)), None))
     }
 
     /// Opens sources that have no other names than their own.
@@ -153,11 +139,6 @@ impl Opening {
         }
         Ok(sources)
     }
-}
-
-/// Whether a source that cannot be opened may be there later.
-fn can_come_back(error: &SourceError) -> bool {
-    !matches!(error, SourceError::FfmpegMissing { .. })
 }
 
 /// A source's name as a file name: what is no letter, digit, `-`, `_` or `.` becomes `_`.

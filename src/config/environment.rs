@@ -336,11 +336,15 @@ impl Environment {
         self.cameras.iter().position(|camera| camera.id == id)
     }
 
-    /// The same place with only these of its cameras, in its own order.
+    /// The same place with only these of its cameras, in its own order; all of them if none is
+    /// named.
     ///
     /// # Errors
     /// The first of the IDs that is no camera's.
     pub fn only(&self, ids: &[String]) -> Result<Self, String> {
+        if ids.is_empty() {
+            return Ok(self.clone());
+        }
         if let Some(unknown) = ids.iter().find(|id| self.camera_index(id).is_none()) {
             return Err(unknown.clone());
         }

@@ -7,40 +7,48 @@
 //! `await`, and none can panic the process.
 
 pub mod api;
+pub mod auth;
 pub mod catalog;
+mod connections;
+mod envelope;
 pub mod idempotency;
+pub mod limits;
 pub mod live;
+pub mod logs;
+pub mod memory;
 pub mod messages;
+pub mod metrics;
 pub mod networks;
 pub mod problem;
 pub mod settings;
-pub mod logs;
-pub mod memory;
 pub mod tasks;
-pub mod metrics;
+pub mod tls;
 pub mod uploads;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum_server::Handle;
 use tracing::info;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use auth::Auth;
 use catalog::Catalog;
 use idempotency::Idempotency;
+use limits::Limits;
+use memory::{MemoryGuard, Probe};
+use metrics::Metrics;
 use networks::ServiceNetworks;
 use settings::ServiceSettings;
 use tasks::Tasks;
 use uploads::Uploads;
 
+use crate::store::{Store, StoreSettings};
+
 /// All that requests share.
-use limits::Limits;
-use memory::{MemoryGuard, Probe};
-use metrics::Metrics;
 pub struct App {
     /// How the service runs.
     pub settings: ServiceSettings,
@@ -48,7 +56,9 @@ pub struct App {
     pub catalog: Catalog,
     /// The networks, shared by all tasks.
     pub networks: Arc<ServiceNetworks>,
-    /// Tasks of this process.
+    /// All that outlives the process.
+    pub store: Store,
+    /// The tasks.
     pub tasks: Tasks,
     /// Videos that came by upload.
     pub uploads: Uploads,
@@ -56,8 +66,17 @@ pub struct App {
     pub idempotency: Idempotency,
     /// The sockets that are open.
     pub sockets: live::Sockets,
+    /// Recognises callers.
+    pub auth: Arc<Auth>,
+    /// Counts what callers ask for.
+    pub limits: Limits,
     /// When the service started.
     pub started: Instant,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How full memory is.
+    pub memory: Arc<MemoryGuard>,
+    stopping: AtomicBool,
 }
 
 /// What handlers get.
@@ -67,13 +86,8 @@ impl App {
     /// A service that serves nobody yet.
     ///
     /// # Errors
-    /// The data folder cannot be made.
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
-    /// How full memory is.
-    pub memory: Arc<MemoryGuard>,
-    stopping: AtomicBool,
-    pub fn new(
+    /// The data folder cannot be made; the store cannot be opened; the keys of callers make no sense.
+    pub async fn new(
         settings: ServiceSettings,
         catalog: Catalog,
         networks: ServiceNetworks,
@@ -81,21 +95,38 @@ impl App {
         std::fs::create_dir_all(&settings.data_dir)
             .with_context(|| settings.data_dir.display().to_string())?;
         let networks = Arc::new(networks);
-        let tasks = Tasks::new(&settings, networks.clone());
+        let metrics = settings.watch.metrics.clone();
+        let throttle = settings.watch.throttle.clone();
+        let memory = Arc::new(MemoryGuard::new(settings.memory, throttle));
+        let store = Store::open(StoreSettings::new(settings.database_address())).await?;
+        let tasks = Tasks::new(&settings, networks.clone(), store.clone());
+        tasks.recover(&catalog).await?;
         let idempotency = Idempotency::default();
         let uploads = Uploads::new(&settings, networks.clone(), idempotency.clone())?;
+        let auth = Arc::new(Auth::new(settings.auth.clone())?);
+        auth.use_store(store.clone()).await?;
+        let limits = Limits::new(&settings.limits);
         Ok(Arc::new(Self {
+            auth,
+            limits,
             settings,
             catalog,
             networks,
+            store,
             tasks,
             uploads,
             idempotency,
-        let metrics = Arc::new(Metrics::default());
-        let memory = Arc::new(MemoryGuard::new(settings.memory));
             sockets: live::Sockets::default(),
             started: Instant::now(),
+            metrics,
+            memory,
+            stopping: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether the service was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 }
 
@@ -108,25 +139,24 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Running tasks are stopped with a snapshot where they can be resumed.
 ///
 /// # Errors
-/// The address cannot be listened on.
-            metrics,
-            memory,
-            stopping: AtomicBool::new(false),
+/// The address cannot be listened on, or is open to others without a key; the certificate cannot be
+/// read.
 pub async fn serve(
     app: SharedApp,
-
-    /// Whether the service was told to stop.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
     shutdown: impl Future<Output = ()> + Send + 'static,
     listening: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
     let address = app.settings.listen;
+    app.auth.check_address(address)?;
+    let tls = app.settings.tls.clone().map(tls::watch).transpose()?;
     let listener = std::net::TcpListener::bind(address)
         .with_context(|| format!("cannot listen on {address}"))?;
     listener.set_nonblocking(true)?;
     listening(listener.local_addr()?);
+    tokio::spawn(MemoryGuard::watch(
+        Arc::downgrade(&app.memory),
+        Probe::system(),
+    ));
     app.uploads.start();
     let handle = Handle::new();
     let stopped = app.clone();
@@ -134,19 +164,13 @@ pub async fn serve(
     tokio::spawn(async move {
         shutdown.await;
         info!("stopping");
+        stopped.stopping.store(true, Ordering::Relaxed);
         tokio::join!(stopped.tasks.shut_down(), stopped.uploads.shut_down());
         ending.graceful_shutdown(Some(GRACE));
     });
-    let (router, _) = api::router(app);
+    let (router, _) = api::router(app.clone());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum_server::from_tcp(listener)?
-        .handle(handle)
-        .serve(service)
-        .await?;
+    let permits = app.limits.connections.clone();
+    connections::serve(listener, tls, &app.settings.limits, permits, handle, service).await?;
     Ok(())
 }
-    tokio::spawn(MemoryGuard::watch(
-        Arc::downgrade(&app.memory),
-        Probe::system(),
-    ));
-        stopped.stopping.store(true, Ordering::Relaxed);

@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
+use crate::store::StoreError;
+
 /// An error as RFC 9457 says it, sent as `application/problem+json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Problem {
@@ -66,6 +68,17 @@ impl Problem {
         tracing::error!(%cause, "internal error");
         let detail = "the service could not do this; its log says why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", detail)
+    }
+
+    /// The store cannot do it: now, or, which is a fault of this program, ever.
+    pub fn store(error: &StoreError) -> Self {
+        if error.is_transient() {
+            tracing::warn!(%error, "the store is away");
+            let detail = "the database cannot be read or written now; try again";
+            return Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail)
+                .retry_after(5);
+        }
+        Self::internal(error)
     }
 
     /// Too much is asked for now.

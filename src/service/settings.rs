@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::auth::AuthSettings;
 use super::limits::LimitSettings;
 use super::memory::MemoryLimits;
+use super::metrics::Watch;
 use super::tls::TlsSettings;
 use super::uploads::UploadSettings;
+use crate::annotate::privacy::Privacy;
 use crate::config::Overrides;
 
 /// How the service runs.
@@ -21,6 +23,11 @@ pub struct ServiceSettings {
     /// Source of a camera that names none: `{environment}` and `{camera}` stand for the IDs, such as
     /// `s3://bucket/{environment}/{camera}/`.
     pub source_template: Option<String>,
+    /// Where tasks, people and messages are kept: a SQLite file or `postgres://…`. Default
+    /// `store.sqlite` in the data folder.
+    pub database: Option<String>,
+    /// Whether a picture of each person is kept, for people who search. Default true.
+    pub keep_crops: bool,
     /// Most tasks that run at once. Default 2.
     pub max_running: usize,
     /// Most tasks that wait to run; beyond, a start is refused. Default 16.
@@ -43,15 +50,25 @@ pub struct ServiceSettings {
     pub originals: bool,
     /// Quality of annotated JPEGs, 1..=100. Default 85.
     pub jpeg_quality: u8,
-    /// Time between two heartbeats of a socket. Default 15 s.
+    /// What counts and restrains whatever runs; shared by all copies of these settings.
+    pub watch: Watch,
     /// Percent of memory above which the service takes less, and no more. Default 80 and 90.
     pub memory: MemoryLimits,
     /// Bytes that must be free on the disk of the data folder for the service to be ready. Default
     /// 256 MiB.
     pub min_free_disk: u64,
+    /// Time between two heartbeats of a socket. Default 15 s.
     pub heartbeat: Duration,
     /// Bounds of uploads and their results.
     pub uploads: UploadSettings,
+    /// How callers are recognised.
+    pub auth: AuthSettings,
+    /// What callers may ask for.
+    pub limits: LimitSettings,
+    /// Certificate and key; `None` for plain HTTP. Default `None`.
+    pub tls: Option<TlsSettings>,
+    /// What is hidden of people in every picture that leaves (`MTMC_PRIVACY`). Default nothing.
+    pub privacy: Privacy,
     /// The requirement document's variables and flags, laid over every environment.
     pub overrides: Overrides,
 }
@@ -62,6 +79,8 @@ impl Default for ServiceSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             data_dir: PathBuf::from("mtmc-data"),
             source_template: None,
+            database: None,
+            keep_crops: true,
             max_running: 2,
             max_queued: 16,
             batch: 4,
@@ -73,11 +92,26 @@ impl Default for ServiceSettings {
             annotate: true,
             originals: true,
             jpeg_quality: 85,
+            watch: Watch::default(),
+            memory: MemoryLimits::default(),
+            min_free_disk: 256 << 20,
             heartbeat: Duration::from_secs(15),
             uploads: UploadSettings::default(),
+            auth: AuthSettings::default(),
+            limits: LimitSettings::default(),
+            tls: None,
+            privacy: Privacy::None,
             overrides: Overrides::default(),
         }
     }
 }
-            memory: MemoryLimits::default(),
-            min_free_disk: 256 << 20,
+
+impl ServiceSettings {
+    /// Where the store is.
+    pub fn database_address(&self) -> String {
+        match &self.database {
+            Some(address) => address.clone(),
+            None => self.data_dir.join("store.sqlite").to_string_lossy().into_owned(),
+        }
+    }
+}

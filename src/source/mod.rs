@@ -44,7 +44,7 @@ pub use image_file::read_image;
 pub use mp4::Mp4Source;
 pub use paced::PacedSource;
 pub(crate) use reconnect::Delays;
-pub use reconnect::{AbsentSource, Backoff, Reopen};
+pub use reconnect::{AbsentSource, Backoff, Lasting, Reopen, open_lasting};
 
 /// Longest side of a frame that is decoded, in pixels: a bound against hostile files.
 pub const MAX_SIDE: u32 = 16_384;

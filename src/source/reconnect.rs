@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::ffmpeg::name_of_address;
-use super::{Frame, FrameSource, SkipCounts, SourceError, SourceInfo};
+use super::{Frame, FrameSource, OpenOptions, SkipCounts, SourceError, SourceInfo};
 use crate::random::SplitMix64;
 
 /// Opens a source again. It is told the number of the last frame that was read, 0 if there was none.
@@ -11,6 +11,55 @@ use crate::random::SplitMix64;
 /// A source that can go on behind that frame does so, with numbers and timestamps as if nothing had
 /// happened; one that cannot begins at 1 again, and its frames are numbered on by whoever reads it.
 pub type Reopen = Box<dyn FnMut(u64) -> Result<Box<dyn FrameSource>, SourceError> + Send>;
+
+/// A source that may last longer than its connection.
+pub struct Lasting {
+    /// The source.
+    pub source: Box<dyn FrameSource>,
+    /// How it is opened again, if it is live.
+    pub reopen: Option<Reopen>,
+    /// Why it is not there yet: it stands in for one that is tried again.
+    pub absence: Option<String>,
+}
+
+/// Opens a source as [`open`](super::open) does, a live one so that it can come back. With
+/// `may_be_absent` a live one that is not there yet is no error: there are others to go on with.
+///
+/// # Errors
+/// As [`open`](super::open).
+pub fn open_lasting(
+    spec: &str,
+    options: OpenOptions,
+    may_be_absent: bool,
+) -> Result<Lasting, SourceError> {
+    let opened = super::open(spec, &options);
+    if !super::is_live(spec) {
+        return Ok(Lasting {
+            source: opened?,
+            reopen: None,
+            absence: None,
+        });
+    }
+    let mut absence = None;
+    let source: Box<dyn FrameSource> = match opened {
+        Err(error) if may_be_absent && can_come_back(&error) => {
+            absence = Some(error.to_string());
+            Box::new(AbsentSource::new(spec, error))
+        }
+        opened => opened?,
+    };
+    let spec = spec.to_string();
+    Ok(Lasting {
+        source,
+        reopen: Some(Box::new(move |_| super::open(&spec, &options))),
+        absence,
+    })
+}
+
+/// Whether a source that cannot be opened may be there later.
+fn can_come_back(error: &SourceError) -> bool {
+    !matches!(error, SourceError::FfmpegMissing { .. })
+}
 
 /// Times between attempts: the first, then twice as long each time, up to the longest; each shortened
 /// by up to a half by chance, so that many cameras behind one switch do not come back at once.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -14,9 +14,11 @@ use uuid::Uuid;
 
 use crate::config::Environment;
 use crate::service::SharedApp;
+use crate::service::idempotency::{CallerId, Key, request_hash};
 use crate::service::messages::{CameraProgress, TaskStatus};
 use crate::service::problem::{Body, PathPart, Problem, QueryOf};
-use crate::service::tasks::{StartError, Task, TaskDetails, TaskKind, TaskRequest};
+use crate::service::tasks::{CleanupReport, StartError, TaskDetails, TaskKind, TaskRequest};
+use crate::store::TaskFilter;
 
 /// What handlers of this area get: the kind of task is part of the address.
 #[derive(Clone)]
@@ -33,6 +35,7 @@ pub fn routes(app: SharedApp, kind: TaskKind) -> OpenApiRouter<SharedApp> {
         .routes(routes!(details))
         .routes(routes!(status))
         .routes(routes!(stop))
+        .routes(routes!(clean_up))
         .with_state(Area { app, kind })
 }
 
@@ -62,10 +65,11 @@ struct TaskState {
 #[derive(Debug, Serialize, ToSchema)]
 struct TaskList {
     tasks: Vec<TaskDetails>,
-    total_count: usize,
+    /// Number of `tasks`.
+    count: usize,
     /// For the next page's `cursor`; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
-    next_cursor: Option<Uuid>,
+    next_cursor: Option<i64>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -79,29 +83,28 @@ struct ListQuery {
     /// Most tasks of the page, 1..=1000; 100 if left out.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// Only tasks older than this one.
-    cursor: Option<Uuid>,
+    /// `next_cursor` of the page before.
+    cursor: Option<i64>,
 }
 
 /// Start a task.
-#[utoipa::path(post, path = "/start", request_body = TaskRequest, responses(
+#[utoipa::path(post, path = "/start", request_body = TaskRequest, params(
+    ("Idempotency-Key" = Option<String>, Header, description = "The same key and request again: the same answer, without a second task"),
+), responses(
     (status = 202, body = TaskAccepted, headers(("Location" = String, description = "The task's status"))),
+    (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 409, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json"),
     (status = 429, body = Problem, content_type = "application/problem+json"),
     (status = 503, body = Problem, content_type = "application/problem+json"),
 ))]
 async fn start(
     State(Area { app, kind }): State<Area>,
+    headers: HeaderMap,
+    caller: Option<Extension<CallerId>>,
     Body(request): Body<TaskRequest>,
 ) -> Result<Response, Problem> {
-    let environment = environment_of(&app, &request)?;
-    let started = app.tasks.start(kind, request, environment);
-    let task = started.map_err(|error| match error {
-        StartError::QueueFull(_) => {
-            let status = StatusCode::TOO_MANY_REQUESTS;
-            Problem::new(status, "too-many-tasks", error.to_string()).retry_after(10)
-        }
     let operation = format!("start/{}", kind.name());
     let caller = caller.as_ref().map(|Extension(caller)| caller);
     let key = Key::of(&headers, caller, &operation)?;
@@ -113,10 +116,18 @@ async fn start(
 
 async fn begin(app: SharedApp, kind: TaskKind, request: TaskRequest) -> Result<Response, Problem> {
     app.memory.admit()?;
+    let environment = environment_of(&app, &request)?;
+    let started = app.tasks.start(kind, request, environment).await;
+    let task = started.map_err(|error| match error {
+        StartError::QueueFull(_) => {
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            Problem::new(status, "too-many-tasks", error.to_string()).retry_after(10)
+        }
         StartError::ShuttingDown => {
             let status = StatusCode::SERVICE_UNAVAILABLE;
             Problem::new(status, "shutting-down", error.to_string()).retry_after(30)
         }
+        StartError::Store(error) => Problem::store(&error),
     })?;
     let details = task.details();
     let location = HeaderValue::from_str(&details.status_url);
@@ -147,14 +158,9 @@ fn environment_of(app: &SharedApp, request: &TaskRequest) -> Result<Arc<Environm
     if request.max_frames == Some(0) {
         return Err(Problem::invalid("max_frames: must be at least 1"));
     }
-    let environment = if request.cameras.is_empty() {
-        environment.clone()
-    } else {
-        let only = environment.only(&request.cameras);
-        Arc::new(only.map_err(|unknown| {
-            Problem::invalid(format!("cameras: `{id}` has no camera `{unknown}`"))
-        })?)
-    };
+    let environment = environment.only(&request.cameras).map_err(|unknown| {
+        Problem::invalid(format!("cameras: `{id}` has no camera `{unknown}`"))
+    })?;
     for camera in &environment.cameras {
         if camera.source.is_none() {
             let detail = format!(
@@ -169,7 +175,7 @@ fn environment_of(app: &SharedApp, request: &TaskRequest) -> Result<Arc<Environm
             ));
         }
     }
-    Ok(environment)
+    Ok(Arc::new(environment))
 }
 
 /// The tasks, newest first.
@@ -188,34 +194,31 @@ async fn list(
             "limit = {limit}: must be in 1..=1000"
         )));
     }
-    let mut tasks: Vec<TaskDetails> = app
+    let filter = TaskFilter {
+        status: query.status.map(|status| status.word()),
+        environment_id: query.environment_id,
+        route: Some(kind.name().to_string()),
+        cursor: query.cursor,
+        limit,
+    };
+    let page = app
         .tasks
-        .list()
-        .iter()
-        .filter(|task| task.kind == kind)
-        .map(|task| task.details())
-        .filter(|task| query.status.is_none_or(|status| task.status == status))
-        .filter(|task| {
-            let wanted = query.environment_id.as_ref();
-            wanted.is_none_or(|id| task.environment_id == *id)
-        })
-        .collect();
-    let total_count = tasks.len();
-    tasks.retain(|task| query.cursor.is_none_or(|cursor| task.task_id < cursor));
-    let more = tasks.len() > limit;
-    tasks.truncate(limit);
-    let next_cursor = tasks.last().filter(|_| more).map(|task| task.task_id);
+        .list(&filter)
+        .await
+        .map_err(|error| Problem::store(&error))?;
     Ok(Json(TaskList {
-        tasks,
-        total_count,
-        next_cursor,
+        count: page.items.len(),
+        tasks: page.items,
+        next_cursor: page.next,
     }))
 }
 
 impl Area {
-    fn task(&self, id: Uuid) -> Result<Arc<Task>, Problem> {
-        let task = self.app.tasks.get(id).filter(|task| task.kind == self.kind);
-        task.ok_or_else(|| Problem::not_found("task-not-found", format!("there is no task {id}")))
+    async fn details(&self, id: Uuid) -> Result<TaskDetails, Problem> {
+        let found = self.app.tasks.details(id).await;
+        let found = found.map_err(|error| Problem::store(&error))?;
+        let mine = found.filter(|task| task.kind == self.kind);
+        mine.ok_or_else(|| Problem::not_found("task-not-found", format!("there is no task {id}")))
     }
 }
 
@@ -229,7 +232,7 @@ async fn details(
     State(area): State<Area>,
     PathPart(id): PathPart<Uuid>,
 ) -> Result<Json<TaskDetails>, Problem> {
-    Ok(Json(area.task(id)?.details()))
+    Ok(Json(area.details(id).await?))
 }
 
 /// Where a task stands.
@@ -242,7 +245,7 @@ async fn status(
     State(area): State<Area>,
     PathPart(id): PathPart<Uuid>,
 ) -> Result<Json<TaskState>, Problem> {
-    Ok(Json(state(area.task(id)?.details())))
+    Ok(Json(state(area.details(id).await?)))
 }
 
 fn state(details: TaskDetails) -> TaskState {
@@ -266,7 +269,47 @@ async fn stop(
     State(area): State<Area>,
     PathPart(id): PathPart<Uuid>,
 ) -> Result<Json<TaskState>, Problem> {
-    let task = area.task(id)?;
-    area.app.tasks.stop(&task);
+    let details = area.details(id).await?;
+    let Some(task) = area.app.tasks.get(id) else {
+        return Ok(Json(state(details)));
+    };
+    let stopped = area.app.tasks.stop(&task).await;
+    stopped.map_err(|error| Problem::store(&error))?;
     Ok(Json(state(task.details())))
+}
+
+/// What was removed.
+#[derive(Debug, Serialize, ToSchema)]
+struct CleanupResult {
+    environment_id: String,
+    removed: CleanupReport,
+    message: String,
+}
+
+/// Stop an environment's tasks, of whatever kind, and remove all that they left.
+#[utoipa::path(delete, path = "/environment/{environment_id}/cleanup", params(("environment_id" = String, Path)), responses(
+    (status = 200, body = CleanupResult),
+    (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 503, body = Problem, content_type = "application/problem+json"),
+))]
+async fn clean_up(
+    State(Area { app, .. }): State<Area>,
+    PathPart(environment_id): PathPart<String>,
+) -> Result<Json<CleanupResult>, Problem> {
+    let cleaned = app.tasks.clean_up(&environment_id).await;
+    let removed = cleaned.map_err(|error| Problem::store(&error))?;
+    // What an environment left is removed also after it went from the configuration.
+    if removed.tasks == 0 && app.catalog.get(&environment_id).is_none() {
+        let detail = format!("there is no environment `{environment_id}`");
+        return Err(Problem::not_found("environment-not-found", detail));
+    }
+    let message = format!(
+        "{} tasks removed, {} of them stopped",
+        removed.tasks, removed.stopped_tasks
+    );
+    Ok(Json(CleanupResult {
+        environment_id,
+        removed,
+        message,
+    }))
 }

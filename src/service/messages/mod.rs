@@ -52,6 +52,12 @@ pub enum TaskStatus {
 }
 
 impl TaskStatus {
+    /// As it is sent and stored, such as `PROCESSING`.
+    pub fn word(self) -> String {
+        let text = serde_json::to_string(&self).unwrap_or_default();
+        text.trim_matches('"').to_string()
+    }
+
     /// Whether nothing more happens to it.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Stopped)

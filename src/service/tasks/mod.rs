@@ -3,22 +3,29 @@
 //! [`Tasks`] starts them in the order in which they came, so many at a time; each has a thread of its
 //! own. A [`Task`] is what others see of it: where it stands, how far it is, and how to stop it.
 
+mod journal;
+mod keep;
+mod record;
 mod task;
 mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tracing::{info, warn};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::catalog::Catalog;
 use super::messages::TaskStatus;
 use super::networks::ServiceNetworks;
 use super::settings::ServiceSettings;
 use crate::config::Environment;
+use crate::store::{Page, Store, StoreError, TaskFilter, TaskRecord};
+use journal::Journal;
 
 pub use task::{Task, TaskDetails};
 
@@ -47,6 +54,11 @@ impl TaskKind {
         }
     }
 
+    /// Where a task's status is.
+    pub fn status_url(self, id: Uuid) -> String {
+        format!("{}/{id}/status", self.prefix())
+    }
+
     /// Where its routes are.
     pub fn prefix(self) -> &'static str {
         match self {
@@ -72,6 +84,11 @@ pub struct TaskRequest {
     pub max_frames: Option<u64>,
 }
 
+/// Where a task's messages are sent.
+pub fn websocket_url(id: Uuid) -> String {
+    format!("/ws/detection-tracking/{id}")
+}
+
 /// Why a task could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -81,15 +98,38 @@ pub enum StartError {
     /// The service is being stopped.
     #[error("the service is being stopped")]
     ShuttingDown,
+    /// The task could not be stored, so it was not accepted.
+    #[error("the task could not be stored: {0}")]
+    Store(#[from] StoreError),
 }
 
-/// The tasks of this process.
-#[derive(Debug)]
+/// What the removal of an environment's tasks removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct CleanupReport {
+    /// Tasks that ran or waited, and were stopped.
+    pub stopped_tasks: u64,
+    /// Tasks removed, with their messages.
+    pub tasks: u64,
+    /// People removed, with vectors and pictures.
+    pub people: u64,
+    /// Positions removed.
+    pub positions: u64,
+    /// Tracks removed.
+    pub tracks: u64,
+    /// Handoffs removed.
+    pub handoffs: u64,
+    /// Messages removed.
+    pub events: u64,
+    /// Files removed.
+    pub files: u64,
+}
+
+/// The tasks: those of this process at hand, the others in the store.
 pub struct Tasks {
     inner: Arc<Inner>,
+    store: Store,
 }
 
-#[derive(Debug)]
 struct Inner {
     state: Mutex<State>,
     runner: work::Runner,
@@ -99,94 +139,254 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// All that are known, by ID, which rises with time.
+    /// Those of this process, by ID, which rises with time.
     tasks: BTreeMap<Uuid, Arc<Task>>,
     queue: VecDeque<Arc<Task>>,
+    /// Being stored, on the way into the queue.
+    coming: usize,
     running: usize,
     closed: bool,
 }
 
+/// Ended tasks that are kept at hand with their latest messages; older ones are in the store alone.
+const MAX_ENDED: usize = 64;
+
+/// How long running tasks may take to save their state once the service is told to stop.
+const LAST_WORK: Duration = Duration::from_secs(30);
+
 impl Tasks {
-    /// None yet.
-    pub fn new(settings: &ServiceSettings, networks: Arc<ServiceNetworks>) -> Self {
+    /// None yet. To be called within the runtime that the store works on.
+    pub fn new(settings: &ServiceSettings, networks: Arc<ServiceNetworks>, store: Store) -> Self {
+        let journal = Journal::new(store.clone(), Handle::current());
         let inner = Inner {
             state: Mutex::default(),
-            runner: work::Runner::new(settings.clone(), networks),
+            runner: work::Runner::new(settings.clone(), networks, journal),
             max_running: settings.max_running,
             max_queued: settings.max_queued,
         };
         Self {
             inner: Arc::new(inner),
+            store,
         }
     }
 
-    /// Puts a task into the queue, or at once to work. Its environment holds just the cameras that
-    /// it is about.
+    /// Goes on with what an earlier process left: its tasks are resumed from their snapshots where
+    /// their sources can be read again, and marked as failed where not.
     ///
     /// # Errors
-    /// The queue is full, or the service is being stopped.
-    pub fn start(
+    /// The store cannot be read.
+    pub async fn recover(&self, catalog: &Catalog) -> Result<(), StoreError> {
+        for stored in self.store.unfinished_tasks().await? {
+            let task = match self.inner.runner.revive(&stored, catalog) {
+                Ok(task) => Arc::new(task),
+                Err(reason) => {
+                    warn!(task_id = %stored.task_id, "{reason}");
+                    let ended = record::failed(stored, &reason);
+                    self.store.update_task(&ended).await?;
+                    continue;
+                }
+            };
+            info!(task_id = %task.id, "resuming");
+            let mut state = self.inner.state();
+            state.tasks.insert(task.id, task.clone());
+            state.queue.push_back(task);
+            self.inner.clone().launch(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Puts a task into the queue, or at once to work. Its environment holds just the cameras that
+    /// it is about. It is in the store when this returns.
+    ///
+    /// # Errors
+    /// The queue is full, the service is being stopped, or the task could not be stored.
+    pub async fn start(
         &self,
         kind: TaskKind,
         request: TaskRequest,
         environment: Arc<Environment>,
     ) -> Result<Arc<Task>, StartError> {
-        let mut state = self.inner.state();
-        if state.closed {
-            return Err(StartError::ShuttingDown);
-        }
-        if state.queue.len() >= self.inner.max_queued && state.running >= self.inner.max_running {
-            return Err(StartError::QueueFull(state.queue.len()));
-        }
-        let task = Arc::new(Task::new(kind, request, environment));
-        state.tasks.insert(task.id, task.clone());
-        state.queue.push_back(task.clone());
-        self.inner.clone().launch(&mut state);
+        let place = self.inner.clone().reserve()?;
+        let number = self.store.next_task_number().await?;
+        let task = Arc::new(Task::new(kind, number, request, environment));
+        self.store.create_task(&record::record(&task), None).await?;
+        place.take(&task);
         Ok(task)
     }
 
-    /// One of them.
+    /// One of this process.
     pub fn get(&self, id: Uuid) -> Option<Arc<Task>> {
         self.inner.state().tasks.get(&id).cloned()
     }
 
-    /// All of them, newest first.
-    pub fn list(&self) -> Vec<Arc<Task>> {
+    /// Those of this process, newest first.
+    pub fn at_hand(&self) -> Vec<Arc<Task>> {
         self.inner.state().tasks.values().rev().cloned().collect()
     }
 
-    /// Tells a task to stop; one that has ended stays as it is.
-    pub fn stop(&self, task: &Arc<Task>) {
-        let mut state = self.inner.state();
-        let waiting = state.queue.iter().position(|waiting| waiting.id == task.id);
-        if let Some(place) = waiting {
-            state.queue.remove(place);
-            task.set_status(TaskStatus::Stopped, "Stopped before it began");
-            return;
+    /// All that is known of a task, of whatever process.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn details(&self, id: Uuid) -> Result<Option<TaskDetails>, StoreError> {
+        if let Some(task) = self.get(id) {
+            return Ok(Some(task.details()));
         }
-        drop(state);
-        task.stop();
+        Ok(self
+            .store
+            .task(id)
+            .await?
+            .and_then(|stored| readable(&stored)))
     }
 
-    /// Stops all of them and waits, within bounds, until they have ended.
+    /// A page of tasks, newest first, of whatever process.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn list(&self, wanted: &TaskFilter) -> Result<Page<TaskDetails>, StoreError> {
+        let stored = self.store.tasks(wanted).await?;
+        let mut items = Vec::with_capacity(stored.items.len());
+        for record in &stored.items {
+            // What runs is known better than it is stored.
+            match self.get(record.task_id) {
+                Some(task) => items.push(task.details()),
+                None => items.extend(readable(record)),
+            }
+        }
+        Ok(Page {
+            items,
+            next: stored.next,
+        })
+    }
+
+    /// Tells a task to stop; one that has ended stays as it is.
+    ///
+    /// # Errors
+    /// That cannot be stored.
+    pub async fn stop(&self, task: &Arc<Task>) -> Result<(), StoreError> {
+        if self.inner.dequeue(task) {
+            task.set_status(TaskStatus::Stopped, "Stopped before it began");
+        } else {
+            task.stop();
+        }
+        self.store.update_task(&record::record(task)).await?;
+        Ok(())
+    }
+
+    /// Stops an environment's tasks, waits for them within bounds, and removes all that they left.
+    ///
+    /// # Errors
+    /// The store cannot be changed.
+    pub async fn clean_up(&self, environment_id: &str) -> Result<CleanupReport, StoreError> {
+        let mine = |task: &&Arc<Task>| task.environment.id == environment_id;
+        let tasks: Vec<Arc<Task>> = self.at_hand().iter().filter(mine).cloned().collect();
+        let mut report = CleanupReport::default();
+        for task in tasks.iter().filter(|task| !task.status().is_final()) {
+            self.stop(task).await?;
+            report.stopped_tasks += 1;
+        }
+        wait_for(LAST_WORK, || {
+            tasks.iter().all(|task| task.status().is_final())
+        })
+        .await;
+        let ids = self.ids_of(environment_id).await?;
+        let removed = self.store.erase_environment(environment_id).await?;
+        report.tasks = removed.tasks;
+        report.people = removed.people;
+        report.positions = removed.positions;
+        report.tracks = removed.tracks;
+        report.handoffs = removed.handoffs;
+        report.events = removed.events;
+        for id in ids {
+            report.files += self.inner.runner.remove_files(id);
+        }
+        let mut state = self.inner.state();
+        for task in tasks {
+            state.tasks.remove(&task.id);
+        }
+        Ok(report)
+    }
+
+    /// Tasks of an environment, of whatever process.
+    async fn ids_of(&self, environment_id: &str) -> Result<Vec<Uuid>, StoreError> {
+        let mut ids = Vec::new();
+        let mut filter = TaskFilter {
+            environment_id: Some(environment_id.to_string()),
+            limit: 1000,
+            ..TaskFilter::default()
+        };
+        loop {
+            let page = self.store.tasks(&filter).await?;
+            ids.extend(page.items.iter().map(|task| task.task_id));
+            if page.next.is_none() {
+                return Ok(ids);
+            }
+            filter.cursor = page.next;
+        }
+    }
+
+    /// Stops all of them with a snapshot, and waits within bounds until they have ended: those that
+    /// can be resumed are when the service starts again.
     pub async fn shut_down(&self) {
         {
             let mut state = self.inner.state();
             state.closed = true;
-            for task in std::mem::take(&mut state.queue) {
-                task.set_status(TaskStatus::Stopped, "The service was stopped");
-            }
+            state.queue.clear();
             for task in state.tasks.values() {
-                task.stop();
+                task.suspend();
             }
         }
-        for _ in 0..300 {
-            if self.inner.state().running == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        let ended = wait_for(LAST_WORK, || self.inner.state().running == 0).await;
+        if !ended {
+            warn!("tasks still run after {} s", LAST_WORK.as_secs());
         }
-        warn!("tasks still run after 30 s");
+    }
+}
+
+/// A stored task, unless this program cannot read it.
+fn readable(stored: &TaskRecord) -> Option<TaskDetails> {
+    match record::details(stored) {
+        Ok(details) => Some(details),
+        Err(foreign) => {
+            warn!("{foreign}");
+            None
+        }
+    }
+}
+
+/// Waits until something is so; false when it was not within `limit`.
+async fn wait_for(limit: Duration, so: impl Fn() -> bool) -> bool {
+    let started = Instant::now();
+    while !so() {
+        if started.elapsed() > limit {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    true
+}
+
+/// A place in the queue, given back if nobody takes it.
+struct Place {
+    inner: Arc<Inner>,
+}
+
+impl Place {
+    fn take(self, task: &Arc<Task>) {
+        let mut state = self.inner.state();
+        state.tasks.insert(task.id, task.clone());
+        if state.closed {
+            // It is stored: it begins when the service starts again.
+            return;
+        }
+        state.queue.push_back(task.clone());
+        self.inner.clone().launch(&mut state);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.inner.state().coming -= 1;
     }
 }
 
@@ -196,27 +396,64 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn reserve(self: Arc<Self>) -> Result<Place, StartError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(StartError::ShuttingDown);
+        }
+        let waiting = state.queue.len() + state.coming;
+        if waiting + state.running >= self.max_queued + self.max_running {
+            return Err(StartError::QueueFull(waiting));
+        }
+        state.coming += 1;
+        drop(state);
+        Ok(Place { inner: self })
+    }
+
+    /// Takes a task out of the queue; false if it is not in it.
+    fn dequeue(&self, task: &Task) -> bool {
+        let mut state = self.state();
+        let place = state.queue.iter().position(|waiting| waiting.id == task.id);
+        place.and_then(|place| state.queue.remove(place)).is_some()
+    }
+
     /// Sets to work whoever is next, as long as there is room.
     fn launch(self: Arc<Self>, state: &mut State) {
-        while state.running < self.max_running {
+        while state.running < self.max_running && !state.closed {
             let Some(task) = state.queue.pop_front() else {
                 return;
             };
             state.running += 1;
             let inner = self.clone();
-            let name = format!("task-{}", task.id);
+            let name = format!("task-{}", task.number);
             let working = task.clone();
             let spawned = std::thread::Builder::new().name(name).spawn(move || {
                 inner.runner.run(&working);
                 info!(task_id = %working.id, status = ?working.status(), "task ended");
                 let mut state = inner.state();
                 state.running -= 1;
+                state.forget_oldest();
                 inner.clone().launch(&mut state);
             });
             if let Err(error) = spawned {
                 state.running -= 1;
                 task.fail(&format!("no thread for it: {error}"));
             }
+        }
+    }
+}
+
+impl State {
+    /// Ended tasks beyond [`MAX_ENDED`] are in the store alone.
+    fn forget_oldest(&mut self) {
+        let ended: Vec<Uuid> = self
+            .tasks
+            .values()
+            .filter(|task| task.status().is_final())
+            .map(|task| task.id)
+            .collect();
+        for id in ended.iter().take(ended.len().saturating_sub(MAX_ENDED)) {
+            self.tasks.remove(id);
         }
     }
 }

@@ -14,11 +14,16 @@ use crate::config::Environment;
 use crate::service::live::Hub;
 use crate::service::messages::{CameraProgress, StatusUpdate, TaskStatus};
 
+/// Messages that a task may send between two times that it is stored: it is each second.
+const SEQ_RESERVE: u64 = 100_000;
+
 /// One task.
 #[derive(Debug)]
 pub struct Task {
     /// Its ID; of two the later one is greater.
     pub id: Uuid,
+    /// Its number among all tasks ever, from 0: it decides the range of its global IDs.
+    pub number: i64,
     /// What it does with its frames.
     pub kind: TaskKind,
     /// What was asked for.
@@ -27,7 +32,10 @@ pub struct Task {
     pub environment: Arc<Environment>,
     /// Its messages.
     pub hub: Arc<Hub>,
+    /// Whether it goes on from a snapshot of an earlier process.
+    pub resumed: bool,
     stop: AtomicBool,
+    suspended: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -81,7 +89,12 @@ pub struct TaskDetails {
 
 impl Task {
     /// A task that waits.
-    pub fn new(kind: TaskKind, request: TaskRequest, environment: Arc<Environment>) -> Self {
+    pub fn new(
+        kind: TaskKind,
+        number: i64,
+        request: TaskRequest,
+        environment: Arc<Environment>,
+    ) -> Self {
         let id = Uuid::now_v7();
         let waiting = |camera: &crate::config::Camera| {
             let progress = CameraProgress {
@@ -103,13 +116,42 @@ impl Task {
         };
         Self {
             id,
+            number,
             kind,
             request,
             environment,
             hub: Arc::new(Hub::new(id, 1)),
+            resumed: false,
             stop: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
             state: Mutex::new(state),
         }
+    }
+
+    /// A task of an earlier process, which waits to go on; its messages go on above `first_seq`.
+    pub(super) fn revived(
+        known: TaskDetails,
+        number: i64,
+        first_seq: u64,
+        environment: Arc<Environment>,
+    ) -> Self {
+        let mut task = Self::new(known.kind, number, known.request, environment);
+        task.id = known.task_id;
+        task.hub = Arc::new(Hub::new(task.id, first_seq));
+        task.resumed = true;
+        {
+            let mut state = task.state();
+            state.created = known.created_at;
+            state.progress = known.progress;
+            state.current_step = "Waiting to go on".to_string();
+        }
+        task
+    }
+
+    /// A number that is above those of all messages that will be sent until it is stored anew.
+    pub(super) fn reserved_seq(&self) -> i64 {
+        let next = self.hub.next_seq().saturating_add(SEQ_RESERVE);
+        i64::try_from(next).unwrap_or(i64::MAX)
     }
 
     /// Where it stands.
@@ -133,8 +175,8 @@ impl Task {
             started_at: state.started,
             ended_at: state.ended,
             request: self.request.clone(),
-            websocket_url: format!("/ws/detection-tracking/{}", self.id),
-            status_url: format!("{}/{}/status", self.kind.prefix(), self.id),
+            websocket_url: super::websocket_url(self.id),
+            status_url: self.kind.status_url(self.id),
         }
     }
 
@@ -159,6 +201,17 @@ impl Task {
         if !self.status().is_final() {
             self.set_status(TaskStatus::Stopping, "Stopping");
         }
+    }
+
+    /// Asks it to save its state and end, for a later process to go on.
+    pub(super) fn suspend(&self) {
+        self.suspended.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is to go on in a later process, unless it was stopped for good.
+    pub(super) fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Relaxed) && self.status() != TaskStatus::Stopping
     }
 
     /// Raised when it is to stop.

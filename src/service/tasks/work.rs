@@ -1,29 +1,39 @@
-//! A task at work: its cameras opened, the pipeline run, its end told.
+//! A task at work: its cameras opened, the pipeline run, its end told and stored.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::{Context as _, bail};
 use mtmc_models::{DetectOptions, Detector};
 use tracing::warn;
+use uuid::Uuid;
 
-use super::TaskKind;
+use super::journal::Journal;
+use super::keep::{KeepFrames, KeepWorld, Origin};
 use super::task::Task;
+use super::{TaskKind, record};
 use crate::pipeline::{
-    self, BuiltWorld, Camera, CameraSnapshot, CameraState, Control, Networks, Options,
-    PipelineMetrics, Shared, SyncMode, World,
+    self, BuiltWorld, Camera, CameraSnapshot, CameraState, Control, Fingerprint, Networks, Options,
+    PipelineMetrics, Shared, Snapshots, Summary, SyncMode, World,
 };
+use crate::service::catalog::Catalog;
 use crate::service::live::{CameraFacts, Feed, patience};
 use crate::service::messages::{CameraProgress, TaskStatus, moment};
 use crate::service::networks::{NoDetector, ServiceNetworks};
 use crate::service::settings::ServiceSettings;
-use crate::source::{self, Backoff, FrameSource, OpenOptions, VideoDecoder};
+use crate::sink::Sink;
+use crate::source::{self, Backoff, FrameSource, OpenOptions, Reopen, VideoDecoder};
+use crate::store::{TaskRecord, global_ids};
+
+/// Time between two times that a task's progress is stored, in milliseconds.
+const STORE_EVERY_MS: i64 = 1_000;
 
 /// Runs tasks.
 pub struct Runner {
     settings: ServiceSettings,
     networks: Arc<ServiceNetworks>,
+    journal: Journal,
 }
 
 impl std::fmt::Debug for Runner {
@@ -32,16 +42,35 @@ impl std::fmt::Debug for Runner {
     }
 }
 
+/// A camera's source, opened.
+struct Opened {
+    source: Box<dyn FrameSource>,
+    reopen: Option<Reopen>,
+}
+
 impl Runner {
     /// With these networks.
-    pub fn new(settings: ServiceSettings, networks: Arc<ServiceNetworks>) -> Self {
-        Self { settings, networks }
+    pub fn new(
+        settings: ServiceSettings,
+        networks: Arc<ServiceNetworks>,
+        journal: Journal,
+    ) -> Self {
+        Self {
+            settings,
+            networks,
+            journal,
+        }
     }
 
-    /// Runs a task to its end; whatever happens, it has a final status then.
+    /// Runs a task to its end; whatever happens, it has a final status then, unless it is to go on
+    /// in a later process.
     pub fn run(&self, task: &Arc<Task>) {
         let work = std::panic::AssertUnwindSafe(|| self.work(task));
         match std::panic::catch_unwind(work) {
+            Ok(Ok(TaskStatus::Stopped)) if task.is_suspended() => {
+                task.set_status(TaskStatus::Queued, "Goes on when the service starts again");
+                task.hub.suspend();
+            }
             Ok(Ok(status)) => {
                 let step = match status {
                     TaskStatus::Completed => "All frames are done",
@@ -52,17 +81,72 @@ impl Runner {
             Ok(Err(error)) => task.fail(&format!("{error:#}")),
             Err(_) => task.fail("internal error; the service's log says more"),
         }
+        if task.status().is_final() {
+            self.remove_files(task.id);
+        }
+        self.journal.put(task);
+    }
+
+    /// A task of an earlier process, ready to go on.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn revive(&self, stored: &TaskRecord, catalog: &Catalog) -> Result<Task, String> {
+        if stored.status == TaskStatus::Stopping.word() {
+            return Err("Stopped".to_string());
+        }
+        let known = record::details(stored).map_err(|foreign| foreign.to_string())?;
+        let id = &known.environment_id;
+        let Some(environment) = catalog.get(id) else {
+            return Err(format!(
+                "the service ended, and there is no environment `{id}` any more"
+            ));
+        };
+        let environment = environment.only(&known.request.cameras).map_err(|camera| {
+            format!("the service ended, and `{id}` has no camera `{camera}` any more")
+        })?;
+        let sources = environment
+            .cameras
+            .iter()
+            .filter_map(|camera| camera.source.as_deref());
+        if let Some(live) = sources.into_iter().find(|spec| source::is_live(spec)) {
+            let scheme = live.split("://").next().unwrap_or_default();
+            return Err(format!(
+                "the service ended, and a live source ({scheme}) cannot be read again: start the \
+                 task anew"
+            ));
+        }
+        let first_seq = u64::try_from(stored.next_seq).unwrap_or(1).max(1);
+        Ok(Task::revived(
+            known,
+            stored.number,
+            first_seq,
+            Arc::new(environment),
+        ))
+    }
+
+    /// Removes what a task keeps while it runs; how many files there were.
+    pub fn remove_files(&self, id: Uuid) -> u64 {
+        let folder = self.folder(id);
+        let files = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries.count() as u64,
+            Err(_) => return 0,
+        };
+        if let Err(error) = std::fs::remove_dir_all(&folder) {
+            warn!(task_id = %id, %error, "the task's folder could not be removed");
+        }
+        files
     }
 
     /// Folder of what a task keeps while it runs.
-    pub fn folder(&self, task: &Task) -> PathBuf {
-        let tasks = self.settings.data_dir.join("tasks");
-        tasks.join(task.id.to_string())
+    fn folder(&self, id: Uuid) -> PathBuf {
+        self.settings.data_dir.join("tasks").join(id.to_string())
     }
 
     fn work(&self, task: &Arc<Task>) -> anyhow::Result<TaskStatus> {
         task.set_status(TaskStatus::Initializing, "Making ready");
-        let folder = self.folder(task);
+        self.journal.put(task);
+        let folder = self.folder(task.id);
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let detector: &dyn Detector = match (task.kind, &self.networks.detector) {
             (TaskKind::Raw, _) => &NoDetector,
@@ -72,9 +156,71 @@ impl Runner {
         task.set_status(TaskStatus::Downloading, "Opening the sources");
         let sources = self.open_sources(task)?;
         let total = total_frames(&sources, task.request.max_frames);
-        let tolerance =
-            pipeline::tolerance(sources.iter().filter_map(|source| source.info().frame_rate));
-        let options = Options {
+        let options = self.options(task, &sources);
+        let sizes: Vec<[f64; 2]> = sources
+            .iter()
+            .map(|opened| size(opened.source.as_ref()))
+            .collect();
+        let mut built = World::of_environment(&task.environment, &sizes)?;
+        for warning in &built.warnings {
+            warn!(task_id = %task.id, "{warning}");
+        }
+        built.world.begin_ids_at(first_id(task.number));
+        let snapshots = self.snapshots(task, &options)?;
+        let feed = self.feed(task);
+        let origin = self.origin(task);
+        let cameras = self.cameras(task, sources, detector, &built, &feed, &origin)?;
+        let names = task
+            .environment
+            .cameras
+            .iter()
+            .map(|camera| camera.id.clone());
+        let kept = KeepWorld::new(origin, self.journal.writer().clone(), names.collect());
+        let shared = Shared {
+            world: built.world,
+            sinks: vec![feed.world_sink(), Box::new(kept)],
+        };
+        let networks = Networks {
+            detector,
+            embedder: self.networks.embedder(),
+        };
+        task.set_status(TaskStatus::Processing, "Running detection");
+        self.journal.put(task);
+        let metrics = Arc::new(PipelineMetrics::new(
+            cameras.iter().map(|camera| camera.name.as_str()),
+        ));
+        let runs = &self.settings.watch.metrics.runs;
+        let _counted = runs.begin(&task.environment.id, metrics.clone());
+        let stored_ms = AtomicI64::new(0);
+        let progress = |frames: u64| {
+            note_cameras(task, &metrics);
+            note_progress(task, frames, total);
+            let now = moment::now().as_millisecond();
+            if now - stored_ms.load(Ordering::Relaxed) >= STORE_EVERY_MS {
+                stored_ms.store(now, Ordering::Relaxed);
+                self.journal.progress(task);
+            }
+        };
+        let control = Control {
+            snapshots,
+            metrics: metrics.clone(),
+            throttle: self.settings.watch.throttle.clone(),
+            stop: task.stop_flag(),
+            progress: &progress,
+        };
+        let summary = pipeline::run(cameras, Some(shared), networks, &options, control)?;
+        note_cameras(task, &metrics);
+        outcome(&summary)
+    }
+
+    fn options(&self, task: &Task, sources: &[Opened]) -> Options {
+        let infos = sources.iter().map(|opened| opened.source.info());
+        let sync = if sources.iter().any(|opened| opened.source.is_live()) {
+            SyncMode::live(SyncMode::MAX_WAIT)
+        } else {
+            SyncMode::Lossless
+        };
+        Options {
             batch: self.settings.batch,
             max_frames: task.request.max_frames,
             detect: DetectOptions {
@@ -83,80 +229,52 @@ impl Runner {
                 nms_iou: self.settings.nms,
             },
             report_threshold: self.settings.confidence,
-            tolerance,
-            sync: SyncMode::Lossless,
+            tolerance: pipeline::tolerance(infos.filter_map(|info| info.frame_rate)),
+            sync,
             reconnect: Backoff::default(),
-        };
-        let sizes: Vec<[f64; 2]> = sources.iter().map(|source| size(source.as_ref())).collect();
-        let built = World::of_environment(&task.environment, &sizes)?;
-        for warning in &built.warnings {
-            warn!(task_id = %task.id, "{warning}");
         }
-        let feed = self.feed(task);
-        let cameras = self.cameras(task, sources, detector, &built, &feed)?;
-        let shared = Shared {
-            world: built.world,
-            sinks: vec![feed.world_sink()],
-        };
-        let networks = Networks {
-            detector,
-            embedder: self.networks.embedder(),
-        };
-        task.set_status(TaskStatus::Processing, "Running detection");
-        let names = cameras.iter().map(|camera| camera.name.as_str());
-        let metrics = Arc::new(PipelineMetrics::new(names));
-        let progress = |frames: u64| {
-            for camera in metrics.snapshot().cameras {
-                task.set_camera(&camera.name, camera_progress(&camera));
-            }
-            let share = total.map_or(0.0, |total| frames as f64 / total.max(1) as f64);
-            let step = match total {
-                Some(total) => format!("Running RT-DETR detection on frame {frames}/{total}"),
-                None => format!("Running RT-DETR detection on frame {frames}"),
-            };
-            task.advance((share * 100.0).min(100.0), step);
-        };
-        let control = Control {
-            snapshots: None,
-            metrics: metrics.clone(),
-            stop: task.stop_flag(),
-            progress: &progress,
-        };
-        let summary = pipeline::run(cameras, Some(shared), networks, &options, control)?;
-        let ended: BTreeMap<_, _> = summary
-            .cameras
-            .iter()
-            .map(|camera| (camera.name.clone(), camera))
-            .collect();
-        for (id, camera) in ended {
-            let status = match camera.error {
-                Some(_) => TaskStatus::Failed,
-                None => TaskStatus::Completed,
-            };
-            task.set_camera(
-                &id,
-                CameraProgress {
-                    status,
-                    frame: camera.frames,
-                    error: camera.error.clone(),
-                },
-            );
-        }
-        if summary.interrupted {
-            return Ok(TaskStatus::Stopped);
-        }
-        if let Some(error) = summary
-            .cameras
-            .iter()
-            .find_map(|camera| camera.error.as_ref())
-            && summary.cameras.iter().all(|camera| camera.error.is_some())
-        {
-            bail!("no camera could be read to its end; the first says: {error}");
-        }
-        Ok(TaskStatus::Completed)
     }
 
-    fn open_sources(&self, task: &Task) -> anyhow::Result<Vec<Box<dyn FrameSource>>> {
+    /// Where the task's state is saved, and what it goes on from; `None` where it cannot be resumed.
+    fn snapshots(&self, task: &Task, options: &Options) -> anyhow::Result<Option<Snapshots>> {
+        if options.sync.is_live() {
+            return Ok(None);
+        }
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add("version", env!("CARGO_PKG_VERSION"));
+        fingerprint.add("request", &record::text(&task.request));
+        fingerprint.add("environment", &format!("{:?}", task.environment));
+        fingerprint.add("detector", &self.networks.detector_name);
+        fingerprint.add("re-ID", &self.networks.embedder_name);
+        fingerprint.add("settings", &format!("{options:?}"));
+        let folder = self.folder(task.id);
+        let every = self.settings.snapshot_every;
+        let mut snapshots = Snapshots::new(&folder, every, fingerprint, |text| warn!("{text}"));
+        if task.resumed {
+            snapshots
+                .load()
+                .context("the service ended while the task ran")?;
+        }
+        Ok(Some(snapshots))
+    }
+
+    /// Of what is stored.
+    fn origin(&self, task: &Task) -> Origin {
+        let started = task.details().started_at.unwrap_or_else(moment::now);
+        Origin {
+            task_id: task.id,
+            environment_id: Arc::from(task.environment.id.as_str()),
+            start_ms: started.as_millisecond(),
+            model: Arc::from(self.networks.embedder_name.as_str()),
+            crop_quality: self
+                .settings
+                .keep_crops
+                .then_some(self.settings.jpeg_quality),
+        }
+    }
+
+    fn open_sources(&self, task: &Task) -> anyhow::Result<Vec<Opened>> {
+        let several = task.environment.cameras.len() > 1;
         let mut sources = Vec::new();
         for camera in &task.environment.cameras {
             let Some(spec) = &camera.source else {
@@ -167,8 +285,15 @@ impl Runner {
                 keep_jpeg: self.settings.originals,
                 decoder: VideoDecoder::Auto,
             };
-            let opened = source::open(spec, &options);
-            sources.push(opened.with_context(|| format!("camera `{}`", camera.id))?);
+            let opened = source::open_lasting(spec, options, several)
+                .with_context(|| format!("camera `{}`", camera.id))?;
+            if let Some(absence) = opened.absence {
+                warn!(task_id = %task.id, camera_id = %camera.id, "{absence}; going on without it");
+            }
+            sources.push(Opened {
+                source: opened.source,
+                reopen: opened.reopen,
+            });
         }
         Ok(sources)
     }
@@ -190,31 +315,81 @@ impl Runner {
     fn cameras(
         &self,
         task: &Task,
-        sources: Vec<Box<dyn FrameSource>>,
+        sources: Vec<Opened>,
         detector: &dyn Detector,
         built: &BuiltWorld,
         feed: &Arc<Feed>,
+        origin: &Origin,
     ) -> anyhow::Result<Vec<Camera>> {
         let mut cameras = Vec::with_capacity(sources.len());
-        for (index, source) in sources.into_iter().enumerate() {
+        for (index, Opened { source, reopen }) in sources.into_iter().enumerate() {
             let camera = &task.environment.cameras[index];
             let rate = source.info().frame_rate.unwrap_or(30.0);
             let tracker = task.environment.tracker.at_rate(rate);
             let facts = CameraFacts::of_camera(&task.environment, index, rate, built);
-            let sinks = facts.map(|facts| feed.camera_sink(facts, patience(&tracker)));
+            let kept = KeepFrames::new(
+                origin.clone(),
+                self.journal.writer().clone(),
+                &camera.id,
+                camera.start_offset,
+            );
+            let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(kept)];
+            sinks.extend(facts.map(|facts| feed.camera_sink(facts, patience(&tracker))));
             cameras.push(Camera {
                 name: camera.id.clone(),
                 source,
-                reopen: None,
+                reopen,
                 tracker: tracker.build()?,
                 motion: None,
-                sinks: sinks.into_iter().collect(),
+                sinks,
                 classes: detector.classes().to_vec(),
                 start_offset: camera.start_offset,
             });
         }
         Ok(cameras)
     }
+}
+
+/// How a run ended.
+fn outcome(summary: &Summary) -> anyhow::Result<TaskStatus> {
+    if summary.interrupted {
+        return Ok(TaskStatus::Stopped);
+    }
+    let errors: Vec<&String> = summary
+        .cameras
+        .iter()
+        .filter_map(|c| c.error.as_ref())
+        .collect();
+    match errors.first() {
+        Some(error) if errors.len() == summary.cameras.len() => {
+            bail!("no camera could be read to its end; the first says: {error}")
+        }
+        _ => Ok(TaskStatus::Completed),
+    }
+}
+
+/// The first of a task's global IDs.
+fn first_id(number: i64) -> u64 {
+    u64::try_from(*global_ids(number).start()).unwrap_or(1)
+}
+
+fn note_cameras(task: &Task, metrics: &PipelineMetrics) {
+    for camera in metrics.snapshot().cameras {
+        task.set_camera(&camera.name, camera_progress(&camera));
+    }
+}
+
+fn note_progress(task: &Task, frames: u64, total: Option<u64>) {
+    let share = total.map_or(0.0, |total| frames as f64 / total.max(1) as f64);
+    let doing = match task.kind {
+        TaskKind::Raw => "Passing on",
+        _ => "Running RT-DETR detection on",
+    };
+    let step = match total {
+        Some(total) => format!("{doing} frame {frames}/{total}"),
+        None => format!("{doing} frame {frames}"),
+    };
+    task.advance((share * 100.0).min(100.0), step);
 }
 
 /// How a camera does while its task runs.
@@ -238,9 +413,9 @@ fn size(source: &dyn FrameSource) -> [f64; 2] {
     [f64::from(width), f64::from(height)]
 }
 
-fn total_frames(sources: &[Box<dyn FrameSource>], limit: Option<u64>) -> Option<u64> {
+fn total_frames(sources: &[Opened], limit: Option<u64>) -> Option<u64> {
     let mut total = 0;
-    for source in sources {
+    for Opened { source, .. } in sources {
         let frames = match (source.info().frame_count, limit) {
             (Some(count), Some(limit)) => count.min(limit),
             (Some(count), None) => count,
