@@ -16,6 +16,7 @@ mod snapshots;
 mod sources;
 mod track;
 mod tune;
+mod uploads;
 mod world;
 
 use clap::{Parser, Subcommand};

@@ -8,17 +8,19 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::problem::Problem;
+use crate::store::{IdempotencyRecord, Store};
 
 /// How long answers are kept.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -193,10 +195,17 @@ enum Entry {
     },
 }
 
-/// All keys of this process.
-#[derive(Debug, Clone, Default)]
+/// All keys: those of this process, and with a [`Store`] those of earlier ones.
+#[derive(Clone, Default)]
 pub struct Idempotency {
     entries: Arc<Mutex<HashMap<Key, Entry>>>,
+    store: Arc<OnceLock<Store>>,
+}
+
+impl std::fmt::Debug for Idempotency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Idempotency").finish_non_exhaustive()
+    }
 }
 
 /// What a key stands for.
@@ -250,6 +259,7 @@ impl Pending {
     pub async fn settle(mut self, request: &str, response: Response) -> Response {
         let (answer, response) = Answer::of(response).await;
         if let Some(answer) = answer {
+            self.owner.write(&self.key, request, &answer).await;
             self.settled = true;
             self.owner.keep(self.key.clone(), request, answer);
         }
@@ -266,11 +276,77 @@ impl Drop for Pending {
 }
 
 impl Idempotency {
+    /// From now on keeps answers in the store too, where they outlive the service. Only the first
+    /// store counts.
+    pub fn attach(&self, store: Store) {
+        let _ = self.store.set(store);
+    }
+
     /// Looks a key up, and takes it if it is free.
     ///
     /// # Errors
-    /// The key's first request is still being done.
-    pub fn claim(&self, key: Key) -> Result<Claim, Problem> {
+    /// The key's first request is still being done, or the store cannot tell whether it was.
+    pub async fn claim(&self, key: Key) -> Result<Claim, Problem> {
+        let mut pending = match self.claim_here(key)? {
+            Claim::Fresh(pending) => pending,
+            known => return Ok(known),
+        };
+        let Some(known) = self.read(&pending.key).await? else {
+            return Ok(Claim::Fresh(pending));
+        };
+        pending.settled = true;
+        let key = pending.key.clone();
+        self.keep(key, &known.request, known.answer.clone());
+        Ok(Claim::Known(known))
+    }
+
+    /// What the store knows of a key.
+    async fn read(&self, key: &Key) -> Result<Option<Known>, Problem> {
+        let Some(store) = self.store.get() else {
+            return Ok(None);
+        };
+        let record = store.idempotent(&key.scope, &key.key).await;
+        let record = record.map_err(|error| {
+            tracing::warn!(%error, "cannot look up an Idempotency-Key");
+            let detail = "the store cannot tell whether this was done: try again";
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            Problem::new(status, "store-unavailable", detail).retry_after(10)
+        })?;
+        let kept_for = KEPT_FOR.as_millis() as i64;
+        let since = Timestamp::now().as_millisecond() - kept_for;
+        let Some(record) = record.filter(|record| record.created_ms > since) else {
+            return Ok(None);
+        };
+        let answer = serde_json::from_str(&record.response);
+        Ok(answer.ok().map(|answer| Known {
+            request: record.request_hash,
+            answer,
+        }))
+    }
+
+    /// Notes an answer in the store, if there is one; a store that fails costs the answer's life
+    /// after a restart, not the answer.
+    async fn write(&self, key: &Key, request: &str, answer: &Answer) {
+        let Some(store) = self.store.get() else {
+            return;
+        };
+        let Ok(response) = serde_json::to_string(answer) else {
+            return;
+        };
+        let record = IdempotencyRecord {
+            scope: key.scope.clone(),
+            key: key.key.clone(),
+            request_hash: request.to_string(),
+            status: answer.status,
+            response,
+            created_ms: Timestamp::now().as_millisecond(),
+        };
+        if let Err(error) = store.put_idempotent(&record).await {
+            tracing::warn!(%error, "cannot keep the answer of an Idempotency-Key");
+        }
+    }
+
+    fn claim_here(&self, key: Key) -> Result<Claim, Problem> {
         let mut entries = self.entries();
         match entries.get(&key) {
             Some(Entry::Running) => {
@@ -311,7 +387,7 @@ impl Idempotency {
         let Some(key) = key else {
             return work.await;
         };
-        let pending = match self.claim(key)? {
+        let pending = match self.claim(key).await? {
             Claim::Known(known) => return known.answer(request),
             Claim::Fresh(pending) => pending,
         };
@@ -363,6 +439,7 @@ fn make_room(entries: &mut HashMap<Key, Entry>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::StoreSettings;
 
     fn key(name: &str) -> Key {
         Key {
@@ -428,12 +505,12 @@ mod tests {
     #[tokio::test]
     async fn a_request_being_done_is_not_begun_again_and_one_given_up_is_forgotten() {
         let keys = Idempotency::default();
-        let Ok(Claim::Fresh(pending)) = keys.claim(key("k")) else {
+        let Ok(Claim::Fresh(pending)) = keys.claim(key("k")).await else {
             panic!("the key is new");
         };
-        assert_eq!(keys.claim(key("k")).unwrap_err().status, 409);
+        assert_eq!(keys.claim(key("k")).await.unwrap_err().status, 409);
         drop(pending);
-        assert!(matches!(keys.claim(key("k")), Ok(Claim::Fresh(_))));
+        assert!(matches!(keys.claim(key("k")).await, Ok(Claim::Fresh(_))));
     }
 
     #[tokio::test]
@@ -451,6 +528,27 @@ mod tests {
         assert_eq!(response.await.unwrap().status(), StatusCode::NOT_FOUND);
         let again = keys.once(Some(key("k")), "h", async { Ok(created()) });
         assert_eq!(again.await.unwrap().status(), StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn answers_outlive_the_service_in_the_store() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = || async {
+            let settings =
+                StoreSettings::new(format!("sqlite://{}/keys.db", folder.path().display()));
+            let keys = Idempotency::default();
+            keys.attach(Store::open(settings).await.unwrap());
+            keys
+        };
+        let first = keys().await;
+        let done = first.once(Some(key("k")), "h", async { Ok(created()) });
+        let expected = body(done.await.unwrap()).await;
+        drop(first);
+        let later = keys().await;
+        let again = later.once(Some(key("k")), "h", async { panic!("done twice") });
+        assert_eq!(body(again.await.unwrap()).await, expected);
+        let other = later.once(Some(key("k")), "other", async { Ok(created()) });
+        assert_eq!(other.await.unwrap_err().status, 422);
     }
 
     #[test]

@@ -198,10 +198,11 @@ async fn upload(
     request: Request,
 ) -> Result<Response, Problem> {
     let wanted = Wanted::of(&query, request.headers())?;
+    app.memory.admit()?;
     let permit = app.uploads.admit()?;
     let (parts, body) = request.into_parts();
     let claim = match Key::of_parts(&parts, "upload")? {
-        Some(key) => Some(app.idempotency.claim(key)?),
+        Some(key) => Some(app.idempotency.claim(key).await?),
         None => None,
     };
     let request = Request::from_parts(parts, body);

@@ -239,9 +239,11 @@ impl Uploads {
             .collect();
         for inference in waiting {
             info!(inference_id = %inference.id, "goes on with an upload");
-            let key = inference.record().key;
-            let pending = key.as_ref().and_then(|key| self.claim_again(key));
-            tokio::spawn(self.inner.clone().work(inference, pending, None));
+            let inner = self.inner.clone();
+            tokio::spawn(async move {
+                let pending = inner.claim_again(&inference).await;
+                inner.work(inference, pending, None).await;
+            });
         }
         let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
@@ -254,17 +256,6 @@ impl Uploads {
                 tokio::time::sleep(SWEEP_EVERY).await;
             }
         });
-    }
-
-    fn claim_again(&self, key: &KeyRecord) -> Option<Pending> {
-        let key = Key {
-            scope: key.scope.clone(),
-            key: key.key.clone(),
-        };
-        match self.inner.keys.claim(key) {
-            Ok(Claim::Fresh(pending)) => Some(pending),
-            _ => None,
-        }
     }
 
     /// Lets one more upload in.
@@ -434,6 +425,15 @@ impl Inner {
         let inference = Arc::new(Inference::new(record));
         lock(&self.known).insert(inference.id, inference.clone());
         Ok(inference)
+    }
+
+    /// The key of a request whose client waited when an earlier service ended: it will ask again.
+    async fn claim_again(&self, inference: &Inference) -> Option<Pending> {
+        let KeyRecord { scope, key, .. } = inference.record().key?;
+        match self.keys.claim(Key { scope, key }).await {
+            Ok(Claim::Fresh(pending)) => Some(pending),
+            _ => None,
+        }
     }
 
     /// Waits for its turn and works on an upload. Never ends early: whoever asked may be gone.

@@ -129,9 +129,13 @@ impl Job<'_> {
         let options = self.options(rate);
         let networks = Networks { detector, embedder };
         let progress = |frames| (self.progress)(frames, total);
+        let metrics = Arc::new(PipelineMetrics::new([CAMERA]));
+        let runs = &self.settings.watch.metrics.runs;
+        let _counted = runs.begin("uploads", metrics.clone());
         let control = Control {
             snapshots: None,
-            metrics: Arc::new(PipelineMetrics::new([CAMERA])),
+            metrics,
+            throttle: self.settings.watch.throttle.clone(),
             stop: self.stop,
             progress: &progress,
         };
