@@ -4,6 +4,7 @@
 //! that follow the frame's. What reaches beyond the frame is cut off; labels are moved so that
 //! they stay inside. The font is Hack (MIT and Bitstream Vera licences).
 
+pub mod privacy;
 mod text;
 
 use image::{Rgb, RgbImage};

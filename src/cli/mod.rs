@@ -3,12 +3,16 @@
 mod calibrate;
 mod data;
 mod detect;
+mod doctor;
 mod eval;
+mod keys;
+mod live;
 mod models;
 mod operating;
 mod options;
 mod progress;
 mod replay;
+mod security;
 mod serve;
 mod settings;
 mod sim;
@@ -39,6 +43,10 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Serve tasks over REST and WebSocket
     Serve(serve::ServeArgs),
+    /// Make, list and revoke the keys of the service
+    Keys(keys::KeysArgs),
+    /// Check that everything the service needs is there and works
+    Doctor(doctor::DoctorArgs),
     /// Find where on the map a camera's pictures are
     Calibrate(calibrate::CalibrateArgs),
     /// Measure results against ground truth
@@ -63,6 +71,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Track(args) => track::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Keys(args) => keys::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Tune(args) => tune::run(args),

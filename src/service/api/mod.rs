@@ -1,15 +1,16 @@
 //! The interface over HTTP: one file an area, each with its part of the OpenAPI document.
 
 mod environments;
-mod health;
+pub mod health;
 mod inference;
+mod keys;
 mod outputs;
 pub mod tasks;
 
-use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, Uri};
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathItem};
 use axum::{Router, middleware};
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder, PathItem};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -33,6 +34,7 @@ pub fn router(app: SharedApp) -> (Router, OpenApi) {
     let routes = routes
         .merge(inference::routes())
         .merge(outputs::routes())
+        .merge(keys::routes())
         .merge(super::live::routes());
     let (router, document) = routes.with_state(app.clone()).split_for_parts();
     let router = router
