@@ -270,14 +270,14 @@ impl Frames {
                 }
                 Err(_) => return self.fail(runtime::stopped()),
             };
-            if let Some(frame) = self.take(coming)? {
+            if let Some(frame) = self.take(&coming)? {
                 return Ok(Some(frame));
             }
         }
     }
 
     /// Waits for an object and decodes it; `None` when it is skipped.
-    fn take(&mut self, coming: Coming) -> Result<Option<Frame>, SourceError> {
+    fn take(&mut self, coming: &Coming) -> Result<Option<Frame>, SourceError> {
         let Numbered { number, listed, .. } = &coming.numbered;
         self.info.frame_count = coming.total.or(self.info.frame_count);
         let (kind, reason) = match coming.bytes.recv() {
