@@ -160,6 +160,11 @@ fn the_environment_file_is_read_back() {
     let sides: Vec<usize> = environment.cameras.iter().map(|c| c.zones.len()).collect();
     assert_eq!(sides, [1, 2, 2, 1]);
     assert_eq!(environment.cameras[0].zones[0].x_min, 0.7);
+    // Two thirds of the way from 0.42 to 0.76; five absences of 60 seconds at the frame rate.
+    let association = &environment.association;
+    assert_eq!(association.similarity_threshold, 0.65);
+    let rate = environment.cameras[0].frame_rate.unwrap();
+    assert_eq!(f64::from(association.lost_steps), 300.0 * rate);
     let topology = environment.topology();
     assert!(topology.overlap(0, 1) && topology.overlap(2, 3) && !topology.overlap(0, 3));
 }

@@ -315,6 +315,7 @@ fn environment(simulation: &Simulation, links: &[CameraLink]) -> String {
          [homography]\ndata_dir = \".\"\n",
         least[0], least[1], most[0], most[1]
     );
+    text.push_str(&association(settings));
     let last = simulation.cameras.len() - 1;
     for (index, camera) in simulation.cameras.iter().enumerate() {
         // The first and the last of a chain have nothing beside them.
@@ -347,4 +348,27 @@ fn environment(simulation: &Simulation, links: &[CameraLink]) -> String {
         }
     }
     text
+}
+
+/// Absences of the mean length that someone is remembered for: few people stay away longer.
+const ABSENCES: f64 = 5.0;
+
+/// Most steps that anyone is remembered for.
+const MOST_STEPS: f64 = 1e6;
+
+/// The threshold's way from strangers in one camera (0) to one person in two (1): missing someone
+/// now costs less than taking him for another.
+const NEARER: f64 = 2.0 / 3.0;
+
+/// Settings of identities that suit the data: a threshold between the likeness of one person in two
+/// cameras and that of two people in one, and a memory for those who will come back.
+fn association(settings: &SimSettings) -> String {
+    let looks = &settings.looks;
+    let (same, other) = (looks.other_camera, looks.different_same_camera);
+    let threshold = other + NEARER * (same - other);
+    let steps = (ABSENCES * settings.walk.absence * settings.frame_rate).ceil();
+    format!(
+        "\n[association]\nsimilarity_threshold = {threshold:.2}\nlost_steps = {}\n",
+        steps.clamp(100.0, MOST_STEPS)
+    )
 }
