@@ -11,6 +11,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::sqlite::{
     SqliteArguments, SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePool,
@@ -170,24 +171,30 @@ impl Database {
     }
 
     async fn connect_sqlite(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
+        let common = SqliteConnectOptions::new()
             .filename(path)
+            .foreign_keys(true)
+            .busy_timeout(BUSY);
+        let writing = common
+            .clone()
             .create_if_missing(true)
             .auto_vacuum(SqliteAutoVacuum::Incremental)
             .journal_mode(SqliteJournalMode::Wal)
             // A commit is on the disk when it returns: what was acknowledged survives a power cut.
             .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY)
             .pragma("secure_delete", "ON")
             .pragma("journal_size_limit", LOG_LIMIT);
         let open = |error: sqlx::Error| StoreError::new("open the database", &error);
         let writes = SqlitePoolOptions::new().max_connections(1);
         let writes = writes.acquire_timeout(CONNECT).idle_timeout(None);
         let writes = writes.max_lifetime(None);
-        let writes = writes.connect_with(options.clone()).await.map_err(open)?;
+        let writes = writes.connect_with(writing).await.map_err(open)?;
+        // Readers stay: the last connection that ends removes the log, and on a full disk it could not
+        // be made again.
         let reads = SqlitePoolOptions::new().max_connections(READERS);
-        let reads = reads.acquire_timeout(CONNECT).connect_lazy_with(options);
+        let reads = reads.min_connections(1).acquire_timeout(CONNECT);
+        let reads = reads.idle_timeout(None).max_lifetime(None);
+        let reads = reads.connect_with(common).await.map_err(open)?;
         let file = DatabaseFile::new(path)?;
         Ok(Self::Sqlite {
             reads,
@@ -219,8 +226,9 @@ impl Database {
         let begun = match self {
             Self::Sqlite { writes, file, .. } => {
                 file.check(doing)?;
-                let begun = writes.begin_with("BEGIN IMMEDIATE").await;
-                begun.map(Transaction::Sqlite)
+                SqliteTransaction::begin(writes)
+                    .await
+                    .map(Transaction::Sqlite)
             }
             Self::Postgres { writes, .. } => writes.begin().await.map(Transaction::Postgres),
         };
@@ -293,6 +301,15 @@ impl Database {
         Ok(Row::Sqlite(row).int(0)? == 0)
     }
 
+    /// Writes as much of SQLite's log back as readers allow, so that the log's space can be used again:
+    /// on a full disk that may be all there is. What cannot be done now is left.
+    pub(super) async fn make_room(&self) {
+        if let Self::Sqlite { writes, .. } = self {
+            let checkpoint = sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)");
+            let _ = checkpoint.execute(writes).await;
+        }
+    }
+
     /// Ends all connections.
     pub(super) async fn close(&self) {
         match self {
@@ -310,7 +327,7 @@ impl Database {
 
 /// A transaction that writes. Dropped without [`commit`](Self::commit) it leaves nothing.
 pub(super) enum Transaction {
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Sqlite(SqliteTransaction),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
@@ -328,7 +345,9 @@ impl Transaction {
 
     async fn run_raw(&mut self, sql: &str, values: Vec<Value>) -> Result<u64, sqlx::Error> {
         Ok(match self {
-            Self::Sqlite(inner) => run!(SqliteArguments, sql, values, &mut **inner),
+            Self::Sqlite(inner) => {
+                run!(SqliteArguments, sql, values, &mut *inner.connection)
+            }
             Self::Postgres(inner) => run!(PgArguments, sql, values, &mut **inner),
         })
     }
@@ -356,7 +375,14 @@ impl Transaction {
         };
         match self {
             Self::Sqlite(inner) => {
-                each_row!(SqliteArguments, Sqlite, sql, values, &mut **inner, keep);
+                each_row!(
+                    SqliteArguments,
+                    Sqlite,
+                    sql,
+                    values,
+                    &mut *inner.connection,
+                    keep
+                );
             }
             Self::Postgres(inner) => {
                 each_row!(PgArguments, Postgres, sql, values, &mut **inner, keep);
@@ -369,7 +395,7 @@ impl Transaction {
     pub(super) async fn script(&mut self, sql: String) -> Result<(), StoreError> {
         let query = sqlx::raw_sql(AssertSqlSafe(sql));
         let done = match self {
-            Self::Sqlite(inner) => query.execute(&mut **inner).await.map(|_| ()),
+            Self::Sqlite(inner) => query.execute(&mut *inner.connection).await.map(|_| ()),
             Self::Postgres(inner) => query.execute(&mut **inner).await.map(|_| ()),
         };
         done.map_err(|error| StoreError::new("change the schema", &error))
@@ -382,6 +408,43 @@ impl Transaction {
             Self::Postgres(inner) => inner.commit().await,
         };
         done.map_err(|error| StoreError::new(doing, &error))
+    }
+}
+
+/// A transaction of SQLite.
+///
+/// Not sqlx's: where SQLite has rolled back by itself, as on a full disk, that one cannot roll back,
+/// and its connection could never begin another. Here a transaction that is not committed takes its
+/// connection with it.
+pub(super) struct SqliteTransaction {
+    connection: PoolConnection<Sqlite>,
+    committed: bool,
+}
+
+impl SqliteTransaction {
+    async fn begin(pool: &SqlitePool) -> Result<Self, sqlx::Error> {
+        let mut begun = Self {
+            connection: pool.acquire().await?,
+            committed: false,
+        };
+        let begin = sqlx::raw_sql("BEGIN IMMEDIATE");
+        begin.execute(&mut *begun.connection).await?;
+        Ok(begun)
+    }
+
+    async fn commit(mut self) -> Result<(), sqlx::Error> {
+        let commit = sqlx::raw_sql("COMMIT");
+        commit.execute(&mut *self.connection).await?;
+        self.committed = true;
+        Ok(())
+    }
+}
+
+impl Drop for SqliteTransaction {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.connection.close_on_drop();
+        }
     }
 }
 

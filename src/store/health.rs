@@ -14,12 +14,12 @@ pub enum Health {
     Degraded {
         /// Since when, in UTC milliseconds since 1970.
         since_ms: i64,
-        /// What the database said first.
+        /// What the database said last.
         reason: String,
     },
 }
 
-/// What goes wrong at the moment: the first error since the last success, of writes and of reads.
+/// What goes wrong at the moment: since when, and the last error, of writes and of reads.
 #[derive(Debug, Default)]
 pub(super) struct HealthState(Mutex<Faults>);
 
@@ -83,10 +83,14 @@ impl HealthState {
 
 /// Only what may pass is a matter of health: a refused row says nothing of the database.
 fn note(fault: &mut Option<Fault>, error: &StoreError) {
-    if fault.is_some() || !matches!(error, StoreError::Unavailable { .. }) {
+    if !matches!(error, StoreError::Unavailable { .. }) {
         return;
     }
     let reason = error.to_string();
+    if let Some(fault) = fault {
+        fault.reason = reason;
+        return;
+    }
     tracing::error!(reason, "the store is degraded");
     let since_ms = super::now_ms();
     *fault = Some(Fault { since_ms, reason });

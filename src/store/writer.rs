@@ -102,6 +102,7 @@ async fn write_until_done(inner: &Inner, rows: &[Record]) -> (u64, u64) {
             }
             Err(StoreError::Unavailable { .. }) => {
                 ranges.push(range);
+                inner.database.make_room().await;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }

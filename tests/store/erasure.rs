@@ -80,7 +80,7 @@ async fn write_much(store: &Store, task: &TaskRecord) {
     let mut state = 1;
     for round in 0..3 {
         let mut order: Vec<i64> = (1..=PEOPLE).collect();
-        order.sort_by_key(|_| draw(&mut state));
+        order.sort_by_cached_key(|_| draw(&mut state));
         for n in order {
             let who = id(task, n);
             let mut row = person(task, who);

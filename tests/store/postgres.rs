@@ -110,7 +110,8 @@ fn spawn(postgres: &Path, folder: &Path) -> Child {
     as_user(postgres)
         .arg("-D")
         .arg(folder.join("data"))
-        .args(["-c", "listen_addresses=", "-k"])
+        // Only processes die here, never the machine: nothing needs to be forced to the disk.
+        .args(["-c", "fsync=off", "-c", "listen_addresses=", "-k"])
         .arg(folder)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -120,8 +121,7 @@ fn spawn(postgres: &Path, folder: &Path) -> Child {
 
 /// PostgreSQL refuses to run as root: it runs as the user `postgres` then.
 fn as_user(program: &Path) -> Command {
-    let root = std::fs::metadata("/proc/self")
-        .is_ok_and(|found| std::os::unix::fs::MetadataExt::uid(&found) == 0);
+    let root = std::fs::metadata("/proc/self").is_ok_and(|found| found.uid() == 0);
     if !root {
         return Command::new(program);
     }
@@ -175,7 +175,7 @@ pub async fn a_lost_server_comes_back(mut server: Server) {
     let mut tries = 0;
     while writer.flush().await.is_err() {
         tries += 1;
-        assert!(tries < 10, "{:?}", store.health());
+        assert!(tries < 20, "{:?}", store.health());
     }
     let filter = CountFilter {
         environment_id: None,
