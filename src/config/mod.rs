@@ -38,4 +38,5 @@ pub use environment::{
     MAX_LINKS, MapSettings, ReidSettings,
 };
 pub use problem::{ConfigError, Place, Problem};
+pub(crate) use variables::truth;
 pub use variables::{Overrides, VARIABLES, Variable};

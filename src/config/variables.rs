@@ -190,7 +190,7 @@ fn kind<N>() -> &'static str {
 }
 
 /// `True` and `False` as Python writes them, and what else is usual.
-fn truth(text: &str) -> Result<bool, String> {
+pub(crate) fn truth(text: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),

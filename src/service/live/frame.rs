@@ -226,7 +226,9 @@ fn reid_data(
         detection_id: entry.detection_id.clone(),
         track_id: track.track_id,
         global_id: identity.global_id,
-        reid_confidence: memory.confidence.map(|value| rounded(value, 1e4)),
+        reid_confidence: identity
+            .global_id
+            .map(|_| rounded(identity.confidence, 1e4)),
         feature_vector: memory.vector.clone(),
         feature_model: task.feature_model.clone(),
         gallery_type: identity.gallery,

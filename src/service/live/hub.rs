@@ -38,7 +38,7 @@ struct State {
     /// So many of the oldest have no pictures any more.
     bare: usize,
     next_seq: u64,
-    closed: bool,
+    closed: Option<End>,
     /// The latest status, and what it said.
     status: Option<(Arc<Message>, TaskStatus)>,
 }
@@ -50,8 +50,17 @@ pub struct Extent {
     pub first: u64,
     /// The number that the next message gets.
     pub next: u64,
-    /// Nothing more comes.
-    pub closed: bool,
+    /// Why nothing more comes.
+    pub closed: Option<End>,
+}
+
+/// Why nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The task has ended.
+    Ended,
+    /// The service is being stopped; the task goes on when it starts again.
+    Suspended,
 }
 
 /// Messages whose texts with pictures are kept, for those who listen live.
@@ -82,7 +91,7 @@ impl Hub {
                 picture_bytes: 0,
                 bare: 0,
                 next_seq,
-                closed: false,
+                closed: None,
                 status: None,
             }),
             tip: watch::Sender::new(next_seq),
@@ -117,7 +126,7 @@ impl Hub {
     /// ended.
     pub fn publish(&self, draft: Draft) -> Option<u64> {
         let mut state = self.state();
-        if state.closed {
+        if state.closed.is_some() {
             return None;
         }
         let message = Arc::new(draft.number(state.next_seq));
@@ -149,7 +158,7 @@ impl Hub {
             }
         };
         let mut state = self.state();
-        if state.closed {
+        if state.closed.is_some() {
             return;
         }
         if let Some((last, status)) = &state.status
@@ -165,8 +174,17 @@ impl Hub {
 
     /// The task has ended: nothing more comes. Less is kept from now on.
     pub fn close(&self) {
+        self.end(End::Ended);
+    }
+
+    /// The service is being stopped, and the task goes on when it starts again.
+    pub fn suspend(&self) {
+        self.end(End::Suspended);
+    }
+
+    fn end(&self, end: End) {
         let mut state = self.state();
-        state.closed = true;
+        state.closed.get_or_insert(end);
         for message in state.ring.iter().rev().take(FRESH) {
             message.age();
         }

@@ -334,3 +334,80 @@ fn push_base64(text: &mut String, picture: Option<&Numbered>) {
     STANDARD.encode_string(picture.jpeg(), text);
     text.push('"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Sample {
+        camera_id: &'static str,
+        original_image_b64: Option<()>,
+        annotated_image_b64: Option<()>,
+        rest: &'static str,
+        seq: u64,
+    }
+
+    fn message() -> Message {
+        let sample = Sample {
+            camera_id: "c09",
+            original_image_b64: None,
+            annotated_image_b64: None,
+            rest: "\"seq\":0}",
+            seq: 0,
+        };
+        let draft = Draft::new(Kind::Frame, vec!["c09".into()], &sample).unwrap();
+        let (original, annotated) = (vec![0xff, 0xd8, 0xff], vec![1, 2]);
+        draft
+            .with_pictures(Some(original), Some(annotated))
+            .number(145)
+    }
+
+    // Base64 by hand: ff d8 ff = 111111 111101 100011 111111 = "/9j/", 01 02 = "AQI=".
+    #[test]
+    fn pictures_are_put_in_as_asked_for() {
+        let end = r#","rest":"\"seq\":0}","seq":145}"#;
+        for (images, original, annotated) in [
+            (Images::None, "null", "null"),
+            (Images::Original, r#""/9j/""#, "null"),
+            (Images::Annotated, "null", r#""AQI=""#),
+            (Images::Both, r#""/9j/""#, r#""AQI=""#),
+        ] {
+            let expected = format!(
+                r#"{{"camera_id":"c09","original_image_b64":{original},"annotated_image_b64":{annotated}{end}"#
+            );
+            let message = message();
+            assert_eq!(message.text(images).as_str(), expected);
+            // Kept, and made anew once it is old.
+            assert_eq!(message.text(images).as_str(), expected);
+            message.age();
+            assert_eq!(message.text(images).as_str(), expected);
+        }
+    }
+
+    #[test]
+    fn binary_frames_have_a_header_with_the_number() {
+        let message = message();
+        let frame = message.binary(ImageKind::Annotated, Images::Both).unwrap();
+        let length = u32::from_be_bytes(frame[..4].try_into().unwrap()) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&frame[4..4 + length]).unwrap();
+        let expected = serde_json::json!({"seq": 145, "camera_id": "c09", "kind": "annotated"});
+        assert_eq!(header, expected);
+        assert_eq!(&frame[4 + length..], [1, 2]);
+        assert_eq!(message.binary(ImageKind::Annotated, Images::Original), None);
+    }
+
+    #[test]
+    fn lost_pictures_are_remembered() {
+        let bare = message().without_pictures().without_pictures();
+        assert_eq!(bare.picture_weight(), 0);
+        assert_eq!(bare.lost_count(Images::Both), 2);
+        assert_eq!(bare.lost_count(Images::Annotated), 1);
+        assert_eq!(bare.lost_count(Images::None), 0);
+        assert!(
+            bare.text(Images::Both)
+                .as_str()
+                .contains("\"original_image_b64\":null")
+        );
+    }
+}

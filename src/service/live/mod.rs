@@ -18,7 +18,7 @@ mod upgrade;
 
 pub use feed::{Feed, PictureSettings};
 pub use frame::{CameraFacts, TaskFacts, homography_data, patience};
-pub use hub::{Extent, Hub};
+pub use hub::{End, Extent, Hub};
 pub use message::{Draft, Images, Kind, Message};
 pub use settings::LiveSettings;
 pub use subscription::{Batch, Loss, Outgoing, Range, Subscription, Wishes};

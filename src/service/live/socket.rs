@@ -1,5 +1,6 @@
 //! One client's socket: from upgrade to close.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use uuid::Uuid;
 
+use super::hub::End;
 use super::subscription::{Batch, Outgoing, Subscription};
 use crate::service::messages::{Gap, Heartbeat, ImageKind, Lagged, moment};
+use crate::service::metrics::Metrics;
 
 /// How messages are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +47,8 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// Why a socket is closed from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
-    /// The task has ended and everything was sent.
-    Ended,
+    /// Everything was sent, and nothing more comes.
+    Done(End),
     /// A message could not be sent in time.
     TooSlow,
     /// Pings are not answered.
@@ -57,7 +60,11 @@ enum Ending {
 impl Ending {
     fn frame(self) -> Option<CloseFrame> {
         let (code, reason) = match self {
-            Self::Ended => (close_code::NORMAL, "the task has ended"),
+            Self::Done(End::Ended) => (close_code::NORMAL, "the task has ended"),
+            Self::Done(End::Suspended) => (
+                close_code::AWAY,
+                "the service is being stopped: come back with ?since=",
+            ),
             Self::TooSlow => (close_code::AGAIN, "too slow: come back with ?since="),
             Self::Silent => (close_code::POLICY, "pings were not answered"),
             Self::Gone => return None,
@@ -73,6 +80,7 @@ pub async fn serve(
     subscription: Subscription,
     protocol: Protocol,
     heartbeat: Duration,
+    metrics: Arc<Metrics>,
 ) {
     let (sink, mut stream) = socket.split();
     let unanswered = AtomicU32::new(0);
@@ -81,6 +89,7 @@ pub async fn serve(
         task_id: subscription.hub().task_id(),
         protocol,
         timeout: subscription.hub().settings().send_timeout,
+        metrics,
     };
     let ending = tokio::select! {
         ending = write(&mut sender, subscription, heartbeat, &unanswered) => ending,
@@ -121,8 +130,8 @@ async fn write(
                 return ending;
             }
         }
-        if ended {
-            return Ending::Ended;
+        if let Some(end) = ended {
+            return Ending::Done(end);
         }
         // Waits for more, but never beyond the next ping; both are looked at though much comes.
         tokio::select! {
@@ -148,6 +157,7 @@ struct Sender {
     task_id: Uuid,
     protocol: Protocol,
     timeout: Duration,
+    metrics: Arc<Metrics>,
 }
 
 impl Sender {
@@ -197,6 +207,7 @@ impl Sender {
             self.own(&message).await?;
         }
         if let Some(loss) = batch.loss {
+            self.metrics.live.lost(loss.images, loss.messages);
             let message = Lagged {
                 message_type: Lagged::TYPE,
                 task_id: self.task_id,
@@ -211,6 +222,7 @@ impl Sender {
         }
         for outgoing in batch.messages {
             self.message(&outgoing).await?;
+            self.metrics.live.sent();
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::hub::{Hub, Listener};
+use super::hub::{End, Hub, Listener};
 use super::message::{Images, Kind, Message};
 
 /// What a client asked for.
@@ -85,8 +85,8 @@ pub struct Batch {
     pub loss: Option<Loss>,
     /// Messages by number.
     pub messages: Vec<Outgoing>,
-    /// The task has ended and this is all.
-    pub ended: bool,
+    /// This is all: nothing more comes.
+    pub ended: Option<End>,
 }
 
 impl Batch {
@@ -107,7 +107,7 @@ impl Subscription {
         let cursor = match wishes.since {
             Some(since) => since.saturating_add(1).min(extent.next),
             // What a task that has ended said is all that can be told.
-            None if extent.closed => extent.first,
+            None if extent.closed.is_some() => extent.first,
             None => extent.next,
         };
         Some(Self {
@@ -172,7 +172,7 @@ impl Subscription {
             self.take_latest(wanted, end, &mut batch);
         }
         self.note_given(&mut batch);
-        batch.ended = extent.closed && self.cursor >= extent.next;
+        batch.ended = extent.closed.filter(|_| self.cursor >= extent.next);
         self.fresh = false;
         batch
     }
@@ -330,3 +330,6 @@ fn add_loss(batch: &mut Batch, range: Range, images: u64, messages: u64) {
     loss.images += images;
     loss.messages += messages;
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mtmc_models::Embedding;
 
-use crate::gallery::Candidate;
 use crate::pipeline::TrackIdentity;
 use crate::service::messages::TrajectoryPoint;
 
@@ -39,8 +38,6 @@ pub struct TrackMemory {
     pub vector: Option<String>,
     /// Similarity of that vector to the person.
     pub similarity: Option<f64>,
-    /// How sure the identity is, as of when it was last compared.
-    pub confidence: Option<f64>,
 }
 
 impl TrackBook {
@@ -72,7 +69,6 @@ impl TrackBook {
                 trajectory: VecDeque::new(),
                 vector: None,
                 similarity: None,
-                confidence: None,
             }
         });
         memory.last_frame = frame;
@@ -104,14 +100,12 @@ impl TrackMemory {
     fn identify(&mut self, identity: &TrackIdentity) {
         if identity.global_id != self.global_id {
             self.similarity = None;
-            self.confidence = None;
         }
         self.global_id = identity.global_id;
         if let Some(vector) = &identity.vector {
             self.vector = Some(base64_of(vector));
         }
         self.similarity = identity.similarity.or(self.similarity);
-        self.confidence = confidence(identity.global_id, &identity.candidates).or(self.confidence);
     }
 }
 
@@ -124,44 +118,9 @@ fn base64_of(vector: &Embedding) -> String {
     STANDARD.encode(bytes)
 }
 
-/// How sure an identity is against the other candidates and someone unknown, whose cost is 0: costs
-/// are sums of squared distances, so exp(-cost / 2) is how likely one is beside the others.
-fn confidence(global_id: Option<u64>, candidates: &[Candidate]) -> Option<f64> {
-    let global_id = global_id?;
-    let chosen = candidates.iter().find(|c| c.global_id == Some(global_id))?;
-    let unknown = (chosen.cost / 2.0).exp();
-    let all = candidates
-        .iter()
-        .map(|c| ((chosen.cost - c.cost) / 2.0).exp());
-    Some(1.0 / (unknown + all.sum::<f64>()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn candidate(global_id: u64, cost: f64) -> Candidate {
-        Candidate {
-            global_id: Some(global_id),
-            cost,
-            distance: None,
-            similarity: None,
-        }
-    }
-
-    // By hand: weights e^2, e^1 and 1 for the unknown.
-    #[test]
-    fn confidence_is_a_share_of_likelihoods() {
-        let candidates = [candidate(7, -4.0), candidate(9, -2.0)];
-        let e = std::f64::consts::E;
-        let expected = e * e / (e * e + e + 1.0);
-        let found = confidence(Some(7), &candidates).unwrap();
-        assert!((found - expected).abs() < 1e-12, "{found} {expected}");
-        assert_eq!(confidence(Some(8), &candidates), None);
-        assert_eq!(confidence(None, &candidates), None);
-        let sure = confidence(Some(1), &[candidate(1, -1e9)]).unwrap();
-        assert!((sure - 1.0).abs() < 1e-12);
-    }
 
     #[test]
     fn vectors_are_little_endian() {

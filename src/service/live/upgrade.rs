@@ -135,6 +135,7 @@ async fn listen(
         return Err(Problem::new(status, "too-many-clients", detail).retry_after(10));
     };
     let heartbeat = app.settings.heartbeat;
+    let metrics = app.metrics.clone();
     let upgrade = upgrade
         .protocols(Protocol::NAMES)
         .max_message_size(MAX_CLIENT_MESSAGE)
@@ -142,7 +143,7 @@ async fn listen(
     Ok(upgrade.on_upgrade(async move |stream| {
         let name = stream.protocol().and_then(|name| name.to_str().ok());
         let protocol = Protocol::of(name);
-        socket::serve(stream, subscription, protocol, heartbeat).await;
+        socket::serve(stream, subscription, protocol, heartbeat, metrics).await;
         drop(open);
     }))
 }

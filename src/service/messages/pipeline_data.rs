@@ -69,8 +69,8 @@ pub struct ReidData {
     /// The identity; `null` while it is not sure.
     #[schema(required = true)]
     pub global_id: Option<u64>,
-    /// How sure the identity is against all others that were thought of, 0..=1, as of when it was
-    /// last compared.
+    /// How sure the identity is against all others that were thought of, 0..=1; `null` without
+    /// one.
     #[schema(required = true)]
     pub reid_confidence: Option<f64>,
     /// The track's latest vector, little-endian f32 in base64; `null` before the first.
