@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use image::RgbImage;
-use mtmc_models::BBox;
+use mtmc_models::{BBox, Embedding};
 use uuid::Uuid;
 
 use crate::gallery::IdentityEvent;
@@ -60,6 +60,9 @@ pub struct KeepFrames {
     /// Added to frames' times to get the environment's, in seconds.
     start_offset: f64,
     tracks: BTreeMap<u64, Followed>,
+    /// The latest vector of each track that has not been stored: often it is not yet known whose it
+    /// is when it is taken.
+    vectors: BTreeMap<u64, Embedding>,
     people: BTreeMap<u64, Known>,
 }
 
@@ -78,8 +81,6 @@ struct Known {
     first_ms: i64,
     last_ms: i64,
     last_frame: u64,
-    /// Frame of the latest vector that was stored.
-    vector_frame: Option<u64>,
     crop_quality: f64,
     stored: u64,
 }
@@ -93,6 +94,7 @@ impl KeepFrames {
             camera_id: Arc::from(camera_id),
             start_offset,
             tracks: BTreeMap::new(),
+            vectors: BTreeMap::new(),
             people: BTreeMap::new(),
         }
     }
@@ -159,36 +161,24 @@ impl KeepFrames {
     }
 
     /// Notes a person; a row if there is news.
-    fn know(
-        &mut self,
-        seen: &Seen<'_>,
-        identity: &TrackIdentity,
-        global_id: u64,
-    ) -> Option<Record> {
+    fn know(&mut self, seen: &Seen<'_>, global_id: u64) -> Option<Record> {
         let keep = self.origin.crop_quality;
         let known = self.people.entry(global_id).or_insert(Known {
             first_ms: seen.time_ms,
             last_ms: seen.time_ms,
             last_frame: seen.frame,
-            vector_frame: None,
             crop_quality: 0.0,
             stored: 0,
         });
         known.last_ms = seen.time_ms;
         known.last_frame = seen.frame;
-        let looked = identity
-            .last_reid_frame
-            .filter(|_| identity.vector.is_some());
-        let new_vector = looked.is_some() && looked != known.vector_frame;
         let better = keep.is_some() && seen.quality > known.crop_quality * BETTER;
+        let vector = self.vectors.remove(&seen.track_id);
         let due = known.stored == 0 || seen.frame - known.stored.min(seen.frame) >= REFRESH;
-        if !new_vector && !better && !due {
+        if vector.is_none() && !better && !due {
             return None;
         }
         known.stored = seen.frame;
-        if new_vector {
-            known.vector_frame = looked;
-        }
         let crop = match keep {
             Some(quality) if better => picture(seen.image, &seen.bbox, quality),
             _ => None,
@@ -196,7 +186,6 @@ impl KeepFrames {
         if crop.is_some() {
             known.crop_quality = seen.quality;
         }
-        let vector = identity.vector.as_ref().filter(|_| new_vector);
         Some(Record::Person(PersonRecord {
             global_id: number(global_id),
             task_id: self.origin.task_id,
@@ -205,7 +194,7 @@ impl KeepFrames {
             last_ms: known.last_ms,
             first_camera: self.camera_id.to_string(),
             last_camera: self.camera_id.to_string(),
-            model: vector.map(|_| self.origin.model.to_string()),
+            model: vector.as_ref().map(|_| self.origin.model.to_string()),
             vector: vector.map(|vector| vector.as_slice().to_vec()),
             crop_quality: crop.as_ref().map(|_| seen.quality),
             crop,
@@ -222,6 +211,7 @@ impl KeepFrames {
                 break;
             };
             self.tracks.remove(&track);
+            self.vectors.remove(&track);
             rows.push(self.track_row(track, &followed));
         }
         while self.people.len() > MEMORY {
@@ -235,6 +225,7 @@ impl KeepFrames {
 
 /// One sighting of a person.
 struct Seen<'a> {
+    track_id: u64,
     frame: u64,
     time_ms: i64,
     image: &'a RgbImage,
@@ -257,17 +248,21 @@ impl Sink for KeepFrames {
         for (index, track) in result.tracks.iter().enumerate() {
             let identity = result.identities.get(index);
             let global_id = identity.and_then(|identity| identity.global_id);
+            if let Some(vector) = identity.and_then(|identity| identity.vector.as_ref()) {
+                self.vectors.insert(track.track_id, vector.clone());
+            }
             rows.push(self.position(frame, time_ms, track, identity));
             rows.extend(self.follow(frame, time_ms, track.track_id, global_id));
-            if let (Some(identity), Some(global_id)) = (identity, global_id) {
+            if let Some(global_id) = global_id {
                 let seen = Seen {
+                    track_id: track.track_id,
                     frame,
                     time_ms,
                     image: result.image,
                     bbox: track.bbox,
                     quality: crop_quality(&track.bbox, &boxes, size),
                 };
-                rows.extend(self.know(&seen, identity, global_id));
+                rows.extend(self.know(&seen, global_id));
             }
         }
         rows.extend(self.forget());
