@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use mtmc_models::{BBox, Embedding};
 use rayon::prelude::*;
 
+use super::Passage;
 use super::measure::{Expected, Outline, SeenBox, place_of};
 use super::motion::{Measurement, Motion, MotionModel};
 use super::person::{GalleryType, Person, TrackKey};
@@ -33,6 +34,10 @@ const SURE: f64 = 1.0;
 
 /// Distance that boxes and places may be off beyond what speed allows, in map units.
 const PLACE_SLACK: f64 = 1.5;
+
+/// Cost of being where the cameras' layout does not expect someone: a twentieth of similarity, with
+/// the usual weight.
+const UNEXPECTED: f64 = 2.0;
 
 /// Why a box may be a person, piece by piece.
 #[derive(Debug, Clone, Copy)]
@@ -474,8 +479,9 @@ impl Pair<'_> {
                 cost += self.place_cost(motion, expected, &mut found)?;
                 reason = true;
             }
-            None if !stays && (self.comes_with_others() || !self.may_come()) => return None,
-            None => {}
+            None if stays => {}
+            None if self.comes_with_others() => return None,
+            None => cost += self.coming()?,
         }
         let vector = self.camera.observations[self.index].embedding;
         let similarity = vector
@@ -537,9 +543,14 @@ impl Pair<'_> {
         self.camera.view.is_some() && self.known.is_to_return()
     }
 
-    /// Whether the person can be here, as far as layout, time and way tell.
-    fn may_come(&self) -> bool {
-        self.may_pass() && self.near_enough()
+    /// Cost of the person's being here, as far as layout, time and way tell; `None`: he cannot.
+    fn coming(&self) -> Option<f64> {
+        let cost = match self.passage() {
+            Passage::Impossible => return None,
+            Passage::Unexpected => UNEXPECTED,
+            Passage::Expected => 0.0,
+        };
+        self.near_enough().then_some(cost)
     }
 
     /// Whether someone out of sight can have come here since.
@@ -557,27 +568,33 @@ impl Pair<'_> {
         way <= self.gallery.settings.largest_speed * seconds + PLACE_SLACK + motion.uncertainty()
     }
 
-    /// Whether the cameras' layout allows it.
-    fn may_pass(&self) -> bool {
+    /// What the cameras' layout says of it.
+    fn passage(&self) -> Passage {
         let camera = self.camera.camera;
         let topology = &self.gallery.topology;
         if self.known.is_seen() {
             let mut others = self.known.tracks.iter().filter(|t| t.camera != camera);
-            return others.all(|track| topology.overlap(track.camera, camera));
+            let overlap = others.all(|track| topology.overlap(track.camera, camera));
+            return if overlap {
+                Passage::Expected
+            } else {
+                Passage::Impossible
+            };
         }
         let seconds = self.time - self.known.last_seen;
-        topology.allows(self.known.last_camera, camera, seconds)
+        topology.passage(self.known.last_camera, camera, seconds)
     }
 }
 
-/// Whether a person can be in a camera's box, as far as layout, time and way tell.
-pub fn may_come(
+/// Cost of a person's being in a camera's box, as far as layout, time and way tell; `None`: he
+/// cannot.
+pub fn coming(
     gallery: &Gallery,
     time: f64,
     camera: &CameraWork<'_>,
     index: usize,
     known: &Person,
-) -> bool {
+) -> Option<f64> {
     let pair = Pair {
         gallery,
         time,
@@ -587,7 +604,7 @@ pub fn may_come(
         known,
         place: None,
     };
-    pair.may_come()
+    pair.coming()
 }
 
 /// Takes the step's measurements into everyone's place, in the order of the cameras.

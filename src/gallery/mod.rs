@@ -40,7 +40,7 @@ pub use motion::Motion;
 pub use person::{GalleryType, Look, Person, TrackKey};
 pub use settings::GallerySettings;
 use strangers::Strangers;
-pub use topology::{Link, Topology};
+pub use topology::{Link, Passage, Topology};
 
 /// What a camera's tracker reports of one track.
 #[derive(Debug, Clone, Copy)]

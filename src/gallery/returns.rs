@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use mtmc_models::Embedding;
 
 use super::Gallery;
-use super::associate::{CameraWork, Evidence, may_come};
+use super::associate::{CameraWork, Evidence, coming};
 use super::birth::Unexplained;
 use super::person::Look;
 use crate::tracker::assignment::{Assignment, SparseCosts};
@@ -100,11 +100,16 @@ fn prospects(
     let mut prospects = Vec::new();
     for person in alike {
         let known = &gallery.people[person];
-        let comes =
-            |&(camera, index): &Unexplained| may_come(gallery, time, &work[camera], index, known);
-        if !known.is_to_return() || !group.iter().all(comes) {
+        if !known.is_to_return() {
             continue;
         }
+        // One camera that expects him is enough; none may say that he cannot be there.
+        let mut surprise = Some(f64::INFINITY);
+        for &(camera, index) in group {
+            let cost = coming(gallery, time, &work[camera], index, known);
+            surprise = surprise.zip(cost).map(|(least, cost)| least.min(cost));
+        }
+        let Some(surprise) = surprise else { continue };
         let Some(look) = &known.look else { continue };
         let mut found = Vec::new();
         let mut beyond = 0.0;
@@ -116,7 +121,7 @@ fn prospects(
         }
         let count = found.len().max(1) as f64;
         let similarity = found.iter().sum::<f64>() / count;
-        let cost = -settings.appearance_weight * beyond / count;
+        let cost = surprise - settings.appearance_weight * beyond / count;
         if !found.is_empty() && cost < 0.0 {
             prospects.push(Prospect {
                 person,
