@@ -46,7 +46,42 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Ends the traces when it is dropped.
+#[cfg(feature = "otel")]
+pub type Traces = Option<crate::service::traces::Traces>;
+
+/// This program was built without traces.
+#[cfg(not(feature = "otel"))]
+pub type Traces = ();
+
 impl OperatingArgs {
+    /// Starts the log, and the traces if a collector is named.
+    ///
+    /// # Errors
+    /// The filter, or a variable of the traces, makes no sense.
+    #[cfg(feature = "otel")]
+    pub fn start_log(&self) -> anyhow::Result<Traces> {
+        let (layers, traces) = match crate::service::traces::start()? {
+            Some((layer, traces)) => (vec![layer], Some(traces)),
+            None => (Vec::new(), None),
+        };
+        logs::start(self.log_format, &self.log_level, layers)?;
+        Ok(traces)
+    }
+
+    /// Starts the log.
+    ///
+    /// # Errors
+    /// The filter makes no sense.
+    #[cfg(not(feature = "otel"))]
+    pub fn start_log(&self) -> anyhow::Result<Traces> {
+        logs::start(self.log_format, &self.log_level, Vec::new())?;
+        if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
+            tracing::warn!("no traces are sent: this program was built without `--features otel`");
+        }
+        Ok(())
+    }
+
     /// Lays them into the settings.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use super::security::SecurityArgs;
 use super::world;
 use crate::config::{Environment, Overrides};
 use crate::service::catalog::Catalog;
-use crate::service::logs::{self, LogFormat};
+use crate::service::logs::LogFormat;
 use crate::service::networks::{NetworkInfo, ServiceNetworks};
 use crate::service::settings::ServiceSettings;
 use crate::service::{self, App};
@@ -92,7 +92,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     args.model.compute.start_threads()?;
     let operating = &args.operating;
-    logs::start(operating.log_format, &operating.log_level, Vec::new())?;
+    let _traces = operating.start_log()?;
     let catalog = Catalog::new(environments(args)?, args.source_template.as_deref())?;
     let detector = args.model.load()?;
     let embedder = match &args.reid {

@@ -331,6 +331,7 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     let control = Control {
         snapshots,
         metrics: metrics.clone(),
+        throttle: Arc::default(),
         stop: &stop,
         progress: &told,
     };

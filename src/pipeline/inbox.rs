@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::metrics::{CameraMetrics, PipelineMetrics};
+use super::throttle::Throttle;
 use crate::source::{Frame, Halt};
 
 /// What a reading thread sends.
@@ -54,6 +55,7 @@ pub(super) struct Inbox {
     /// Most frames in a queue.
     bound: usize,
     overflow: Overflow,
+    throttle: Arc<Throttle>,
 }
 
 /// What the lock guards.
@@ -134,7 +136,12 @@ impl Queue {
 
 impl Inbox {
     /// Queues of at least one frame each, a camera of `metrics`.
-    pub(super) fn new(metrics: &Arc<PipelineMetrics>, bound: usize, overflow: Overflow) -> Self {
+    pub(super) fn new(
+        metrics: &Arc<PipelineMetrics>,
+        bound: usize,
+        overflow: Overflow,
+        throttle: Arc<Throttle>,
+    ) -> Self {
         let cameras = 0..metrics.cameras().len();
         let queues: Vec<Queue> = cameras.map(|c| Queue::new(metrics.clone(), c)).collect();
         Self {
@@ -147,6 +154,7 @@ impl Inbox {
             news: Condvar::new(),
             bound: bound.max(1),
             overflow,
+            throttle,
         }
     }
 
@@ -171,7 +179,9 @@ impl Inbox {
     pub(super) fn push(&self, camera: usize, message: Read) -> bool {
         let mut state = self.lock();
         if matches!(message, Read::Frame { .. }) {
-            while !state.over && state.queues[camera].frames >= self.bound {
+            while !state.over
+                && state.queues[camera].frames >= self.throttle.limit(self.bound)
+            {
                 match self.overflow {
                     Overflow::DropOldest => state.queues[camera].drop_oldest(),
                     Overflow::Wait => {

@@ -126,6 +126,8 @@ pub struct Control<'a> {
     /// What counts everything, made for these cameras in this order; whoever keeps a copy can look
     /// at any time.
     pub metrics: Arc<PipelineMetrics>,
+    /// Makes the run take less at once while it is on.
+    pub throttle: Arc<Throttle>,
     /// Raised to stop the run.
     pub stop: &'a AtomicBool,
     /// Hears the number of frames done so far, after each batch and several times a second while no
@@ -192,6 +194,7 @@ pub fn run(
     let Control {
         mut snapshots,
         metrics,
+        throttle,
         stop,
         progress,
     } = control;
@@ -201,7 +204,7 @@ pub fn run(
     }
     let start = resume(&mut shared, snapshots.as_mut(), &metrics);
     let mut states = start.cameras.into_iter();
-    let (inbox, began) = (inbox(options, &metrics), Instant::now());
+    let (inbox, began) = (inbox(options, &metrics, &throttle), Instant::now());
     std::thread::scope(|scope| {
         let mut lines = Vec::with_capacity(cameras.len());
         let mut members = Vec::with_capacity(cameras.len());
@@ -224,6 +227,7 @@ pub fn run(
             options,
             snapshots,
             metrics: metrics.clone(),
+            throttle,
             stop,
             progress,
             number: start.step,
@@ -255,12 +259,17 @@ pub fn run(
 }
 
 /// The queues between readers and steps.
-fn inbox(options: &Options, metrics: &Arc<PipelineMetrics>) -> Arc<Inbox> {
+fn inbox(
+    options: &Options,
+    metrics: &Arc<PipelineMetrics>,
+    throttle: &Arc<Throttle>,
+) -> Arc<Inbox> {
     let (bound, overflow) = match options.sync {
         SyncMode::Lossless => (options.batch, Overflow::Wait),
         SyncMode::Live { queue, .. } => (queue, Overflow::DropOldest),
     };
-    Arc::new(Inbox::new(metrics, bound, overflow))
+    let throttle = throttle.clone();
+    Arc::new(Inbox::new(metrics, bound, overflow, throttle))
 }
 
 /// What reads a camera, what is to be known to keep it in step, and the rest of it.

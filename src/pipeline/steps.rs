@@ -14,6 +14,7 @@ use super::line::{Context, Line, Motion, SecondsBefore, Tracked};
 use super::metrics::PipelineMetrics;
 use super::snapshot::{Snapshot, Snapshots};
 use super::stepping::{Next, Stepping};
+use super::throttle::Throttle;
 use super::{Networks, Options, PipelineError, Shared, TrackedFrame, world};
 use crate::reid::{self, Request};
 use crate::sink::StepOutcome;
@@ -29,6 +30,7 @@ pub(super) struct Steps<'scope, 'a> {
     pub(super) options: &'a Options,
     pub(super) snapshots: Option<Snapshots>,
     pub(super) metrics: Arc<PipelineMetrics>,
+    pub(super) throttle: Arc<Throttle>,
     pub(super) stop: &'a AtomicBool,
     pub(super) progress: &'a dyn Fn(u64),
     /// Time steps so far.
@@ -188,6 +190,7 @@ impl Steps<'_, '_> {
     fn next_batch(&mut self) -> Option<Batch> {
         let inbox = self.inbox.clone();
         let live = self.options.sync.is_live();
+        let most = self.throttle.limit(self.options.batch);
         let mut batch = Batch::default();
         let mut state = inbox.lock();
         loop {
@@ -195,7 +198,7 @@ impl Steps<'_, '_> {
                 return None;
             }
             let filled = batch.frames.len();
-            let room = (filled > 0).then(|| self.options.batch - filled);
+            let room = (filled > 0).then(|| most - filled);
             let next = self.stepping.next(&mut state.queues, room, Instant::now());
             match next {
                 Next::Step(step) => {
@@ -204,7 +207,7 @@ impl Steps<'_, '_> {
                         batch.frames.push((camera, frame));
                         batch.read.push(seconds);
                     }
-                    if batch.frames.len() >= self.options.batch {
+                    if batch.frames.len() >= most {
                         return Some(batch);
                     }
                 }

@@ -83,13 +83,13 @@ pub struct MemoryGuard {
 
 impl MemoryGuard {
     /// A guard that has seen no reading yet.
-    pub fn new(limits: MemoryLimits) -> Self {
+    pub fn new(limits: MemoryLimits, throttle: Arc<Throttle>) -> Self {
         Self {
             limits,
             pressure: AtomicU8::new(Pressure::Normal as u8),
             used: AtomicU64::new(0),
             limit: AtomicU64::new(0),
-            throttle: Arc::default(),
+            throttle,
         }
     }
 
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn limits_are_left_well_below_where_they_were_reached() {
-        let guard = MemoryGuard::new(MemoryLimits::default());
+        let guard = MemoryGuard::new(MemoryLimits::default(), Arc::default());
         let steps = [
             (50, Pressure::Normal),
             (80, Pressure::Normal), // above, not at
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn refusal_says_when_to_come_again() {
-        let guard = MemoryGuard::new(MemoryLimits::default());
+        let guard = MemoryGuard::new(MemoryLimits::default(), Arc::default());
         guard.observe(reading(99));
         let problem = guard.admit().unwrap_err();
         assert_eq!(problem.status, 503);

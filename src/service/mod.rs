@@ -22,6 +22,8 @@ pub mod networks;
 pub mod problem;
 pub mod settings;
 pub mod tasks;
+#[cfg(feature = "otel")]
+pub mod traces;
 pub mod tls;
 pub mod uploads;
 

@@ -18,10 +18,12 @@ use crate::service::memory::Pressure;
 use crate::service::networks::NetworkInfo;
 use crate::service::problem::Problem;
 use crate::service::{App, SharedApp, metrics};
+use crate::store::Health;
 
 /// The service's health in one word.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Health {
+#[schema(as = Health)]
+pub struct OverallHealth {
     /// Always `healthy`: whoever is not does not answer.
     #[schema(example = "healthy")]
     pub status: &'static str,
@@ -134,9 +136,9 @@ pub fn routes() -> OpenApiRouter<SharedApp> {
 }
 
 /// Whether the service answers.
-#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = Health)))]
-async fn health() -> Json<Health> {
-    Json(Health { status: "healthy" })
+#[utoipa::path(get, path = "/health", tag = "health", responses((status = 200, body = OverallHealth)))]
+async fn health() -> Json<OverallHealth> {
+    Json(OverallHealth { status: "healthy" })
 }
 
 /// Whether the process lives: for whoever restarts it.
@@ -223,6 +225,9 @@ fn not_ready(app: &App) -> Vec<NotReady> {
     }
     if app.networks.detector.is_none() {
         say("networks", "no detector is loaded".to_string());
+    }
+    if let Health::Degraded { reason, .. } = app.store.health() {
+        say("store", reason);
     }
     match free_space(&app.settings.data_dir) {
         Ok(free) if free < app.settings.min_free_disk => {

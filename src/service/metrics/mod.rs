@@ -7,14 +7,29 @@
 
 mod family;
 pub mod http;
+mod live;
 mod process;
 mod runs;
 mod scrape;
 
+use std::sync::Arc;
+
+use crate::pipeline::Throttle;
+
 pub use http::HttpMetrics;
+pub use live::LiveCounts;
 pub use process::ProcessProbe;
 pub use runs::Runs;
 pub use scrape::{CONTENT_TYPE, scrape};
+
+/// What the service's work is given to be watched by; copies share it.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+    /// Makes it take less at once while memory is short.
+    pub throttle: Arc<Throttle>,
+}
 
 /// What is counted as it happens.
 #[derive(Debug, Default)]
@@ -23,4 +38,6 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// Runs of the pipeline.
     pub runs: Runs,
+    /// Messages to sockets.
+    pub live: LiveCounts,
 }

@@ -9,6 +9,7 @@ use super::family::{Families, Labels, Value};
 use super::process::ProcessProbe;
 use crate::service::App;
 use crate::service::messages::TaskStatus;
+use crate::store::Health;
 
 /// Media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -21,6 +22,8 @@ pub fn scrape(app: &App) -> Result<String, std::fmt::Error> {
     let mut families = Families::default();
     service(app, &mut families);
     tasks(app, &mut families);
+    store(app, &mut families);
+    app.metrics.live.collect(app.sockets.count(), &mut families);
     memory(app, &mut families);
     app.metrics.runs.collect(&app.catalog, &mut families);
     ProcessProbe::default().collect(&mut families);
@@ -59,7 +62,7 @@ fn tasks(app: &App, families: &mut Families) {
     for state in states {
         counts.insert(name(state), 0.0);
     }
-    for task in app.tasks.list() {
+    for task in app.tasks.at_hand() {
         *counts.entry(name(task.status())).or_default() += 1.0;
     }
     let samples = counts
@@ -70,6 +73,36 @@ fn tasks(app: &App, families: &mut Families) {
 
 fn name(status: TaskStatus) -> String {
     format!("{status:?}").to_lowercase()
+}
+
+fn store(app: &App, families: &mut Families) {
+    let up = if app.store.health() == Health::Ok {
+        1.0
+    } else {
+        0.0
+    };
+    let help = "1 while the store takes and gives what it is asked for";
+    families.one("mtmc_store_up", help, Value::Gauge(up));
+    let counts = app.store.writer().counts();
+    let help = "Rows that wait to be written";
+    families.one(
+        "mtmc_store_waiting_rows",
+        help,
+        Value::Gauge(counts.waiting as f64),
+    );
+    let samples = [
+        ("taken", counts.queued),
+        ("settled", counts.settled),
+        ("rejected", counts.rejected),
+        ("erased", counts.erased),
+        ("dropped_positions", counts.dropped_rows),
+        ("dropped_others", counts.dropped_others),
+    ]
+    .map(|(outcome, count)| {
+        let labels: Labels = vec![("outcome", outcome.to_string())];
+        (labels, Value::Counter(count as f64))
+    });
+    families.many("mtmc_store_rows", "What became of rows", samples);
 }
 
 fn memory(app: &App, families: &mut Families) {

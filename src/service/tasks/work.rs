@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::{Context as _, bail};
 use mtmc_models::{DetectOptions, Detector};
-use tracing::warn;
+use tracing::{info_span, warn};
 use uuid::Uuid;
 
 use super::journal::Journal;
@@ -65,6 +65,8 @@ impl Runner {
     /// Runs a task to its end; whatever happens, it has a final status then, unless it is to go on
     /// in a later process.
     pub fn run(&self, task: &Arc<Task>) {
+        let environment_id = task.environment.id.as_str();
+        let _span = info_span!("task", task_id = %task.id, environment_id).entered();
         let work = std::panic::AssertUnwindSafe(|| self.work(task));
         match std::panic::catch_unwind(work) {
             Ok(Ok(TaskStatus::Stopped)) if task.is_suspended() => {
@@ -154,7 +156,7 @@ impl Runner {
             (_, None) => bail!("the service has no detector: start it with --weights"),
         };
         task.set_status(TaskStatus::Downloading, "Opening the sources");
-        let sources = self.open_sources(task)?;
+        let sources = info_span!("sources").in_scope(|| self.open_sources(task))?;
         let total = total_frames(&sources, task.request.max_frames);
         let options = self.options(task, &sources);
         let sizes: Vec<[f64; 2]> = sources
@@ -208,7 +210,8 @@ impl Runner {
             stop: task.stop_flag(),
             progress: &progress,
         };
-        let summary = pipeline::run(cameras, Some(shared), networks, &options, control)?;
+        let summary = info_span!("pipeline")
+            .in_scope(|| pipeline::run(cameras, Some(shared), networks, &options, control))?;
         note_cameras(task, &metrics);
         outcome(&summary)
     }
