@@ -244,6 +244,7 @@ impl Run {
                 let control = Control {
                     snapshots: None,
                     metrics,
+                    throttle: Arc::default(),
                     stop: &stop,
                     progress: &|_| {},
                 };
@@ -512,6 +513,23 @@ fn a_live_source_that_ends_is_opened_again_and_its_time_is_when_it_arrives() {
 }
 
 #[test]
+fn a_live_source_that_ends_has_ended_where_nobody_may_try_again() {
+    let (send, receive) = channel();
+    send.send(Event::Frame(1, 0)).unwrap();
+    send.send(Event::End).unwrap();
+    let reopen: Reopen = Box::new(|_| Err(failure("never asked")));
+    let mut run = Run::new(vec![(Wire::new(receive, true), Some(reopen))], live(LONG));
+    run.options.reconnect.give_up = Some(Duration::ZERO);
+    let (_, summary) = run.results();
+    let camera = &summary.cameras[0];
+    assert_eq!(
+        (camera.state, camera.error.as_deref()),
+        (CameraState::Ended, None)
+    );
+    assert_eq!(camera.frames, 1);
+}
+
+#[test]
 fn counters_can_be_watched() {
     let (send, receive) = channel();
     let sources = vec![(Wire::new(receive, false), None)];
@@ -545,6 +563,7 @@ fn counters_of_other_cameras_are_refused() {
     let control = Control {
         snapshots: None,
         metrics,
+        throttle: Arc::default(),
         stop: &run.stop,
         progress: &|_| {},
     };
@@ -574,4 +593,125 @@ fn a_paced_file_takes_its_time_unless_it_is_halted() {
         halt();
         assert_eq!(reading.join().unwrap(), 1);
     });
+}
+
+/// `mtmc track` with a folder and a live address whose `ffmpeg` is a script: nothing is there at
+/// first, then three frames a connection.
+#[cfg(unix)]
+mod binary {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+    use std::process::{Command, Output};
+
+    use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
+    use mtmc_models::{Description, expected_tensors};
+    use serde_json::Value;
+
+    const FFMPEG: &str = r#"#!/bin/sh
+case "$*" in *-version*) echo "ffmpeg version 7.1"; exit 0;; esac
+echo x >> calls
+if [ "$(wc -l < calls)" -lt 3 ]; then echo "$*: no route to camera" >&2; exit 1; fi
+cat picture.ppm picture.ppm picture.ppm
+"#;
+
+    fn make(folder: &Path) {
+        let description = Description {
+            classes: vec!["person".to_string()],
+            input_height: 320,
+            input_width: 320,
+            ..made_up_description("deimv2-atto")
+        };
+        let made_up = made_up_weights(&description, &expected_tensors(&description).unwrap());
+        let metadata = serde_json::to_string(&description).unwrap();
+        let metadata = [("mtmc".to_string(), metadata)].into_iter().collect();
+        let weights = folder.join("atto.safetensors");
+        safetensors::serialize_to_file(made_up.tensors(), Some(metadata), &weights).unwrap();
+        std::fs::create_dir_all(folder.join("hall")).unwrap();
+        let picture = made_up_image(96, 64, 1);
+        for number in 1..=5 {
+            let file = folder.join(format!("hall/{number:06}.png"));
+            picture.save(file).unwrap();
+        }
+        let mut ppm = b"P6\n96 64\n255\n".to_vec();
+        ppm.extend_from_slice(&picture);
+        std::fs::write(folder.join("picture.ppm"), ppm).unwrap();
+        let script = folder.join("ffmpeg");
+        std::fs::write(&script, FFMPEG).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn track(folder: &Path, more: &[&str]) -> Output {
+        let path = std::env::var("PATH").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mtmc"));
+        command.current_dir(folder).args(["track", "hall"]);
+        command.args(["rtsp://user:secret@camera.example/yard"]);
+        command.args([
+            "--weights",
+            "atto.safetensors",
+            "--video",
+            "none",
+            "--quiet",
+        ]);
+        command.env("PATH", format!("{}:{path}", folder.display()));
+        command.args(more).output().unwrap()
+    }
+
+    fn summary(folder: &Path) -> Value {
+        let text = std::fs::read_to_string(folder.join("out/summary.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn told(output: &Output) -> String {
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    #[test]
+    fn a_camera_that_is_not_there_comes_when_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path());
+        let output = track(folder.path(), &["--sync", "lossless", "--max-frames", "5"]);
+        assert!(output.status.success(), "{}", told(&output));
+        assert!(told(&output).contains("no route to camera"));
+        assert!(!told(&output).contains("secret"), "{}", told(&output));
+        let cameras = &summary(folder.path())["cameras"];
+        assert_eq!(
+            (&cameras[0]["frames"], &cameras[1]["frames"]),
+            (&5.into(), &5.into())
+        );
+        // There after one more attempt in vain, and again behind its third frame.
+        assert_eq!(cameras[1]["reconnects"], 2);
+        assert_eq!(cameras[1]["state"], "ended");
+        let lines = std::fs::read_to_string(folder.path().join("out/yard.jsonl")).unwrap();
+        let number = |line| serde_json::from_str::<Value>(line).unwrap()["frame_number"].clone();
+        let numbers: Vec<Value> = lines.lines().map(number).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_camera_that_never_comes_does_not_keep_the_others() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path());
+        // A live run of a file that takes its time loses nothing, unless the machine is too slow.
+        let more = ["--realtime", "--frame-rate", "2", "--reconnect", "0"];
+        let output = track(folder.path(), &more);
+        assert!(output.status.success(), "{}", told(&output));
+        let cameras = &summary(folder.path())["cameras"];
+        let count = |name: &str| cameras[0][name].as_u64().unwrap();
+        let dropped = cameras[0]["dropped"]["overrun"].as_u64().unwrap();
+        assert_eq!(count("frames") + dropped, 5);
+        assert_eq!(
+            (&cameras[1]["frames"], &cameras[1]["state"]),
+            (&0.into(), &"failed".into())
+        );
+        let error = cameras[1]["error"].as_str().unwrap();
+        assert!(error.contains("no route to camera"), "{error}");
+
+        let output = track(folder.path(), &["--sync", "live", "--snapshot-every", "1"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            told(&output).contains("cannot be read again"),
+            "{}",
+            told(&output)
+        );
+    }
 }

@@ -124,7 +124,7 @@ impl Reading {
             let outcome = self.source.next_frame();
             let seconds = started.elapsed().as_secs_f64();
             self.note_skipped(&place);
-            let failure = match outcome {
+            let loss = match outcome {
                 Ok(Some(frame)) => {
                     let frame = self.placed(frame, &mut place);
                     if !self.pass_on(frame, seconds, behind) {
@@ -132,12 +132,12 @@ impl Reading {
                     }
                     continue;
                 }
-                Ok(None) if self.source.is_live() => "the stream ended".to_string(),
+                Ok(None) if self.source.is_live() => None,
                 Ok(None) => return Ending::Source(None),
-                Err(error) => with_causes(&error),
+                Err(error) => Some(with_causes(&error)),
             };
             self.delays.lasted(opened.elapsed());
-            if let Err(ending) = self.come_back(failure, &mut place) {
+            if let Err(ending) = self.come_back(loss, &mut place) {
                 return ending;
             }
             opened = Instant::now();
@@ -180,19 +180,21 @@ impl Reading {
         true
     }
 
-    /// Goes on with the source or opens it again, however often that takes.
-    fn come_back(&mut self, failure: String, place: &mut Place) -> Result<(), Ending> {
+    /// Goes on with the source or opens it again, however often that takes. `failure` is `None` for a
+    /// live source that ended in good order: if nobody may try again, that is an end like others.
+    fn come_back(&mut self, failure: Option<String>, place: &mut Place) -> Result<(), Ending> {
         let lost = Instant::now();
         // A source that cannot come back says so at once.
         let mut reason = match self.attempt(true, lost, place) {
             Attempt::Back => return Ok(()),
-            Attempt::Never => return Err(Ending::Source(Some(failure))),
+            Attempt::Never => return Err(Ending::Source(failure)),
             Attempt::NotYet(None) => failure,
-            Attempt::NotYet(Some(reason)) => reason,
+            Attempt::NotYet(error) => error,
         };
         let camera = self.name.clone();
-        tracing::warn!(camera, reason, "camera lost");
-        if !self.inbox.push(self.camera, Read::Lost(reason.clone())) {
+        let told = reason.clone().unwrap_or("the stream ended".to_string());
+        tracing::warn!(camera, reason = told, "camera lost");
+        if !self.inbox.push(self.camera, Read::Lost(told)) {
             return Err(Ending::Run);
         }
         let mut attempts = 0;
@@ -206,14 +208,15 @@ impl Reading {
                     tracing::info!(camera, attempts, "camera back");
                     return Ok(());
                 }
-                Attempt::NotYet(Some(error)) => reason = error,
-                Attempt::NotYet(None) | Attempt::Never => {}
+                Attempt::NotYet(error) => reason = error.or(reason),
+                Attempt::Never => {}
             }
             tracing::debug!(camera, attempts, reason, "camera still lost");
         }
         let seconds = lost.elapsed().as_secs();
-        let tried = format!("{reason} (given up after {attempts} attempts in {seconds} s)");
-        Err(Ending::Source(Some(tried)))
+        let tried =
+            |reason| format!("{reason} (given up after {attempts} attempts in {seconds} s)");
+        Err(Ending::Source(reason.map(tried)))
     }
 
     /// One attempt to go on: the source itself, or else whoever can open it anew, who waits for the
