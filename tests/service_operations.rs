@@ -513,3 +513,100 @@ fn a_second_signal_ends_it_at_once() {
     // 128 + SIGTERM, as shells say it.
     assert_eq!(status.code(), Some(143), "{}", service.log());
 }
+
+/// What a build with `--features otel` sends, and what becomes of it.
+#[cfg(feature = "otel")]
+mod traces {
+    use std::net::TcpListener;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+
+    /// A collector that keeps what it is sent, and answers if it is asked to.
+    fn collector(answers: bool) -> (String, Receiver<Vec<u8>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let (got, kept) = channel();
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for socket in listener.incoming() {
+                let mut socket = socket.unwrap();
+                if answers {
+                    let _ = got.send(take(&mut socket));
+                }
+                open.push(socket);
+            }
+        });
+        (endpoint, kept)
+    }
+
+    /// Reads one request and says that it is well.
+    fn take(socket: &mut TcpStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut part = [0; 4096];
+        loop {
+            let count = socket.read(&mut part).unwrap_or(0);
+            bytes.extend_from_slice(&part[..count]);
+            let text = String::from_utf8_lossy(&bytes).to_lowercase();
+            let head = text.find("\r\n\r\n");
+            let length = text.split("content-length: ").nth(1);
+            let length = length.and_then(|rest| rest.split("\r\n").next()?.parse::<usize>().ok());
+            let whole = head.zip(length).is_some_and(|(_, length)| {
+                let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
+                end.is_some_and(|end| bytes.len() >= end + 4 + length)
+            });
+            if whole || count == 0 {
+                break;
+            }
+        }
+        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        bytes
+    }
+
+    #[test]
+    fn spans_of_requests_and_tasks_reach_the_collector() {
+        let (endpoint, got) = collector(true);
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_BSP_SCHEDULE_DELAY", "100"),
+        ];
+        let mut service = Service::start(1, &[], &variables);
+        service.complete_task();
+        service.terminate();
+        assert_eq!(service.ended(Duration::from_secs(45)).code(), Some(0));
+        let mut all = Vec::new();
+        while let Ok(sent) = got.recv_timeout(Duration::from_secs(2)) {
+            assert!(sent.starts_with(b"POST /v1/traces HTTP/1.1\r\n"));
+            all.extend(sent);
+        }
+        // Names stand in protobuf as they are.
+        let text = String::from_utf8_lossy(&all);
+        for name in [
+            "mtmc", "request", "/start", "task_id", "sources", "pipeline",
+        ] {
+            assert!(text.contains(name), "no {name}");
+        }
+    }
+
+    #[test]
+    fn a_collector_that_is_dead_or_dumb_costs_nothing_else() {
+        let (dumb, _kept) = collector(false);
+        // Nothing listens on port 1.
+        for endpoint in ["http://127.0.0.1:1", dumb.as_str()] {
+            let variables = [
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
+                ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+                ("OTEL_BSP_MAX_QUEUE_SIZE", "16"),
+                ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4"),
+            ];
+            let mut service = Service::start(1, &[], &variables);
+            for _ in 0..100 {
+                assert_eq!(service.get("/info").status, 200);
+            }
+            service.complete_task();
+            service.terminate();
+            let status = service.ended(Duration::from_secs(30));
+            assert_eq!(status.code(), Some(0), "{endpoint}: {}", service.log());
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 /// Names and values that tell the samples of a family apart.
@@ -77,19 +77,65 @@ impl Collector for Families {
             };
             let mut metric = encoder.encode_descriptor(family.name, family.help, None, kind)?;
             for (labels, value) in &family.samples {
-                let mut sample = metric.encode_family(labels)?;
-                match value {
-                    Value::Counter(value) => {
-                        sample.encode_counter::<NoLabelSet, f64, f64>(value, None)?;
-                    }
-                    Value::Gauge(value) => sample.encode_gauge(value)?,
-                    Value::Histogram { sum, buckets } => {
-                        let count = buckets.iter().map(|(_, count)| count).sum();
-                        sample.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)?;
-                    }
+                if labels.is_empty() {
+                    sample(&mut metric, value)?;
+                } else {
+                    sample(&mut metric.encode_family(labels)?, value)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn sample(encoder: &mut MetricEncoder<'_>, value: &Value) -> fmt::Result {
+    match value {
+        Value::Counter(value) => encoder.encode_counter::<NoLabelSet, f64, f64>(value, None),
+        Value::Gauge(value) => encoder.encode_gauge(value),
+        Value::Histogram { sum, buckets } => {
+            let count = buckets.iter().map(|(_, count)| count).sum();
+            encoder.encode_histogram::<NoLabelSet>(*sum, count, buckets, None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    /// As the OpenMetrics specification writes counters, gauges and histograms.
+    #[test]
+    fn text_is_what_open_metrics_says() {
+        let mut families = Families::default();
+        families.one("a", "One", Value::Counter(3.0));
+        let labels = vec![("kind", "x".to_string())];
+        families.many("b", "Two", [(labels, Value::Gauge(0.5))]);
+        let buckets = vec![(0.1, 2), (1.0, 0), (f64::MAX, 1)];
+        families.one("c", "Three", Value::Histogram { sum: 7.5, buckets });
+        families.many("d", "Nothing", []);
+        let mut registry = Registry::default();
+        registry.register_collector(families.collector());
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let expected = "\
+# HELP a One.
+# TYPE a counter
+a_total 3.0
+# HELP b Two.
+# TYPE b gauge
+b{kind=\"x\"} 0.5
+# HELP c Three.
+# TYPE c histogram
+c_sum 7.5
+c_count 3
+c_bucket{le=\"0.1\"} 2
+c_bucket{le=\"1.0\"} 2
+c_bucket{le=\"+Inf\"} 3
+# EOF
+";
+        assert_eq!(text, expected);
     }
 }
