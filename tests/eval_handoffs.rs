@@ -61,7 +61,7 @@ fn simulated_handoffs_are_mostly_right_and_mostly_found() {
             "--seed",
             "4",
             "--set",
-            "looks.dim=64",
+            "looks.dim=128",
             "--out",
             "place",
             "--quiet",
