@@ -21,8 +21,10 @@
 //! ```
 
 mod address;
+mod attempts;
 mod frames;
 mod keys;
+mod listing;
 mod runtime;
 mod settings;
 mod store;

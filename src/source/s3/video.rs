@@ -9,9 +9,10 @@ use super::super::{
     Frame, FrameSource, OpenOptions, SkipCounts, SkipKind, SourceError, SourceInfo, open_video,
 };
 use super::address::Address;
+use super::attempts::{Retry, Trouble, cut, too_large, within};
 use super::runtime;
 use super::settings::S3Settings;
-use super::store::{Failure, Retry, Store, Trouble, cut, length, too_large, within};
+use super::store::{Failure, Store, length};
 
 /// A video that was fetched.
 pub(super) struct Video {
