@@ -290,8 +290,9 @@ fn with_encoder_and_calibration_everything_is_healthy() {
     let folder = tempfile::tempdir().unwrap();
     let encoder = weights(folder.path(), "osnet-x0.25", [256, 128]);
     // Four corners of a picture on a floor of 16 by 12 metres.
-    let calibration = r#"{"image_points": [[0, 0], [160, 0], [160, 120], [0, 120]],
-        "map_points": [[0, 0], [16, 0], [16, 12], [0, 12]]}"#;
+    let calibration = r#"{"calibration_points": {
+        "image_points": [[0, 0], [160, 0], [160, 120], [0, 120]],
+        "map_points": [[0, 0], [16, 0], [16, 12], [0, 12]]}}"#;
     std::fs::write(folder.path().join("c09_homography.json"), calibration).unwrap();
     let arguments = ["--reid", encoder.to_str().unwrap()];
     let data = folder.path().to_str().unwrap();
@@ -495,7 +496,7 @@ fn a_second_signal_ends_it_at_once() {
          Content-Length: 100\r\n\r\n{{"
     );
     held.write_all(head.as_bytes()).unwrap();
-    // Until it is being answered, there is nothing to hold the end back.
+    // Until it is being answered there is nothing to hold the end back.
     let open = "mtmc_http_requests_open";
     let started = Instant::now();
     while service.numbers().of(open) < 2.0 {

@@ -42,11 +42,11 @@ enum Command {
     /// Track recorded detections of an environment's cameras, without pictures
     Replay(replay::ReplayArgs),
     /// Serve tasks over REST and WebSocket
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Make, list and revoke the keys of the service
     Keys(keys::KeysArgs),
     /// Check that everything the service needs is there and works
-    Doctor(doctor::DoctorArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     /// Find where on the map a camera's pictures are
     Calibrate(calibrate::CalibrateArgs),
     /// Measure results against ground truth

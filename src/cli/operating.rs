@@ -46,13 +46,12 @@ fn percent(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Ends the traces when it is dropped.
-#[cfg(feature = "otel")]
-pub type Traces = Option<crate::service::traces::Traces>;
-
-/// This program was built without traces.
-#[cfg(not(feature = "otel"))]
-pub type Traces = ();
+/// The log, and the traces that are sent; sends the last of them when it is dropped.
+#[derive(Debug)]
+pub struct Log {
+    #[cfg(feature = "otel")]
+    _traces: Option<crate::service::traces::Traces>,
+}
 
 impl OperatingArgs {
     /// Starts the log, and the traces if a collector is named.
@@ -60,13 +59,13 @@ impl OperatingArgs {
     /// # Errors
     /// The filter, or a variable of the traces, makes no sense.
     #[cfg(feature = "otel")]
-    pub fn start_log(&self) -> anyhow::Result<Traces> {
+    pub fn start_log(&self) -> anyhow::Result<Log> {
         let (layers, traces) = match crate::service::traces::start()? {
             Some((layer, traces)) => (vec![layer], Some(traces)),
             None => (Vec::new(), None),
         };
         logs::start(self.log_format, &self.log_level, layers)?;
-        Ok(traces)
+        Ok(Log { _traces: traces })
     }
 
     /// Starts the log.
@@ -74,12 +73,12 @@ impl OperatingArgs {
     /// # Errors
     /// The filter makes no sense.
     #[cfg(not(feature = "otel"))]
-    pub fn start_log(&self) -> anyhow::Result<Traces> {
+    pub fn start_log(&self) -> anyhow::Result<Log> {
         logs::start(self.log_format, &self.log_level, Vec::new())?;
         if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
             tracing::warn!("no traces are sent: this program was built without `--features otel`");
         }
-        Ok(())
+        Ok(Log {})
     }
 
     /// Lays them into the settings.

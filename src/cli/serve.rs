@@ -92,7 +92,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     args.model.compute.start_threads()?;
     let operating = &args.operating;
-    let _traces = operating.start_log()?;
+    let _log = operating.start_log()?;
     let catalog = Catalog::new(environments(args)?, args.source_template.as_deref())?;
     let detector = args.model.load()?;
     let embedder = match &args.reid {

@@ -121,13 +121,13 @@ mod tests {
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         let expected = "\
-# HELP a One.
+# HELP a One
 # TYPE a counter
 a_total 3.0
-# HELP b Two.
+# HELP b Two
 # TYPE b gauge
 b{kind=\"x\"} 0.5
-# HELP c Three.
+# HELP c Three
 # TYPE c histogram
 c_sum 7.5
 c_count 3

@@ -228,8 +228,11 @@ fn camera_label(catalog: &Catalog, environment: &str, camera: &str) -> String {
     if known { camera } else { OTHER }.to_string()
 }
 
+/// One of a camera's counts.
+type Count = fn(&CameraTotals) -> u64;
+
 fn counters(totals: &BTreeMap<String, Totals>, families: &mut Families) {
-    let mut add = |name, help, kinds: &[(&str, fn(&CameraTotals) -> u64)], kind_label| {
+    let mut add = |name, help, kinds: &[(&str, Count)], kind_label| {
         let mut samples = Vec::new();
         for (environment, all) in totals {
             for (camera, counts) in &all.cameras {
@@ -249,7 +252,7 @@ fn counters(totals: &BTreeMap<String, Totals>, families: &mut Families) {
     let help = "Frames that were tracked";
     add("mtmc_frames_processed", help, &[("", |c| c.processed)], "");
     let help = "Frames that were not tracked: broken or missing, older than one that waits, or late for their time step";
-    let reasons: [(&str, fn(&CameraTotals) -> u64); 3] = [
+    let reasons: [(&str, Count); 3] = [
         ("broken", |c| c.broken),
         ("overrun", |c| c.overrun),
         ("late", |c| c.late),
@@ -257,13 +260,13 @@ fn counters(totals: &BTreeMap<String, Totals>, families: &mut Families) {
     add("mtmc_frames_skipped", help, &reasons, "reason");
     let help =
         "Detections: all above the detector's floor, those reported, those no tracker can use";
-    let kinds: [(&str, fn(&CameraTotals) -> u64); 3] = [
+    let kinds: [(&str, Count); 3] = [
         ("all", |c| c.detections),
         ("reported", |c| c.reported),
         ("unusable", |c| c.unusable),
     ];
     add("mtmc_detections", help, &kinds, "kind");
-    let outcomes: [(&str, fn(&CameraTotals) -> u64); 2] = [
+    let outcomes: [(&str, Count); 2] = [
         ("made", |c| c.embeddings),
         ("refused", |c| c.refused_embeddings),
     ];
