@@ -6,18 +6,20 @@
 mod http;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use http::Response;
 use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
 use mtmc_models::{Description, expected_tensors};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 const TASKS: &str = "/api/v1/detection-processing-tasks";
 
@@ -471,19 +473,49 @@ fn a_service_told_to_stop_ends_its_tasks_and_itself() {
         assert!(started.elapsed() < PATIENCE);
         std::thread::sleep(Duration::from_millis(10));
     }
-    // A request that is under way holds the end back, so that there is someone to ask.
-    let mut held = TcpStream::connect(&service.address).unwrap();
-    held.set_read_timeout(Some(Duration::from_secs(30)))
+    let socket = accepted.json()["websocket_url"]
+        .as_str()
+        .unwrap()
+        .to_string();
+    let socket = format!("ws://{}{socket}?images=none", service.address);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
         .unwrap();
-    held.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
-        .unwrap();
-    let mut first = [0; 12];
-    held.read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"HTTP/1.1 200");
-    service.terminate();
+    let (status, code) = runtime.block_on(async {
+        let (mut socket, _) = tokio_tungstenite::connect_async(socket).await.unwrap();
+        let first = socket.next().await.unwrap().unwrap();
+        assert!(first.is_text(), "{first:?}");
+        service.terminate();
+        until_close(socket).await
+    });
+    // Where the task stands: it goes on when the service starts again.
+    assert_eq!(status.as_deref(), Some("QUEUED"));
+    assert_eq!(code, Some(1001), "going away, RFC 6455");
     let status = service.ended(Duration::from_secs(45));
     assert_eq!(status.code(), Some(0), "{}", service.log());
     assert!(service.log().contains("stopping"), "{}", service.log());
+}
+
+/// The last status that was told, and the code of the close.
+async fn until_close(
+    mut socket: impl futures_util::Stream<Item = Result<Message, Error>> + Unpin,
+) -> (Option<String>, Option<u16>) {
+    let mut status = None;
+    while let Ok(Some(Ok(message))) = tokio::time::timeout(PATIENCE, socket.next()).await {
+        match message {
+            Message::Text(text) => {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                if message["type"] == "status_update" || message["message_type"] == "status_update"
+                {
+                    status = message["status"].as_str().map(str::to_string);
+                }
+            }
+            Message::Close(frame) => return (status, frame.map(|frame| frame.code.into())),
+            _ => {}
+        }
+    }
+    (status, None)
 }
 
 #[test]
@@ -518,6 +550,7 @@ fn a_second_signal_ends_it_at_once() {
 /// What a build with `--features otel` sends, and what becomes of it.
 #[cfg(feature = "otel")]
 mod traces {
+    use std::io::Read as _;
     use std::net::TcpListener;
     use std::sync::mpsc::{Receiver, channel};
 
