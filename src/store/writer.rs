@@ -89,7 +89,8 @@ async fn write_until_done(inner: &Inner, rows: &[Record]) -> (u64, u64) {
     let mut erased = 0;
     let mut pause = FIRST_PAUSE;
     // Ranges that are still to be written, the next one last.
-    let mut ranges = vec![0..rows.len()];
+    let all = 0..rows.len();
+    let mut ranges = vec![all];
     while let Some(range) = ranges.pop() {
         let written = inner.health.wrote(write(inner, &rows[range.clone()]).await);
         match written {

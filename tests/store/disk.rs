@@ -7,7 +7,7 @@ use std::time::Duration;
 use mtmc::store::{CountFilter, Health, Record, Store, StoreSettings};
 
 use crate::material::{BEGIN, person, position, stored_task};
-use crate::settings;
+use crate::{settings, skipped};
 
 /// A mounted file system of 3 MB.
 struct SmallDisk(PathBuf);
@@ -22,7 +22,7 @@ impl SmallDisk {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(at.to_path_buf()));
         }
-        eprintln!("skipped: a full disk needs the right to mount a tmpfs");
+        skipped("a full disk needs the right to mount a tmpfs");
         None
     }
 }

@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnection;
 use tempfile::TempDir;
 
 use crate::material::{BEGIN, position, stored_task};
-use crate::settings;
+use crate::{settings, skipped};
 
 /// A server that listens on a socket in a temporary folder.
 pub struct Server {
@@ -25,7 +25,7 @@ impl Server {
     /// Starts one, if PostgreSQL is installed and a user for it can be had.
     pub fn start() -> Option<Self> {
         let Some(postgres) = find("postgres").and_then(|path| path.canonicalize().ok()) else {
-            eprintln!("skipped: PostgreSQL is not installed");
+            skipped("PostgreSQL is not installed");
             return None;
         };
         let folder = tempfile::Builder::new()
@@ -46,7 +46,7 @@ impl Server {
             .stdout(Stdio::null())
             .status();
         if !made.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: no PostgreSQL database can be made as this user");
+            skipped("no PostgreSQL database can be made as this user");
             return None;
         }
         let child = spawn(&postgres, folder.path());
