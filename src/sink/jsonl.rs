@@ -223,7 +223,7 @@ fn entry(index: usize, bbox: &BBox, score: f32, class: u32, classes: &[String]) 
 }
 
 /// Rounded to 1/`steps`: more digits would say what no detector knows.
-fn rounded(value: f64, steps: f64) -> f64 {
+pub(crate) fn rounded(value: f64, steps: f64) -> f64 {
     (value * steps).round() / steps
 }
 

@@ -24,7 +24,10 @@ use crate::tracker::Track;
 
 pub use jpegs::JpegSink;
 pub(crate) use jpegs::jpeg_bytes;
-pub use jsonl::{BoxEntry, DetectionData, DetectionEntry, JsonLinesSink, MapCoords, detection_data};
+pub(crate) use jsonl::rounded;
+pub use jsonl::{
+    BoxEntry, DetectionData, DetectionEntry, JsonLinesSink, MapCoords, detection_data,
+};
 pub use mot::{MotSink, mot_line};
 pub use part::{PartFile, close_part};
 pub use video::VideoSink;

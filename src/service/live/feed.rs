@@ -18,7 +18,9 @@ use crate::pipeline::WorldEvent;
 use crate::service::messages::{
     GlobalIdMerged, GlobalIdSplit, HandoffMessage, HandoffState, ImageKind, TrackEnded, moment,
 };
-use crate::sink::{FrameResult, Sink, SinkError, StepOutcome, WorldSink, jpeg_bytes, track_labels};
+use crate::sink::{
+    FrameResult, Sink, SinkError, StepOutcome, WorldSink, jpeg_bytes, rounded, track_labels,
+};
 
 /// Which pictures are made of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,8 +274,8 @@ impl WorldFeed {
                 message.from_camera = name(*from);
                 message.to_camera = Some(name(*to));
                 message.track_id = Some(*track_id);
-                message.seconds = Some(*seconds);
-                message.confidence = Some(*confidence);
+                message.seconds = Some(rounded(*seconds, 1e3));
+                message.confidence = Some(rounded(*confidence, 1e4));
                 *time
             }
             HandoffEvent::Expired {
@@ -287,7 +289,7 @@ impl WorldFeed {
                 message.event = HandoffState::Expired;
                 message.global_id = *global_id;
                 message.from_camera = name(*from);
-                message.seconds = Some(*seconds);
+                message.seconds = Some(rounded(*seconds, 1e3));
                 message.reason = Some(*reason);
                 *time
             }

@@ -13,7 +13,7 @@ use crate::service::messages::{
     ImageDimensions, MappingCoordinates, PipelineData, ReidData, ReidState, TrackStarted,
     TrackingData, TrajectoryPoint, Velocity, moment,
 };
-use crate::sink::{BoxEntry, DetectionData, DetectionEntry, FrameResult, detection_data};
+use crate::sink::{BoxEntry, DetectionData, DetectionEntry, FrameResult, detection_data, rounded};
 use crate::tracker::{Track, TrackState, TrackerSettings};
 
 /// Most calibration points that a message has; the first of them are sent.
@@ -272,9 +272,4 @@ fn mapping_coordinates(
         coordinate_system: task.coordinate_system.clone(),
         reason: place.err(),
     })
-}
-
-/// Rounded to 1/`steps`: more digits would say what nobody knows.
-fn rounded(value: f64, steps: f64) -> f64 {
-    (value * steps).round() / steps
 }

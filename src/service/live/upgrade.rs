@@ -104,6 +104,7 @@ struct ListenQuery {
     (status = 101, description = "The connection is a WebSocket now"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),
+    (status = 410, body = Problem, content_type = "application/problem+json"),
     (status = 422, body = Problem, content_type = "application/problem+json"),
     (status = 426, body = Problem, content_type = "application/problem+json"),
     (status = 429, body = Problem, content_type = "application/problem+json"),
@@ -116,8 +117,7 @@ async fn listen(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
     let Some(task) = app.tasks.get(id) else {
-        let detail = format!("there is no task {id}");
-        return Err(Problem::not_found("task-not-found", detail));
+        return Err(no_messages(&app, id).await);
     };
     let wishes = wishes(&query, &task)?;
     let upgrade = upgrade.map_err(|rejection| {
@@ -146,6 +146,18 @@ async fn listen(
         socket::serve(stream, subscription, protocol, heartbeat, metrics).await;
         drop(open);
     }))
+}
+
+/// Why a task has no messages here: there is none, or it ended long ago.
+async fn no_messages(app: &SharedApp, id: Uuid) -> Problem {
+    match app.tasks.details(id).await {
+        Ok(Some(_)) => {
+            let detail = format!("task {id} has ended, and its messages are not kept any more");
+            Problem::new(StatusCode::GONE, "messages-gone", detail)
+        }
+        Ok(None) => Problem::not_found("task-not-found", format!("there is no task {id}")),
+        Err(error) => Problem::store(&error),
+    }
 }
 
 fn wishes(query: &ListenQuery, task: &Task) -> Result<Wishes, Problem> {
