@@ -27,7 +27,7 @@ impl Feed {
             task_id: hub.task_id(),
             origin,
             feature_model: networks.embedder.as_ref().map(|_| model_name(networks)),
-            embedding_dimension: networks.embedder().map(|embedder| embedder.dim()),
+            embedding_dimension: networks.embedder().map(mtmc_models::Embedder::dim),
             ema_alpha: environment.association.ema_alpha,
             coordinate_system: TaskFacts::coordinate_system(&environment.map.unit),
             cameras: cameras.map(|camera| camera.id.as_str().into()).collect(),

@@ -221,7 +221,7 @@ fn reid_data(
     first_seen: Option<u64>,
     frame_number: u64,
 ) -> ReidData {
-    let name = |camera: usize| task.cameras.get(camera).map(|id| id.to_string());
+    let name = |camera: usize| task.cameras.get(camera).map(ToString::to_string);
     ReidData {
         detection_id: entry.detection_id.clone(),
         track_id: track.track_id,
