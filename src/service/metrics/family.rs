@@ -113,7 +113,7 @@ mod tests {
         families.one("a", "One", Value::Counter(3.0));
         let labels = vec![("kind", "x".to_string())];
         families.many("b", "Two", [(labels, Value::Gauge(0.5))]);
-        let buckets = vec![(0.1, 2), (1.0, 0), (f64::MAX, 1)];
+        let buckets = vec![(0.1, 2), (1.0, 0), (f64::INFINITY, 1)];
         families.one("c", "Three", Value::Histogram { sum: 7.5, buckets });
         families.many("d", "Nothing", []);
         let mut registry = Registry::default();

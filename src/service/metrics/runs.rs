@@ -373,7 +373,7 @@ fn histogram(times: &HistogramSnapshot) -> Value {
     let counts = times.counts.iter().copied().chain(std::iter::repeat(0));
     Value::Histogram {
         sum: times.sum_ms / 1e3,
-        buckets: bounds.chain([f64::MAX]).zip(counts).collect(),
+        buckets: bounds.chain([f64::INFINITY]).zip(counts).collect(),
     }
 }
 
