@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use image::{Rgb, RgbImage};
+use mtmc::annotate::privacy::Privacy;
 use mtmc::pipeline::{
     self, Camera, CameraSnapshot, CameraState, Control, Networks, Options, PipelineMetrics,
     Summary, SyncMode,
@@ -215,6 +216,7 @@ impl Run {
                     longest: Duration::from_millis(4),
                     give_up: None,
                 },
+                privacy: Privacy::None,
             },
             detector: Finder { gate: None },
         }

@@ -5,6 +5,8 @@
 //! means over large blocks cannot, for most of what they were made of is gone. Where boxes overlap,
 //! blocks are made of what is already hidden.
 
+use std::collections::BTreeMap;
+
 use image::RgbImage;
 use mtmc_models::BBox;
 
@@ -73,6 +75,89 @@ pub fn apply(image: &mut RgbImage, boxes: impl IntoIterator<Item = BBox>, privac
 pub fn apply_to_crop(image: &mut RgbImage, privacy: Privacy) {
     let (width, height) = (image.width() as f32, image.height() as f32);
     apply(image, [BBox::from_xyxy(0.0, 0.0, width, height)], privacy);
+}
+
+/// Frames for which somebody who was tracked and is not found any more is still hidden, where they
+/// were and where they would be by now: a detector that misses a person shows them otherwise.
+const REMEMBERED_FRAMES: u64 = 30;
+
+/// Most people who are remembered; the longest unseen go first.
+const MAX_REMEMBERED: usize = 1_000;
+
+/// One track in one frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tracked {
+    /// Its ID in the camera.
+    pub track_id: u64,
+    /// Its box in pixels.
+    pub bbox: BBox,
+    /// How fast the box's centre moves, in pixels a frame.
+    pub velocity: [f32; 2],
+}
+
+/// Hides people in one camera's frames, one after the other, and remembers those just lost.
+#[derive(Debug, Default)]
+pub struct Hider {
+    privacy: Privacy,
+    /// By track: the frame it was in last, and what it was there.
+    recent: BTreeMap<u64, (u64, Tracked)>,
+}
+
+impl Hider {
+    /// For the frames of one camera.
+    pub fn new(privacy: Privacy) -> Self {
+        Self {
+            privacy,
+            recent: BTreeMap::new(),
+        }
+    }
+
+    /// Whether anything is hidden.
+    pub fn hides(&self) -> bool {
+        self.privacy.hides()
+    }
+
+    /// Hides everybody in frame number `frame`: all `detections` down to the detector's floor, all
+    /// `tracks`, and tracks that were seen in the last 30 frames.
+    pub fn hide(
+        &mut self,
+        image: &mut RgbImage,
+        frame: u64,
+        detections: impl IntoIterator<Item = BBox>,
+        tracks: impl IntoIterator<Item = Tracked>,
+    ) {
+        if !self.hides() {
+            return;
+        }
+        for track in tracks {
+            self.recent.insert(track.track_id, (frame, track));
+        }
+        self.recent
+            .retain(|_, (last, _)| frame.saturating_sub(*last) <= REMEMBERED_FRAMES);
+        while self.recent.len() > MAX_REMEMBERED {
+            let oldest = self.recent.iter().min_by_key(|(_, (last, _))| *last);
+            let Some(oldest) = oldest.map(|(id, _)| *id) else {
+                break;
+            };
+            self.recent.remove(&oldest);
+        }
+        let mut boxes: Vec<BBox> = detections.into_iter().collect();
+        for (last, track) in self.recent.values() {
+            boxes.push(track.bbox);
+            let missed = frame.saturating_sub(*last) as f32;
+            if missed > 0.0 {
+                let [dx, dy] = track.velocity.map(|speed| speed * missed);
+                let bbox = track.bbox;
+                boxes.push(BBox::from_xyxy(
+                    bbox.x1 + dx,
+                    bbox.y1 + dy,
+                    bbox.x2 + dx,
+                    bbox.y2 + dy,
+                ));
+            }
+        }
+        apply(image, boxes, self.privacy);
+    }
 }
 
 /// A rectangle of whole pixels within an image; right and bottom are exclusive, and no side is 0.

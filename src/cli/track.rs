@@ -14,6 +14,7 @@ use super::settings::read_settings;
 use super::snapshots::{Outputs, add_environment, add_weights, snapshots};
 use super::sources::{NamedSource, Opening, total_frames};
 use super::world;
+use crate::annotate::privacy::Privacy;
 use crate::config::Environment;
 use crate::pipeline::{
     self, Camera, CameraState, Control, Fingerprint, Interrupted, Networks, Options,
@@ -60,6 +61,15 @@ pub struct TrackArgs {
     /// Pictures with boxes and IDs: an MP4, a folder of JPEGs, or none
     #[arg(long, env = "MTMC_VIDEO", default_value = "mp4")]
     video: VideoOutput,
+
+    /// What is hidden of people in these pictures
+    #[arg(
+        long,
+        env = "MTMC_PRIVACY",
+        value_name = "WHAT",
+        default_value = "none"
+    )]
+    privacy: Privacy,
 
     /// Frames that the detector takes at once
     #[arg(long, env = "MTMC_BATCH", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -208,6 +218,7 @@ impl TrackArgs {
             ("--score-floor", self.score_floor.to_string()),
             ("--camera-motion", self.camera_motion.to_string()),
             ("tracker", format!("{trackers:?}")),
+            ("--privacy", format!("{:?}", self.privacy)),
         ];
         for (name, value) in settings {
             fingerprint.add(name, &value);
@@ -269,6 +280,7 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         tolerance: pipeline::tolerance(sources.iter().map(NamedSource::frame_rate)),
         sync,
         reconnect: args.sync.backoff(),
+        privacy: args.privacy,
     };
     let environment = match &file {
         Some(environment) => Some(environment.clone()),

@@ -13,6 +13,7 @@ use super::metrics::{CameraMetrics, PipelineMetrics};
 use super::snapshot::SavedCamera;
 use super::writer::{Done, Work, Writing};
 use super::{Options, PipelineError, TrackIdentity};
+use crate::annotate::privacy::Hider;
 use crate::reid::Embedded;
 use crate::sink::{Sink, SinkError, Written};
 use crate::source::Frame;
@@ -103,6 +104,7 @@ impl<'scope> Line<'scope> {
             name: equipment.name,
             classes: equipment.classes,
             report_threshold: options.report_threshold,
+            hider: Hider::new(options.privacy),
             metrics: metrics.clone(),
         };
         let writer = scope.spawn(move || writing.run(&results_out));

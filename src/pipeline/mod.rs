@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use mtmc_models::{DetectOptions, Detector, Embedder};
 
+use crate::annotate::privacy::Privacy;
 use crate::sink::{Sink, SinkError, WorldSink};
 use crate::source::{Backoff, Delays, FrameSource, Reopen};
 use crate::tracker::Tracker;
@@ -117,6 +118,8 @@ pub struct Options {
     pub sync: SyncMode,
     /// When sources that failed are tried again, and for how long.
     pub reconnect: Backoff,
+    /// What is hidden of people in the frames that sinks get. Networks see them as they came.
+    pub privacy: Privacy,
 }
 
 /// How a run is watched and stopped.

@@ -9,6 +9,7 @@ use mtmc_models::Detection;
 use super::TrackIdentity;
 use super::counts::Stage;
 use super::metrics::PipelineMetrics;
+use crate::annotate::privacy::{Hider, Tracked};
 use crate::sink::{FrameResult, Sink, SinkError, Written};
 use crate::source::Frame;
 use crate::tracker::Track;
@@ -39,6 +40,8 @@ pub(super) struct Writing {
     pub(super) classes: Vec<String>,
     /// Detections below this score are not reported.
     pub(super) report_threshold: f32,
+    /// Hides people from the sinks.
+    pub(super) hider: Hider,
     pub(super) metrics: Arc<PipelineMetrics>,
 }
 
@@ -76,6 +79,9 @@ impl Writing {
         if let Some(counters) = self.metrics.cameras().get(self.camera) {
             counters.results_waiting.lower();
         }
+        if self.hider.hides() {
+            hide(&mut self.hider, &mut done);
+        }
         done.detections.retain(|d| d.score >= self.report_threshold);
         let result = FrameResult {
             camera: self.camera,
@@ -105,4 +111,17 @@ impl Writing {
         }
         Ok(files)
     }
+}
+
+/// Hides everybody who was detected, however unsurely, or tracked. The file that the frame came from
+/// shows them: it goes no further.
+fn hide(hider: &mut Hider, done: &mut Done) {
+    let tracks = done.tracks.iter().map(|track| Tracked {
+        track_id: track.track_id,
+        bbox: track.bbox,
+        velocity: track.velocity,
+    });
+    let found = done.detections.iter().map(|detection| detection.bbox);
+    hider.hide(&mut done.frame.image, done.frame.number, found, tracks);
+    done.frame.jpeg = None;
 }

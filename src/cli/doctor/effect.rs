@@ -9,6 +9,7 @@ use mtmc_models::{DetectOptions, Detector as _, Embedder};
 
 use super::Findings;
 use super::networks::Loaded;
+use crate::annotate::privacy::Privacy;
 use crate::config::{Environment, Overrides};
 use crate::gallery::{CameraInput, Gallery, GallerySettings, Link, Observation, Topology};
 use crate::pipeline::{
@@ -180,6 +181,7 @@ fn track(
         tolerance: pipeline::tolerance([rate]),
         sync: SyncMode::Lossless,
         reconnect: Backoff::default(),
+        privacy: Privacy::None,
     };
     let metrics = Arc::new(PipelineMetrics::new([name]));
     let control = Control {

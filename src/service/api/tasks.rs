@@ -116,6 +116,11 @@ async fn start(
 
 async fn begin(app: SharedApp, kind: TaskKind, request: TaskRequest) -> Result<Response, Problem> {
     app.memory.admit()?;
+    if kind == TaskKind::Raw && app.settings.privacy.hides() {
+        // Nobody is looked for in raw frames, so nobody could be hidden.
+        let detail = "this service hides people, which raw tasks cannot: start a detection task";
+        return Err(Problem::conflict("privacy", detail));
+    }
     let environment = environment_of(&app, &request)?;
     let started = app.tasks.start(kind, request, environment).await;
     let task = started.map_err(|error| match error {

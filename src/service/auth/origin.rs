@@ -63,7 +63,8 @@ fn is_own_name(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    if name.eq_ignore_ascii_case("localhost") {
+    // Names without a dot are of this network; nobody outside can make them point here.
+    if !name.is_empty() && !name.contains(['.', ':']) {
         return true;
     }
     name.parse::<IpAddr>()
@@ -79,6 +80,7 @@ mod tests {
     fn names_of_this_machine_are_known() {
         for host in [
             "localhost",
+            "camera-pc:80",
             "LOCALHOST:8000",
             "127.0.0.1:1",
             "127.9.9.9",

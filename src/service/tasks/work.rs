@@ -235,6 +235,7 @@ impl Runner {
             tolerance: pipeline::tolerance(infos.filter_map(|info| info.frame_rate)),
             sync,
             reconnect: Backoff::default(),
+            privacy: self.settings.privacy,
         }
     }
 

@@ -163,6 +163,7 @@ impl Job<'_> {
             tolerance: pipeline::tolerance([rate]),
             sync: SyncMode::Lossless,
             reconnect: Backoff::default(),
+            privacy: self.settings.privacy,
         }
     }
 

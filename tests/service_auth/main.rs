@@ -1,0 +1,15 @@
+//! Who may do what, over real connections to a service in this process: keys, tokens, tickets, roles,
+//! limits, other sites' pages, TLS.
+
+#![allow(clippy::unwrap_used)]
+
+#[allow(dead_code)]
+#[path = "../http/mod.rs"]
+mod http;
+
+mod keys;
+mod limits;
+mod roles;
+mod server;
+mod tls;
+mod tokens;
