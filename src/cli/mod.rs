@@ -6,6 +6,7 @@ mod detect;
 mod doctor;
 mod eval;
 mod keys;
+mod keeping;
 mod live;
 mod models;
 mod operating;

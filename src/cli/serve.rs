@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 
+use super::keeping::KeepingArgs;
 use super::live::LiveArgs;
 use super::operating::{OperatingArgs, told_to_stop};
 use super::options::{DetectionArgs, ModelArgs, weights_path};
-use super::uploads::UploadArgs;
 use super::security::SecurityArgs;
+use super::uploads::UploadArgs;
 use super::world;
 use crate::config::{Environment, Overrides};
 use crate::service::catalog::Catalog;
@@ -76,6 +77,9 @@ pub struct ServeArgs {
     uploads: UploadArgs,
 
     #[command(flatten)]
+    keeping: KeepingArgs,
+
+    #[command(flatten)]
     live: LiveArgs,
 
     #[command(flatten)]
@@ -113,10 +117,15 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         uploads: args.uploads.settings(),
         ..ServiceSettings::default()
     };
+    args.keeping.apply(&mut settings);
     args.live.apply(&mut settings);
     operating.apply(&mut settings)?;
     args.security.apply(&mut settings)?;
-    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let scheme = if settings.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
     let (device, precision) = args.model.compute.names()?;
     let mut about = vec![network("detector", &args.model.weights)?];
     if let Some(weights) = &args.reid {

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum_server::Handle;
-use tracing::info;
+use tracing::{info, warn};
 
 use auth::Auth;
 use catalog::Catalog;
@@ -48,7 +48,7 @@ use settings::ServiceSettings;
 use tasks::Tasks;
 use uploads::Uploads;
 
-use crate::store::{Store, StoreSettings};
+use crate::store::{RetentionPolicy, Store, StoreSettings};
 
 /// All that requests share.
 pub struct App {
@@ -104,6 +104,7 @@ impl App {
         let tasks = Tasks::new(&settings, networks.clone(), store.clone());
         tasks.recover(&catalog).await?;
         let idempotency = Idempotency::default();
+        idempotency.attach(store.clone());
         let uploads = Uploads::new(&settings, networks.clone(), idempotency.clone())?;
         let auth = Arc::new(Auth::new(settings.auth.clone())?);
         auth.use_store(store.clone()).await?;
@@ -160,6 +161,7 @@ pub async fn serve(
         Probe::system(),
     ));
     app.uploads.start();
+    let retaining = tokio::spawn(retain(app.store.clone(), app.settings.retention));
     let handle = Handle::new();
     let stopped = app.clone();
     let ending = handle.clone();
@@ -173,6 +175,33 @@ pub async fn serve(
     let (router, _) = api::router(app.clone());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let permits = app.limits.connections.clone();
-    connections::serve(listener, tls, &app.settings.limits, permits, handle, service).await?;
+    let served = connections::serve(listener, tls, &app.settings.limits, permits, handle, service);
+    let served = served.await;
+    retaining.abort();
+    app.store.close().await?;
+    served?;
     Ok(())
+}
+
+/// Time between two times that the store is cleared of what is too old or too much.
+const RETAIN_EVERY: Duration = Duration::from_secs(10 * 60);
+
+/// Clears the store now and then.
+async fn retain(store: Store, policy: RetentionPolicy) {
+    loop {
+        let now_ms = messages::moment::now().as_millisecond();
+        match store.retain(&policy, now_ms).await {
+            Ok(gone) if gone.positions + gone.tasks + gone.people > 0 => {
+                info!(
+                    positions = gone.positions,
+                    tasks = gone.tasks,
+                    people = gone.people,
+                    "what was too old or too much was removed from the store"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "the store could not be cleared of what is too old"),
+        }
+        tokio::time::sleep(RETAIN_EVERY).await;
+    }
 }

@@ -12,6 +12,7 @@ use super::tls::TlsSettings;
 use super::uploads::UploadSettings;
 use crate::annotate::privacy::Privacy;
 use crate::config::Overrides;
+use crate::store::RetentionPolicy;
 
 /// How the service runs.
 #[derive(Debug, Clone)]
@@ -28,6 +29,9 @@ pub struct ServiceSettings {
     pub database: Option<String>,
     /// Whether a picture of each person is kept, for people who search. Default true.
     pub keep_crops: bool,
+    /// What of it goes, and when. Default: requests that must not be done twice after a day, nothing
+    /// else.
+    pub retention: RetentionPolicy,
     /// Most tasks that run at once. Default 2.
     pub max_running: usize,
     /// Most tasks that wait to run; beyond, a start is refused. Default 16.
@@ -81,6 +85,10 @@ impl Default for ServiceSettings {
             source_template: None,
             database: None,
             keep_crops: true,
+            retention: RetentionPolicy {
+                idempotency_ms: Some(24 * 60 * 60 * 1000),
+                ..RetentionPolicy::default()
+            },
             max_running: 2,
             max_queued: 16,
             batch: 4,

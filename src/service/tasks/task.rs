@@ -142,6 +142,8 @@ impl Task {
         {
             let mut state = task.state();
             state.created = known.created_at;
+            // Frames' times count from it.
+            state.started = known.started_at;
             state.progress = known.progress;
             state.current_step = "Waiting to go on".to_string();
         }
