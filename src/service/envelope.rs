@@ -41,12 +41,12 @@ const DOCS_PAGE: HeaderValue = HeaderValue::from_static(
 );
 
 /// Puts it around all routes.
-pub fn around(router: Router, app: &SharedApp) -> Router {
+pub fn around(router: Router, app: SharedApp) -> Router {
     let secret = [AUTHORIZATION, COOKIE, API_KEY];
     router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(cors(&app.settings.limits.cors_origins))
-        .layer(middleware::from_fn_with_state(app.clone(), headers))
+        .layer(middleware::from_fn_with_state(app, headers))
         .layer(SetSensitiveRequestHeadersLayer::new(secret))
         .layer(middleware::from_fn(identify))
 }
@@ -138,6 +138,23 @@ fn panicked(_panic: Box<dyn Any + Send>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
+    use tower::ServiceExt as _;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        async fn panics() -> Response {
+            panic!("the secret of this test")
+        }
+        let router: Router = Router::new().route("/", axum::routing::get(panics));
+        let router = router.layer(CatchPanicLayer::custom(panicked));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 500);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let body = axum::body::to_bytes(response.into_body(), 4096).await;
+        let text = String::from_utf8(body.unwrap().to_vec()).unwrap();
+        assert!(text.contains("internal-error") && !text.contains("secret"));
+    }
 
     #[test]
     fn ids_are_plain() {

@@ -38,7 +38,7 @@ fn now() -> i64 {
 }
 
 /// Claims that are all right, with some changed; null takes one away.
-fn claims(changes: Value) -> Value {
+fn claims(changes: &Value) -> Value {
     let mut claims = json!({
         "iss": ISSUER, "aud": "mtmc", "sub": "ada", "exp": now() + 600, "role": "viewer",
     });
@@ -109,7 +109,7 @@ fn signatures_of_openssl_are_understood() {
 #[test]
 fn tokens_that_are_not_right_are_refused() {
     let verifier = JwtVerifier::new(hs256()).unwrap();
-    let sign = |changes| signed(Algorithm::HS256, &claims(changes), SECRET.as_bytes());
+    let sign = |changes: Value| signed(Algorithm::HS256, &claims(&changes), SECRET.as_bytes());
     assert!(verifier.verify(&sign(json!({}))).is_ok());
     // Clocks may differ by 30 s.
     assert!(verifier.verify(&sign(json!({"exp": now() - 5}))).is_ok());
@@ -139,7 +139,7 @@ fn tokens_that_are_not_right_are_refused() {
 #[test]
 fn the_algorithm_is_not_the_tokens_choice() {
     let verifier = JwtVerifier::new(hs256()).unwrap();
-    let good = claims(json!({}));
+    let good = claims(&json!({}));
     for algorithm in [Algorithm::HS384, Algorithm::HS512] {
         let token = signed(algorithm, &good, SECRET.as_bytes());
         assert_eq!(
@@ -219,7 +219,7 @@ fn the_service_takes_tokens() {
     let mut service = ServiceSettings::default();
     service.auth.jwt = Some(hs256());
     let server = open(service);
-    let token = |changes| signed(Algorithm::HS256, &claims(changes), SECRET.as_bytes());
+    let token = |changes: Value| signed(Algorithm::HS256, &claims(&changes), SECRET.as_bytes());
     let path = "/api/v1/processing-tasks";
     assert_problem(&server.ask("", "GET", path, ""), 401, "unauthorized");
     let viewer = token(json!({}));

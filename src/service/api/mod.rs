@@ -54,7 +54,7 @@ pub fn router(app: SharedApp) -> (Router, OpenApi) {
             app.clone(),
             super::metrics::http::observe,
         ));
-    (super::envelope::around(router, &app), document)
+    (super::envelope::around(router, app), document)
 }
 
 /// The same operations exist for each kind of task: their IDs must differ.
