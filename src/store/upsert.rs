@@ -28,8 +28,14 @@ const TRACKS: Table = Table {
     columns: 8,
     conflict: " ON CONFLICT (task_id, camera_id, track_id) DO UPDATE SET \
                global_id = COALESCE(excluded.global_id, tracks.global_id), \
-               first_frame = excluded.first_frame, last_frame = excluded.last_frame, \
-               first_ms = excluded.first_ms, last_ms = excluded.last_ms",
+               first_frame = CASE WHEN excluded.first_frame < tracks.first_frame \
+                   THEN excluded.first_frame ELSE tracks.first_frame END, \
+               last_frame = CASE WHEN excluded.last_frame > tracks.last_frame \
+                   THEN excluded.last_frame ELSE tracks.last_frame END, \
+               first_ms = CASE WHEN excluded.first_ms < tracks.first_ms \
+                   THEN excluded.first_ms ELSE tracks.first_ms END, \
+               last_ms = CASE WHEN excluded.last_ms > tracks.last_ms \
+                   THEN excluded.last_ms ELSE tracks.last_ms END",
 };
 
 const POSITIONS: Table = Table {
@@ -51,16 +57,22 @@ const POSITIONS_BY_TIME: Table = Table {
     ..POSITIONS
 };
 
+/// Of cameras that see a person at one moment the one whose name comes first counts, whichever is
+/// written first.
 const PEOPLE: Table = Table {
     insert: "INSERT INTO people (global_id, task_id, environment_id, first_ms, last_ms, \
              first_camera, last_camera, model, vector, crop, crop_quality, merged_into) VALUES ",
     columns: 12,
     conflict: " ON CONFLICT (global_id) DO UPDATE SET \
                first_camera = CASE WHEN excluded.first_ms < people.first_ms \
+                   OR (excluded.first_ms = people.first_ms \
+                       AND excluded.first_camera < people.first_camera) \
                    THEN excluded.first_camera ELSE people.first_camera END, \
                first_ms = CASE WHEN excluded.first_ms < people.first_ms \
                    THEN excluded.first_ms ELSE people.first_ms END, \
-               last_camera = CASE WHEN excluded.last_ms >= people.last_ms \
+               last_camera = CASE WHEN excluded.last_ms > people.last_ms \
+                   OR (excluded.last_ms = people.last_ms \
+                       AND excluded.last_camera < people.last_camera) \
                    THEN excluded.last_camera ELSE people.last_camera END, \
                last_ms = CASE WHEN excluded.last_ms >= people.last_ms \
                    THEN excluded.last_ms ELSE people.last_ms END, \

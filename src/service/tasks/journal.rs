@@ -29,6 +29,13 @@ impl Journal {
         &self.writer
     }
 
+    /// Waits, within bounds, until everything that was queued is durable.
+    pub fn flush(&self) {
+        if let Err(error) = self.runtime.block_on(self.writer.flush()) {
+            warn!(%error, "results wait to be stored: those of a crash now would be missing");
+        }
+    }
+
     /// Stores a task as it is now, behind all results that were written before.
     pub fn put(&self, task: &Task) {
         let written = self.runtime.block_on(async {

@@ -12,11 +12,13 @@ use crate::gallery::IdentityEvent;
 use crate::handoff::HandoffEvent;
 use crate::pipeline::{TrackIdentity, WorldEvent};
 use crate::reid::crop_quality;
-use crate::sink::{FrameResult, Sink, SinkError, StepOutcome, WorldSink, jpeg_bytes};
+use crate::sink::{FrameResult, Sink, SinkError, StepOutcome, WorldSink, Written, jpeg_bytes};
 use crate::store::{
-    HandoffRecord, HandoffState, PersonRecord, PositionRecord, Record, TrackRecord, Writer,
+    HandoffRecord, HandoffState, PersonRecord, PositionRecord, Record, TrackRecord,
 };
 use crate::tracker::Track;
+
+use super::journal::Journal;
 
 /// Frames after which a track's and a person's last sighting is stored anew; positions tell it in
 /// the meantime.
@@ -55,7 +57,7 @@ impl Origin {
 /// Stores what one camera sees.
 pub struct KeepFrames {
     origin: Origin,
-    writer: Writer,
+    journal: Arc<Journal>,
     camera_id: Arc<str>,
     /// Added to frames' times to get the environment's, in seconds.
     start_offset: f64,
@@ -87,10 +89,10 @@ struct Known {
 
 impl KeepFrames {
     /// For a camera.
-    pub fn new(origin: Origin, writer: Writer, camera_id: &str, start_offset: f64) -> Self {
+    pub fn new(origin: Origin, journal: Arc<Journal>, camera_id: &str, start_offset: f64) -> Self {
         Self {
             origin,
-            writer,
+            journal,
             camera_id: Arc::from(camera_id),
             start_offset,
             tracks: BTreeMap::new(),
@@ -186,7 +188,40 @@ impl KeepFrames {
         if crop.is_some() {
             known.crop_quality = seen.quality;
         }
+        let known = *known;
         Some(Record::Person(PersonRecord {
+            model: vector.as_ref().map(|_| self.origin.model.to_string()),
+            vector: vector.map(|vector| vector.as_slice().to_vec()),
+            crop_quality: crop.as_ref().map(|_| seen.quality),
+            crop,
+            ..self.person_row(global_id, &known)
+        }))
+    }
+
+    /// How far tracks and people went since they were stored.
+    fn news(&mut self) -> Vec<Record> {
+        let mut rows = Vec::new();
+        for (&track, followed) in &self.tracks {
+            if followed.stored < followed.last.0 {
+                rows.push(self.track_row(track, followed));
+            }
+        }
+        for (&global_id, known) in &self.people {
+            if known.stored < known.last_frame {
+                rows.push(Record::Person(self.person_row(global_id, known)));
+            }
+        }
+        for followed in self.tracks.values_mut() {
+            followed.stored = followed.last.0;
+        }
+        for known in self.people.values_mut() {
+            known.stored = known.last_frame;
+        }
+        rows
+    }
+
+    fn person_row(&self, global_id: u64, known: &Known) -> PersonRecord {
+        PersonRecord {
             global_id: number(global_id),
             task_id: self.origin.task_id,
             environment_id: self.origin.environment_id.to_string(),
@@ -194,12 +229,12 @@ impl KeepFrames {
             last_ms: known.last_ms,
             first_camera: self.camera_id.to_string(),
             last_camera: self.camera_id.to_string(),
-            model: vector.as_ref().map(|_| self.origin.model.to_string()),
-            vector: vector.map(|vector| vector.as_slice().to_vec()),
-            crop_quality: crop.as_ref().map(|_| seen.quality),
-            crop,
+            model: None,
+            vector: None,
+            crop: None,
+            crop_quality: None,
             merged_into: None,
-        }))
+        }
     }
 
     /// Keeps what it remembers within bounds; a track that goes is stored as far as it went.
@@ -267,14 +302,22 @@ impl Sink for KeepFrames {
         }
         rows.extend(self.forget());
         // What finds no room is counted there; a task goes on without it.
-        self.writer.push_blocking(rows);
+        self.journal.writer().push_blocking(rows);
         Ok(())
     }
 
-    fn finish(self: Box<Self>) -> Result<(), SinkError> {
-        let rows = self.tracks.iter();
-        let rows = rows.map(|(&track, followed)| self.track_row(track, followed));
-        self.writer.push_blocking(rows.collect());
+    /// What a snapshot stands on must be in the store, as a run that is resumed does not find it
+    /// again.
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        let news = self.news();
+        self.journal.writer().push_blocking(news);
+        self.journal.flush();
+        Ok(None)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), SinkError> {
+        let news = self.news();
+        self.journal.writer().push_blocking(news);
         Ok(())
     }
 }
@@ -301,16 +344,16 @@ fn picture(image: &RgbImage, bbox: &BBox, quality: u8) -> Option<Vec<u8>> {
 /// Stores what happens between cameras.
 pub struct KeepWorld {
     origin: Origin,
-    writer: Writer,
+    journal: Arc<Journal>,
     camera_ids: Vec<String>,
 }
 
 impl KeepWorld {
     /// For cameras in the order of the run.
-    pub fn new(origin: Origin, writer: Writer, camera_ids: Vec<String>) -> Self {
+    pub fn new(origin: Origin, journal: Arc<Journal>, camera_ids: Vec<String>) -> Self {
         Self {
             origin,
-            writer,
+            journal,
             camera_ids,
         }
     }
@@ -419,9 +462,14 @@ impl WorldSink for KeepWorld {
         let rows = outcome.events.iter().filter_map(|event| self.row(event));
         let rows: Vec<Record> = rows.collect();
         if !rows.is_empty() {
-            self.writer.push_blocking(rows);
+            self.journal.writer().push_blocking(rows);
         }
         Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<Option<Written>, SinkError> {
+        self.journal.flush();
+        Ok(None)
     }
 
     fn finish(self: Box<Self>) -> Result<(), SinkError> {
