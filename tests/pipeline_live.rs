@@ -247,6 +247,7 @@ impl Run {
                     snapshots: None,
                     metrics,
                     throttle: Arc::default(),
+                    erasures: Arc::default(),
                     stop: &stop,
                     progress: &|_| {},
                 };
@@ -566,6 +567,7 @@ fn counters_of_other_cameras_are_refused() {
         snapshots: None,
         metrics,
         throttle: Arc::default(),
+        erasures: Arc::default(),
         stop: &run.stop,
         progress: &|_| {},
     };

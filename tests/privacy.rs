@@ -300,6 +300,7 @@ fn run(privacy: Privacy) -> (Vec<(RgbImage, bool, usize)>, Vec<RgbImage>) {
         snapshots: None,
         metrics: Arc::new(PipelineMetrics::new(["hall"])),
         throttle: Arc::default(),
+        erasures: Arc::default(),
         stop: &AtomicBool::new(false),
         progress: &|_| {},
     };

@@ -344,6 +344,7 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         snapshots,
         metrics: metrics.clone(),
         throttle: Arc::default(),
+        erasures: Arc::default(),
         stop: &stop,
         progress: &told,
     };

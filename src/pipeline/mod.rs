@@ -14,6 +14,7 @@
 
 mod build;
 mod counts;
+mod erasures;
 mod histogram;
 mod ids;
 mod inbox;
@@ -52,10 +53,11 @@ pub use counts::{
     Associations, CameraSnapshot, CameraState, DroppedFrames, GallerySizes, Handoffs,
     MetricsSnapshot, Performance, Stage, Waiting,
 };
+pub use erasures::{Erasing, Erasures};
 pub use histogram::{BUCKETS_MS, HistogramSnapshot};
 pub use metrics::PipelineMetrics;
 pub use replay::{RecordedCamera, Recording, ReplayError, ReplayOptions, replay};
-pub use snapshot::{Fingerprint, SnapshotError, Snapshots};
+pub use snapshot::{Fingerprint, SnapshotError, Snapshots, forget_saved};
 pub use stepping::SyncMode;
 pub use summary::{CameraSummary, Skipped, Stages, Summary};
 pub use throttle::Throttle;
@@ -131,6 +133,8 @@ pub struct Control<'a> {
     pub metrics: Arc<PipelineMetrics>,
     /// Makes the run take less at once while it is on.
     pub throttle: Arc<Throttle>,
+    /// People who are to be erased from the run while it is under way.
+    pub erasures: Arc<Erasures>,
     /// Raised to stop the run.
     pub stop: &'a AtomicBool,
     /// Hears the number of frames done so far, after each batch and several times a second while no
@@ -198,6 +202,7 @@ pub fn run(
         mut snapshots,
         metrics,
         throttle,
+        erasures,
         stop,
         progress,
     } = control;
@@ -205,6 +210,7 @@ pub fn run(
     if expected != found {
         return Err(PipelineError::Metrics { expected, found });
     }
+    let _running = erasures.begin();
     let start = resume(&mut shared, snapshots.as_mut(), &metrics);
     let mut states = start.cameras.into_iter();
     let (inbox, began) = (inbox(options, &metrics, &throttle), Instant::now());
@@ -231,6 +237,7 @@ pub fn run(
             snapshots,
             metrics: metrics.clone(),
             throttle,
+            erasures: erasures.clone(),
             stop,
             progress,
             number: start.step,

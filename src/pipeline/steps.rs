@@ -9,15 +9,16 @@ use mtmc_models::{BBox, Detection, Embedder};
 use rayon::prelude::*;
 
 use super::counts::Stage;
+use super::erasures::Erasures;
 use super::inbox::Inbox;
 use super::line::{Context, Line, Motion, SecondsBefore, Tracked};
 use super::metrics::PipelineMetrics;
-use super::snapshot::{Snapshot, Snapshots};
+use super::snapshot::{self, Snapshot, Snapshots};
 use super::stepping::{Next, Stepping};
 use super::throttle::Throttle;
-use super::{Networks, Options, PipelineError, Shared, TrackedFrame, world};
+use super::{Networks, Options, PipelineError, Shared, TrackedFrame, World, world};
 use crate::reid::{self, Request};
-use crate::sink::StepOutcome;
+use crate::sink::{StepOutcome, Written};
 use crate::source::Frame;
 
 /// A run at work.
@@ -31,6 +32,7 @@ pub(super) struct Steps<'scope, 'a> {
     pub(super) snapshots: Option<Snapshots>,
     pub(super) metrics: Arc<PipelineMetrics>,
     pub(super) throttle: Arc<Throttle>,
+    pub(super) erasures: Arc<Erasures>,
     pub(super) stop: &'a AtomicBool,
     pub(super) progress: &'a dyn Fn(u64),
     /// Time steps so far.
@@ -83,6 +85,9 @@ impl Steps<'_, '_> {
     /// Goes through the cameras' time steps, batch after batch.
     pub(super) fn run(&mut self) -> Result<Ended, PipelineError> {
         loop {
+            if !self.erase()? {
+                return Ok(Ended::Done);
+            }
             // What was taken out of the queues for a batch that is cut short is not done: a further
             // run reads it again.
             let Some(batch) = self.next_batch() else {
@@ -227,6 +232,8 @@ impl Steps<'_, '_> {
                     if in_vain {
                         drop(state);
                         (self.progress)(self.metrics.frames());
+                        // What it cannot do now, it cannot do after the batch either, and is told then.
+                        let _ = self.erase();
                         state = inbox.lock();
                     }
                 }
@@ -234,42 +241,74 @@ impl Steps<'_, '_> {
         }
     }
 
-    /// Takes a snapshot if one is due, or if it is the `last` chance. False when a writer is gone.
-    ///
-    /// All files are made safe first, so that none is shorter than the snapshot says.
-    fn snapshot(&mut self, last: bool) -> Result<bool, PipelineError> {
-        let frames = self.metrics.frames();
-        let Some(snapshots) = &mut self.snapshots else {
+    /// Erases whom it was asked to: from the world, the trackers and the snapshots. When it returns,
+    /// all that was found before is with the sinks. False when a writer is gone.
+    fn erase(&mut self) -> Result<bool, PipelineError> {
+        let Some(taken) = self.erasures.take() else {
             return Ok(true);
         };
-        if !snapshots.is_due(frames, last) {
+        if let Some(shared) = &mut self.shared {
+            let trackers = self.lines.iter_mut().map(|line| &mut line.tracker);
+            snapshot::forget(&mut shared.world, &taken.ids, trackers);
+        }
+        let Some(files) = self.checkpoint()? else {
+            return Ok(false);
+        };
+        if let Some(mut snapshots) = self.snapshots.take() {
+            snapshots.replace(self.state(files));
+            self.snapshots = Some(snapshots);
+        }
+        self.erasures.settle(&taken);
+        Ok(true)
+    }
+
+    /// Takes a snapshot if one is due, or if it is the `last` chance. False when a writer is gone.
+    fn snapshot(&mut self, last: bool) -> Result<bool, PipelineError> {
+        let frames = self.metrics.frames();
+        let due = |snapshots: &Snapshots| snapshots.is_due(frames, last);
+        if !self.snapshots.as_ref().is_some_and(due) {
             return Ok(true);
         }
+        let Some(files) = self.checkpoint()? else {
+            return Ok(false);
+        };
+        if let Some(mut snapshots) = self.snapshots.take() {
+            snapshots.write(self.state(files));
+            self.snapshots = Some(snapshots);
+        }
+        Ok(true)
+    }
+
+    /// Has all files made safe, so that none is shorter than a snapshot says, and tells how much of
+    /// each there is. `None` when a writer is gone.
+    fn checkpoint(&mut self) -> Result<Option<Vec<Written>>, PipelineError> {
         let answers: Vec<_> = self.lines.iter().map(Line::checkpoint).collect();
         let mut files = Vec::new();
-        let mut cameras = Vec::with_capacity(self.lines.len());
-        for (line, answer) in self.lines.iter().zip(answers) {
+        for answer in answers {
             let Some(written) = answer.and_then(|answer| answer.recv().ok()) else {
-                return Ok(false);
+                return Ok(None);
             };
             files.extend(written);
-            cameras.push(line.state());
         }
         if let Some(shared) = &mut self.shared {
             for sink in &mut shared.sinks {
                 files.extend(sink.checkpoint()?);
             }
         }
-        snapshots.write(Snapshot {
+        Ok(Some(files))
+    }
+
+    /// All that a further run needs, right after a checkpoint.
+    fn state(&self, files: Vec<Written>) -> Snapshot<&World> {
+        Snapshot {
             step: self.number,
             elapsed: self.clock.elapsed(),
-            cameras,
+            cameras: self.lines.iter().map(Line::state).collect(),
             // The writers have nothing to do now: what they count is of the same frames.
             metrics: self.metrics.snapshot(),
             world: self.shared.as_ref().map(|shared| &shared.world),
             files,
-        });
-        Ok(true)
+        }
     }
 }
 

@@ -181,6 +181,12 @@ impl World {
         self.gallery.forget(global_id)
     }
 
+    /// Whether a track shows somebody with an identity.
+    pub(super) fn knows(&self, camera: usize, track_id: u64) -> bool {
+        let person = self.gallery.person_of(TrackKey { camera, track_id });
+        person.is_some_and(|person| person.global_id.is_some())
+    }
+
     /// Advances to `time`, in seconds, with what the cameras' trackers report.
     ///
     /// # Errors

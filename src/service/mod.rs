@@ -19,6 +19,7 @@ pub mod memory;
 pub mod messages;
 pub mod metrics;
 pub mod networks;
+pub mod people;
 pub mod problem;
 pub mod settings;
 pub mod tasks;

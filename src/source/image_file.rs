@@ -61,7 +61,7 @@ fn is_png(bytes: &[u8]) -> bool {
 }
 
 /// Decodes the bytes of a JPEG or PNG file, or says what is wrong with them.
-pub(super) fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
+pub(crate) fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
     if is_jpeg(bytes) {
         return decode_jpeg(bytes);
     }

@@ -40,6 +40,7 @@ use container::Container;
 pub use error::SourceError;
 pub use ffmpeg::FfmpegSource;
 pub use folder::FolderSource;
+pub(crate) use image_file::decode_image;
 pub use image_file::read_image;
 pub use mp4::Mp4Source;
 pub use paced::PacedSource;

@@ -113,7 +113,10 @@ impl Store {
 
     /// All identities that are one person with this one, the one that stays first; just the given one
     /// if nothing is known of it.
-    pub(super) async fn identities(&self, global_id: i64) -> Result<Vec<i64>, StoreError> {
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn identities(&self, global_id: i64) -> Result<Vec<i64>, StoreError> {
         let doing = "read merged people";
         let mut root = global_id;
         let mut passed = BTreeSet::from([root]);

@@ -210,6 +210,10 @@ impl Tracker for BotSort {
         }
     }
 
+    fn forget_looks(&mut self, keeps: &dyn Fn(u64) -> bool) {
+        self.tracks.forget_looks(keeps);
+    }
+
     fn save(&self) -> TrackerState {
         TrackerState::BotSort(self.clone())
     }

@@ -218,6 +218,15 @@ impl<F: BoxFilter> Byte<F> {
         all.map(|track| &mut track.filter)
     }
 
+    /// Erases the looks of all tracks but those that `keeps` says.
+    pub fn forget_looks(&mut self, keeps: impl Fn(u64) -> bool) {
+        for track in self.tracked.iter_mut().chain(&mut self.lost) {
+            if !keeps(track.id) {
+                track.looks.forget();
+            }
+        }
+    }
+
     /// Matches the frame's detections with the tracks where they are now, and returns the tracks
     /// that were seen.
     pub fn associate(&mut self, rules: &Rules, frame: &FrameDetections) -> Vec<Track> {

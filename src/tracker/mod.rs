@@ -86,6 +86,9 @@ pub trait Tracker: Send {
         Needs::default()
     }
 
+    /// Erases how tracks look, but of those that `keeps` says; where they are stays.
+    fn forget_looks(&mut self, _keeps: &dyn Fn(u64) -> bool) {}
+
     /// All that the tracker remembers: [`TrackerState::restore`] gives one that goes on alike.
     fn save(&self) -> TrackerState;
 }

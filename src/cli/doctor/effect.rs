@@ -188,6 +188,7 @@ fn track(
         snapshots: None,
         metrics: metrics.clone(),
         throttle: Arc::default(),
+        erasures: Arc::default(),
         stop: &AtomicBool::new(false),
         progress: &|_| {},
     };

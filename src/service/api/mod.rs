@@ -1,10 +1,12 @@
 //! The interface over HTTP: one file an area, each with its part of the OpenAPI document.
 
+mod counts;
 mod environments;
 pub mod health;
 mod inference;
 mod keys;
 mod outputs;
+mod people;
 pub mod tasks;
 
 use axum::extract::DefaultBodyLimit;
@@ -35,6 +37,8 @@ pub fn router(app: SharedApp) -> (Router, OpenApi) {
         .merge(inference::routes())
         .merge(outputs::routes())
         .merge(keys::routes())
+        .merge(people::routes())
+        .merge(counts::routes())
         .merge(super::live::routes());
     let (router, document) = routes.with_state(app.clone()).split_for_parts();
     let router = router

@@ -182,6 +182,19 @@ impl Hub {
         self.end(End::Suspended);
     }
 
+    /// Drops all messages that may name people; states at the end stay. Whoever would go on from before
+    /// is told that they are gone.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        let stay = state.ring.iter().rev();
+        let stay = stay
+            .take_while(|message| message.kind == Kind::Status)
+            .count();
+        while state.ring.len() > stay {
+            state.drop_oldest();
+        }
+    }
+
     fn end(&self, end: End) {
         let mut state = self.state();
         state.closed.get_or_insert(end);
@@ -266,14 +279,18 @@ impl State {
         }
     }
 
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.ring.pop_front() {
+            self.text_bytes -= oldest.text_weight();
+            self.picture_bytes -= oldest.picture_weight();
+            self.bare = self.bare.saturating_sub(1);
+        }
+    }
+
     /// Lets the oldest go, and pictures of the oldest; the latest stays, however large.
     fn trim(&mut self, messages: usize, bytes: usize) {
         while self.ring.len() > 1 && (self.ring.len() > messages || self.text_bytes > bytes / 2) {
-            if let Some(oldest) = self.ring.pop_front() {
-                self.text_bytes -= oldest.text_weight();
-                self.picture_bytes -= oldest.picture_weight();
-                self.bare = self.bare.saturating_sub(1);
-            }
+            self.drop_oldest();
         }
         while self.text_bytes + self.picture_bytes > bytes && self.bare + 1 < self.ring.len() {
             let oldest = &mut self.ring[self.bare];

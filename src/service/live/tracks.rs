@@ -100,6 +100,15 @@ impl TrackMemory {
     fn identify(&mut self, identity: &TrackIdentity) {
         if identity.global_id != self.global_id {
             self.similarity = None;
+            if self.global_id.is_some() {
+                // Somebody else, or nobody since the person was erased: the looks were that person's.
+                self.vector = None;
+            }
+            if identity.global_id.is_none() {
+                let now = self.trajectory.pop_back();
+                self.trajectory.clear();
+                self.trajectory.extend(now);
+            }
         }
         self.global_id = identity.global_id;
         if let Some(vector) = &identity.vector {

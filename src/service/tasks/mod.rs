@@ -24,7 +24,7 @@ use super::messages::TaskStatus;
 use super::networks::ServiceNetworks;
 use super::settings::ServiceSettings;
 use crate::config::Environment;
-use crate::store::{Page, Store, StoreError, TaskFilter, TaskRecord};
+use crate::store::{Page, Store, StoreError, TaskFilter, TaskRecord, global_ids};
 use journal::Journal;
 
 pub use task::{Task, TaskDetails};
@@ -101,6 +101,17 @@ pub enum StartError {
     /// The task could not be stored, so it was not accepted.
     #[error("the task could not be stored: {0}")]
     Store(#[from] StoreError),
+}
+
+/// Why a person could not be erased from a task.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// It is busy with something else.
+    #[error("task {0} has not got to erasing the person yet: try again")]
+    Late(Uuid),
+    /// A file cannot be read or written.
+    #[error("the saved state of task {0} cannot be rewritten now: try again")]
+    Snapshot(Uuid),
 }
 
 /// What the removal of an environment's tasks removed.
@@ -305,6 +316,39 @@ impl Tasks {
             state.tasks.remove(&task.id);
         }
         Ok(report)
+    }
+
+    /// Erases people from tasks that may know them: their memory, their snapshots and their latest
+    /// messages; from how many. `owner` is the task that saw them, which may have ended long ago.
+    ///
+    /// # Errors
+    /// A task does not get to it in time, or a snapshot cannot be rewritten.
+    pub async fn forget(&self, ids: &[i64], owner: Option<Uuid>) -> Result<u64, ForgetError> {
+        let mut tasks = 0;
+        for task in self.at_hand() {
+            let range = global_ids(task.number);
+            let mine: Vec<u64> = ids
+                .iter()
+                .filter(|id| range.contains(id))
+                .filter_map(|id| u64::try_from(*id).ok())
+                .collect();
+            if mine.is_empty() {
+                continue;
+            }
+            if !task.status().is_final() {
+                let (inner, working) = (self.inner.clone(), task.clone());
+                let work = move || inner.runner.forget(&working, &mine);
+                let done = tokio::task::spawn_blocking(work).await;
+                done.map_err(|_| ForgetError::Late(task.id))??;
+            }
+            task.hub.forget();
+            tasks += 1;
+        }
+        if let Some(id) = owner.filter(|id| self.get(*id).is_none()) {
+            // Nobody goes on from what it left.
+            self.inner.runner.remove_files(id);
+        }
+        Ok(tasks)
     }
 
     /// Tasks of an environment, of whatever process.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{TaskKind, TaskRequest};
 use crate::config::Environment;
+use crate::pipeline::Erasures;
 use crate::service::live::Hub;
 use crate::service::messages::{CameraProgress, StatusUpdate, TaskStatus};
 
@@ -32,6 +33,8 @@ pub struct Task {
     pub environment: Arc<Environment>,
     /// Its messages.
     pub hub: Arc<Hub>,
+    /// People who are to be erased from it.
+    pub erasures: Arc<Erasures>,
     /// Whether it goes on from a snapshot of an earlier process.
     pub resumed: bool,
     stop: AtomicBool,
@@ -121,6 +124,7 @@ impl Task {
             request,
             environment,
             hub: Arc::new(Hub::new(id, 1)),
+            erasures: Arc::default(),
             resumed: false,
             stop: AtomicBool::new(false),
             suspended: AtomicBool::new(false),

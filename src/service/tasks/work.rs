@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use mtmc_models::{DetectOptions, Detector};
@@ -12,10 +13,10 @@ use uuid::Uuid;
 use super::journal::Journal;
 use super::keep::{KeepFrames, KeepWorld, Origin};
 use super::task::Task;
-use super::{TaskKind, record};
+use super::{ForgetError, TaskKind, record};
 use crate::pipeline::{
-    self, BuiltWorld, Camera, CameraSnapshot, CameraState, Control, Fingerprint, Networks, Options,
-    PipelineMetrics, Shared, Snapshots, Summary, SyncMode, World,
+    self, BuiltWorld, Camera, CameraSnapshot, CameraState, Control, Erasing, Fingerprint, Networks,
+    Options, PipelineMetrics, Shared, Snapshots, Summary, SyncMode, World, forget_saved,
 };
 use crate::service::catalog::Catalog;
 use crate::service::live::{CameraFacts, Feed, patience};
@@ -29,11 +30,14 @@ use crate::store::{TaskRecord, global_ids};
 /// Time between two times that a task's progress is stored, in milliseconds.
 const STORE_EVERY_MS: i64 = 1_000;
 
+/// How long a running task may take to erase a person: a batch or two, and a snapshot.
+const FORGET_WITHIN: Duration = Duration::from_secs(20);
+
 /// Runs tasks.
 pub struct Runner {
     settings: ServiceSettings,
     networks: Arc<ServiceNetworks>,
-    journal: Journal,
+    journal: Arc<Journal>,
 }
 
 impl std::fmt::Debug for Runner {
@@ -58,7 +62,7 @@ impl Runner {
         Self {
             settings,
             networks,
-            journal,
+            journal: Arc::new(journal),
         }
     }
 
@@ -127,6 +131,35 @@ impl Runner {
         ))
     }
 
+    /// Erases people from a task that has not ended, also from its snapshots. To be called where one
+    /// may block.
+    ///
+    /// # Errors
+    /// It does not get to it in time, or its snapshots cannot be rewritten.
+    pub fn forget(&self, task: &Task, ids: &[u64]) -> Result<(), ForgetError> {
+        match task.erasures.erase(ids, FORGET_WITHIN) {
+            Erasing::Done => return Ok(()),
+            Erasing::Late => return Err(ForgetError::Late(task.id)),
+            Erasing::Idle => {}
+        }
+        let folder = self.folder(task.id);
+        let rewritten = task.erasures.while_idle(|| forget_saved(&folder, ids));
+        match rewritten {
+            Some(Ok(_)) => Ok(()),
+            // It ended just now, and its folder with it.
+            Some(Err(_)) if !folder.exists() => Ok(()),
+            Some(Err(error)) => {
+                warn!(task_id = %task.id, %error, "a person could not be erased from a snapshot");
+                Err(ForgetError::Snapshot(task.id))
+            }
+            // It began just now, and goes on from what was not rewritten.
+            None => match task.erasures.erase(&[], FORGET_WITHIN) {
+                Erasing::Done => Ok(()),
+                _ => Err(ForgetError::Late(task.id)),
+            },
+        }
+    }
+
     /// Removes what a task keeps while it runs; how many files there were.
     pub fn remove_files(&self, id: Uuid) -> u64 {
         let folder = self.folder(id);
@@ -177,7 +210,7 @@ impl Runner {
             .cameras
             .iter()
             .map(|camera| camera.id.clone());
-        let kept = KeepWorld::new(origin, self.journal.writer().clone(), names.collect());
+        let kept = KeepWorld::new(origin, self.journal.clone(), names.collect());
         let shared = Shared {
             world: built.world,
             sinks: vec![feed.world_sink(), Box::new(kept)],
@@ -207,6 +240,7 @@ impl Runner {
             snapshots,
             metrics: metrics.clone(),
             throttle: self.settings.watch.throttle.clone(),
+            erasures: task.erasures.clone(),
             stop: task.stop_flag(),
             progress: &progress,
         };
@@ -333,7 +367,7 @@ impl Runner {
             let facts = CameraFacts::of_camera(&task.environment, index, rate, built);
             let kept = KeepFrames::new(
                 origin.clone(),
-                self.journal.writer().clone(),
+                self.journal.clone(),
                 &camera.id,
                 camera.start_offset,
             );

@@ -136,6 +136,7 @@ impl Job<'_> {
             snapshots: None,
             metrics,
             throttle: self.settings.watch.throttle.clone(),
+            erasures: Arc::default(),
             stop: self.stop,
             progress: &progress,
         };

@@ -30,6 +30,11 @@ impl Looks {
         (!self.mean.is_empty()).then_some(self.mean.len())
     }
 
+    /// As before the first embedding; what was counted stays.
+    pub fn forget(&mut self) {
+        self.mean = Vec::new();
+    }
+
     /// Takes an embedding in: `keep` of the old mean and the rest of it, brought to length 1.
     pub fn take(&mut self, embedding: &Embedding, keep: f64) {
         self.counts.embeddings += 1;
