@@ -12,6 +12,8 @@
 //! | … | the content: [`Stored`] as MessagePack with the fields' names, floating-point numbers exact |
 //! | 32 | SHA-256 of all before |
 
+mod forget;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
@@ -22,10 +24,13 @@ use mtmc_models::BBox;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub(super) use forget::forget;
+pub use forget::forget_saved;
+
 use super::ids::IdSet;
 use super::{MetricsSnapshot, World};
 use crate::sink::Written;
-use crate::tracker::{Tracker, TrackerState};
+use crate::tracker::TrackerState;
 
 /// Version of the layout and of what the content holds.
 pub const VERSION: u32 = 2;
@@ -334,71 +339,6 @@ impl Snapshots {
             let _ = folder.sync_all();
         }
         Ok(())
-    }
-}
-
-/// Erases people from the snapshots of a run that is not under way. The newest that is whole stays,
-/// without them; older ones and what cannot be read go. Whether one is left.
-///
-/// # Errors
-/// A file cannot be read or written.
-pub fn forget_saved(folder: &Path, ids: &[u64]) -> Result<bool, SnapshotError> {
-    let mut snapshots = Snapshots::new(folder, 0, Fingerprint::default(), |_| {});
-    snapshots.rotate = false;
-    for (index, name) in NAMES.iter().enumerate() {
-        let path = folder.join(name);
-        let stored = match read(&path) {
-            Ok(Found::Whole(stored)) => stored,
-            // Nobody can tell who is in what cannot be read.
-            Ok(Found::Damaged(_) | Found::Nothing) | Err(SnapshotError::Version { .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        let Stored {
-            fingerprint,
-            mut snapshot,
-        } = *stored;
-        let mut trackers: Vec<_> = snapshot
-            .cameras
-            .iter()
-            .map(|camera| camera.tracker.clone().restore())
-            .collect();
-        if let Some(world) = &mut snapshot.world {
-            forget(world, ids, trackers.iter_mut());
-        }
-        for (camera, tracker) in snapshot.cameras.iter_mut().zip(&trackers) {
-            camera.tracker = tracker.save();
-        }
-        let bytes = encode(&Stored {
-            fingerprint,
-            snapshot,
-        });
-        let stored = bytes.and_then(|bytes| snapshots.store(&bytes));
-        stored.map_err(|source| SnapshotError::Io { path, source })?;
-        // It lies in the newest one's place now, whichever it was.
-        let rest = if index == 0 {
-            &NAMES[1..]
-        } else {
-            &NAMES[index..]
-        };
-        snapshots.remove_files(rest);
-        return Ok(true);
-    }
-    snapshots.remove();
-    Ok(false)
-}
-
-/// Erases people from a world and from its cameras' trackers, which keep only the looks of those who
-/// are still known.
-pub(super) fn forget<'a>(
-    world: &mut World,
-    ids: &[u64],
-    trackers: impl Iterator<Item = &'a mut Box<dyn Tracker>>,
-) {
-    for id in ids {
-        world.forget(*id);
-    }
-    for (camera, tracker) in trackers.enumerate() {
-        tracker.forget_looks(&|track_id| world.knows(camera, track_id));
     }
 }
 
