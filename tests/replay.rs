@@ -10,9 +10,6 @@ use mtmc::eval::across::{Across, Camera};
 use mtmc::eval::clear::Rules;
 use mtmc::eval::mot::{Benchmark, Boxes};
 
-/// Cosine between the simulator's likenesses of one person in two cameras and of two people in one.
-const SETTINGS: &str = "[association]\nsimilarity_threshold = 0.6\nlost_steps = 1000\n";
-
 fn mtmc(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mtmc"));
     command.args(arguments);
@@ -37,10 +34,6 @@ fn simulate(folder: &Path, layout: &str, preset: &str) {
     arguments.extend(["--set", "looks.dim=128", "--quiet", "--out", out]);
     let output = mtmc(&arguments);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let path = folder.join("environment.toml");
-    let environment = std::fs::read_to_string(&path).unwrap();
-    let environment = environment.replacen("[homography]", &format!("{SETTINGS}\n[homography]"), 1);
-    std::fs::write(path, environment).unwrap();
 }
 
 fn replay(folder: &Path, environment: &str, out: &Path, more: &[&str]) -> Output {
