@@ -82,4 +82,13 @@ impl HandoffEvent {
             | Self::Expired { handoff_id, .. } => handoff_id,
         }
     }
+
+    /// When it happened, in seconds.
+    pub fn time(&self) -> f64 {
+        match *self {
+            Self::Triggered { time, .. }
+            | Self::Completed { time, .. }
+            | Self::Expired { time, .. } => time,
+        }
+    }
 }

@@ -85,6 +85,16 @@ pub enum WorldEvent {
     Handoff(HandoffEvent),
 }
 
+impl WorldEvent {
+    /// When it happened in seconds, where the event itself says so; else at its step's time.
+    pub fn time(&self) -> Option<f64> {
+        match self {
+            Self::Identity(_) => None,
+            Self::Handoff(event) => Some(event.time()),
+        }
+    }
+}
+
 /// The outcome of a time step.
 #[derive(Debug, Clone, Default)]
 pub struct WorldStep {

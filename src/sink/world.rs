@@ -61,7 +61,9 @@ pub struct EventSink {
 #[derive(Serialize)]
 struct EventLine<'a> {
     step: u64,
-    time: f64,
+    /// Not of events that tell their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<f64>,
     #[serde(flatten)]
     event: &'a WorldEvent,
 }
@@ -86,7 +88,7 @@ impl WorldSink for EventSink {
         for event in outcome.events {
             let line = EventLine {
                 step: outcome.number,
-                time: outcome.time,
+                time: event.time().is_none().then_some(outcome.time),
                 event,
             };
             let mut text = serde_json::to_string(&line)
@@ -395,6 +397,8 @@ impl WorldSink for TrajectorySink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gallery::IdentityEvent;
+    use crate::handoff::{ExpiryReason, HandoffEvent};
 
     #[test]
     fn grids_have_round_steps() {
@@ -407,6 +411,38 @@ mod tests {
         ] {
             assert!((grid_step(extent) - step).abs() < 1e-12, "{extent}");
         }
+    }
+
+    #[test]
+    fn every_key_of_an_event_is_there_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let mut sink = EventSink::create(&path).unwrap();
+        let events = [
+            WorldEvent::Identity(IdentityEvent::Lost { global_id: 7 }),
+            WorldEvent::Handoff(HandoffEvent::Expired {
+                handoff_id: 3,
+                time: 1.5,
+                global_id: None,
+                from: 2,
+                seconds: 0.5,
+                reason: ExpiryReason::Returned,
+            }),
+        ];
+        let outcome = StepOutcome {
+            number: 4,
+            time: 2.5,
+            events: &events,
+            people: &[],
+        };
+        sink.write(&outcome).unwrap();
+        Box::new(sink).finish().unwrap();
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            "{\"step\":4,\"time\":2.5,\"kind\":\"identity\",\"event\":\"lost\",\"global_id\":7}\n\
+             {\"step\":4,\"kind\":\"handoff\",\"event\":\"expired\",\"handoff_id\":3,\"time\":1.5,\
+             \"global_id\":null,\"from\":2,\"seconds\":0.5,\"reason\":\"returned\"}\n"
+        );
     }
 
     #[test]

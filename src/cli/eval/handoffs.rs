@@ -97,9 +97,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<Reported>> {
     let lines = BufReader::new(File::open(path).with_context(name)?).lines();
     for (number, line) in lines.enumerate() {
         let place = || format!("{}, line {}", path.display(), number + 1);
-        // As a value first: where a key is there twice, the last one counts.
-        let value: Value = serde_json::from_str(&line.with_context(place)?).with_context(place)?;
-        let line: Line = serde_json::from_value(value).with_context(place)?;
+        let line: Line = serde_json::from_str(&line.with_context(place)?).with_context(place)?;
         if line.kind != "handoff" || line.event != "completed" {
             continue;
         }
