@@ -19,5 +19,6 @@ pub mod sink;
 pub mod source;
 pub mod store;
 pub mod tracker;
+pub mod train;
 
 mod random;

@@ -6,7 +6,7 @@
 
 pub mod coco;
 pub mod crops;
-mod draw;
+pub mod draw;
 mod error;
 pub mod folder;
 pub mod manifest;

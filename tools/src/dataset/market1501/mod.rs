@@ -30,6 +30,10 @@ pub const QUERY: &str = "query";
 /// What a name is made of, for error messages.
 const PATTERN: &str = "PERSON_cCAMERAsSEQUENCE_FRAME_BOX.jpg, such as 0002_c1s1_000451_03.jpg or -1_c3s2_011203_07.jpg";
 
+/// What is said of images of other names.
+const MISNAMED: &str = "images that are not named PERSON_cCAMERAsSEQUENCE_FRAME_BOX.jpg (as \
+                        0002_c1s1_000451_03.jpg)";
+
 /// A folder with images of other names holds another data set: this many are told.
 const MAX_WRONG_NAMES: usize = 1000;
 
@@ -143,6 +147,19 @@ pub struct Image {
 /// The folder cannot be read or holds no image; images are not named as Market-1501's (all of
 /// them are told).
 pub fn list_split(folder: &Path) -> Result<Vec<Image>, DataError> {
+    list_named(folder, &|name| name.parse().ok(), MISNAMED)
+}
+
+/// As [`list_split`], for data sets of other names: `parse` reads one, and `misnamed` tells people of
+/// those that it does not know (`images that are not named …`).
+///
+/// # Errors
+/// The folder cannot be read or holds no image; `parse` does not know names (all of them are told).
+pub fn list_named(
+    folder: &Path,
+    parse: &dyn Fn(&str) -> Option<ImageName>,
+    misnamed: &'static str,
+) -> Result<Vec<Image>, DataError> {
     let mut images = Vec::new();
     let mut wrong = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(DataError::io(folder))? {
@@ -151,23 +168,18 @@ pub fn list_split(folder: &Path) -> Result<Vec<Image>, DataError> {
             continue;
         }
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-        match file_name.parse() {
-            Ok(name) => images.push(Image { path, name }),
-            Err(_) if wrong.len() < MAX_WRONG_NAMES => wrong.push(file_name.into_owned()),
-            Err(_) => {}
+        match parse(&file_name) {
+            Some(name) => images.push(Image { path, name }),
+            None if wrong.len() < MAX_WRONG_NAMES => wrong.push(file_name.into_owned()),
+            None => {}
         }
     }
     wrong.sort();
-    DataError::none_of(
-        folder,
-        "images that are not named PERSON_cCAMERAsSEQUENCE_FRAME_BOX.jpg (as \
-         0002_c1s1_000451_03.jpg)",
-        wrong,
-    )?;
+    DataError::none_of(folder, misnamed, wrong)?;
     if images.is_empty() {
         return Err(DataError::file(
             folder,
-            format!("no images in this folder; they are named {PATTERN}"),
+            format!("no images in this folder, and no {misnamed} either"),
         ));
     }
     images.sort_by(|a, b| a.path.cmp(&b.path));

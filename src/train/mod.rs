@@ -1,0 +1,3 @@
+//! Training of re-ID encoders: data, losses, optimisers, the loop, and watching it.
+
+pub mod data;
