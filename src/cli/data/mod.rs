@@ -1,6 +1,7 @@
-//! `mtmc data`: data sets prepared, verified, and cut out of videos.
+//! `mtmc data`: data sets prepared, verified, cut out of videos, and made up.
 
 mod crops;
+mod synth_reid;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ enum DataCommand {
     Verify(VerifyArgs),
     /// Cut people out of a video with MOT ground truth: a small re-ID set as Market-1501
     Crops(crops::CropsArgs),
+    /// Draw a made-up re-ID set as Market-1501: nobody real, any size, the same for a seed
+    SynthReid(synth_reid::SynthReidArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -131,6 +134,7 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
         DataCommand::Prepare(PrepareCommand::Market1501(args)) => prepare_market(args, &steps),
         DataCommand::Verify(args) => verify(args, &steps),
         DataCommand::Crops(args) => crops::run(args, &steps),
+        DataCommand::SynthReid(args) => synth_reid::run(args, &steps),
     }
 }
 
