@@ -1,6 +1,7 @@
 //! The interface over HTTP: one file an area, each with its part of the OpenAPI document.
 
 mod counts;
+mod document;
 mod environments;
 pub mod health;
 mod inference;
@@ -40,7 +41,8 @@ pub fn router(app: SharedApp) -> (Router, OpenApi) {
         .merge(people::routes())
         .merge(counts::routes())
         .merge(super::live::routes());
-    let (router, document) = routes.with_state(app.clone()).split_for_parts();
+    let (router, mut document) = routes.with_state(app.clone()).split_for_parts();
+    document::describe(&mut document);
     let router = router
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document.clone()))
         .fallback(not_found)

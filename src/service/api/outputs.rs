@@ -40,8 +40,14 @@ pub fn routes() -> OpenApiRouter<SharedApp> {
     ("file" = String, Path, description = "A name of the result's `outputs`, such as `video.mp4`"),
     ("Range" = Option<String>, Header, description = "Parts of the file, in bytes"),
 ), responses(
-    (status = 200, content_type = "application/octet-stream", body = [u8]),
-    (status = 206, content_type = "application/octet-stream", body = [u8]),
+    (status = 200, description = "The file", content(
+        ([u8] = "video/mp4"), (String = "text/plain"),
+        (String = "application/jsonl"), (serde_json::Value = "application/json"),
+    )),
+    (status = 206, description = "Parts of it", content(
+        ([u8] = "video/mp4"), (String = "text/plain"), (String = "application/jsonl"),
+        (String = "application/json"), ([u8] = "multipart/byteranges"),
+    )),
     (status = 304, description = "The client has it"),
     (status = 400, body = Problem, content_type = "application/problem+json"),
     (status = 404, body = Problem, content_type = "application/problem+json"),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use tracing::warn;
+use tracing::{trace, warn};
 
 use super::frame::{CameraFacts, TaskFacts, detection_update};
 use super::hub::Hub;
@@ -154,6 +154,8 @@ impl CameraFeed {
 impl Sink for CameraFeed {
     fn write(&mut self, result: &FrameResult<'_>) -> Result<(), SinkError> {
         let feed = self.feed.clone();
+        // From here on a message's latency is measured: docs/proof.md.
+        trace!(camera = %self.camera.id, frame = result.frame_number, "frame done");
         let (update, started) =
             detection_update(&feed.task, &self.camera, &mut self.tracks, result);
         let cameras = vec![self.camera.id.clone()];
