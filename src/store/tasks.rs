@@ -115,7 +115,12 @@ impl Store {
             let mut late = lock(&self.inner.late);
             late.number += 1;
             let number = late.number;
-            late.tasks.insert(task.task_id, (number, task.clone()));
+            let waiting = late.tasks.get(&task.task_id);
+            // Once ended, it stays so, whoever comes late.
+            let ended = waiting.is_some_and(|(_, waiting)| waiting.ended_ms.is_some());
+            if !ended || task.ended_ms.is_some() {
+                late.tasks.insert(task.task_id, (number, task.clone()));
+            }
         }
         match self.inner.write_late_task(task.task_id).await {
             Ok(()) => Ok(Written::Durable),
@@ -249,7 +254,7 @@ impl Inner {
 const UPDATE: &str = "UPDATE tasks SET status = $2, progress = $3, current_step = $4, \
                       cameras = $5, error = $6, started_ms = $7, ended_ms = $8, \
                       next_seq = CASE WHEN next_seq < $9 THEN $9 ELSE next_seq END \
-                      WHERE task_id = $1";
+                      WHERE task_id = $1 AND (ended_ms IS NULL OR $8 IS NOT NULL)";
 
 fn update_values(task: &TaskRecord) -> Vec<Value> {
     values![

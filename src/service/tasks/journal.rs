@@ -3,7 +3,7 @@
 use tokio::runtime::Handle;
 use tracing::{error, warn};
 
-use super::{Task, record};
+use super::{Task, TaskDetails, record};
 use crate::store::{ProgressRecord, Record, Store, Writer, Written};
 
 /// Writes what becomes of tasks. Its methods may block: they are not for the runtime's own threads.
@@ -38,11 +38,17 @@ impl Journal {
 
     /// Stores a task as it is now, behind all results that were written before.
     pub fn put(&self, task: &Task) {
+        self.put_as(task, task.details());
+    }
+
+    /// Stores a task as `details` tell it, behind all results that were written before.
+    pub fn put_as(&self, task: &Task, details: TaskDetails) {
+        let record = record::record_as(task, details);
         let written = self.runtime.block_on(async {
             if let Err(error) = self.writer.flush().await {
                 warn!(task_id = %task.id, %error, "results wait to be stored");
             }
-            self.store.update_task(&record::record(task)).await
+            self.store.update_task(&record).await
         });
         match written {
             Ok(Written::Durable) => {}

@@ -27,6 +27,7 @@ use crate::config::Environment;
 use crate::store::{Page, Store, StoreError, TaskFilter, TaskRecord, global_ids};
 use journal::Journal;
 
+use task::End;
 pub use task::{Task, TaskDetails};
 
 /// What a task does with its frames.
@@ -187,13 +188,17 @@ impl Tasks {
     /// # Errors
     /// The store cannot be read.
     pub async fn recover(&self, catalog: &Catalog) -> Result<(), StoreError> {
-        for stored in self.store.unfinished_tasks().await? {
+        let unfinished = self.store.unfinished_tasks().await?;
+        let ids = unfinished.iter().map(|task| task.task_id).collect();
+        self.inner.runner.remove_leftovers(&ids);
+        for stored in unfinished {
             let task = match self.inner.runner.revive(&stored, catalog) {
                 Ok(task) => Arc::new(task),
                 Err(reason) => {
                     warn!(task_id = %stored.task_id, "{reason}");
                     let ended = record::failed(stored, &reason);
                     self.store.update_task(&ended).await?;
+                    self.inner.runner.remove_files(ended.task_id);
                     continue;
                 }
             };
@@ -481,7 +486,8 @@ impl Inner {
             });
             if let Err(error) = spawned {
                 state.running -= 1;
-                task.fail(&format!("no thread for it: {error}"));
+                // It stays in the store as it was, to be tried by the next process.
+                task.end(End::Failed(format!("no thread for it: {error}")), drop);
             }
         }
     }

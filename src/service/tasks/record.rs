@@ -21,7 +21,11 @@ pub struct ForeignTask {
 
 /// A task as it is now.
 pub fn record(task: &Task) -> TaskRecord {
-    let details = task.details();
+    record_as(task, task.details())
+}
+
+/// A task as `details` tell it.
+pub fn record_as(task: &Task, details: TaskDetails) -> TaskRecord {
     TaskRecord {
         task_id: task.id,
         number: task.number,

@@ -90,6 +90,17 @@ pub struct TaskDetails {
     pub status_url: String,
 }
 
+/// How a task ends.
+#[derive(Debug)]
+pub(super) enum End {
+    /// All frames are done.
+    Completed,
+    /// Somebody stopped it.
+    Stopped,
+    /// Why it could not go on.
+    Failed(String),
+}
+
 impl Task {
     /// A task that waits.
     pub fn new(
@@ -167,7 +178,10 @@ impl Task {
 
     /// All that is known of it.
     pub fn details(&self) -> TaskDetails {
-        let state = self.state().clone();
+        self.details_of(self.state().clone())
+    }
+
+    fn details_of(&self, state: State) -> TaskDetails {
         TaskDetails {
             task_id: self.id,
             kind: self.kind,
@@ -232,19 +246,7 @@ impl Task {
             if state.status.is_final() {
                 return;
             }
-            state.status = status;
-            state.current_step = step.to_string();
-            if status != TaskStatus::Queued && state.started.is_none() {
-                state.started = Some(now());
-            }
-            if status.is_final() {
-                state.ended = Some(now());
-            }
-            for camera in state.cameras.values_mut() {
-                if !camera.status.is_final() {
-                    camera.status = status;
-                }
-            }
+            state.turn(status, step);
         }
         self.hub.status(&self.status_update());
         if status.is_final() {
@@ -252,10 +254,25 @@ impl Task {
         }
     }
 
-    /// Notes why it cannot go on.
-    pub(super) fn fail(&self, error: &str) {
-        self.state().error = Some(error.to_string());
-        self.set_status(TaskStatus::Failed, &format!("Error: {error}"));
+    /// Ends it: what it will be is handed to `store` before anybody is told, so that whoever sees its
+    /// end finds it, and all results, after a crash too. A task that has ended stays as it is.
+    pub(super) fn end(&self, end: End, store: impl FnOnce(TaskDetails)) {
+        let mut state = self.state().clone();
+        if state.status.is_final() {
+            return;
+        }
+        match end {
+            End::Completed => state.turn(TaskStatus::Completed, "All frames are done"),
+            End::Stopped => state.turn(TaskStatus::Stopped, "Stopped"),
+            End::Failed(error) => {
+                state.turn(TaskStatus::Failed, &format!("Error: {error}"));
+                state.error = Some(error);
+            }
+        }
+        store(self.details_of(state.clone()));
+        *self.state() = state;
+        self.hub.status(&self.status_update());
+        self.hub.close();
     }
 
     /// Notes how far it is.
@@ -278,6 +295,24 @@ impl Task {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change of the state is whole, whatever panicked after it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn turn(&mut self, status: TaskStatus, step: &str) {
+        self.status = status;
+        self.current_step = step.to_string();
+        if status != TaskStatus::Queued && self.started.is_none() {
+            self.started = Some(now());
+        }
+        if status.is_final() {
+            self.ended = Some(now());
+        }
+        for camera in self.cameras.values_mut() {
+            if !camera.status.is_final() {
+                camera.status = status;
+            }
+        }
     }
 }
 

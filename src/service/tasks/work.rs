@@ -1,5 +1,6 @@
 //! A task at work: its cameras opened, the pipeline run, its end told and stored.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,7 +13,7 @@ use uuid::Uuid;
 
 use super::journal::Journal;
 use super::keep::{KeepFrames, KeepWorld, Origin};
-use super::task::Task;
+use super::task::{End, Task};
 use super::{ForgetError, TaskKind, record};
 use crate::pipeline::{
     self, BuiltWorld, Camera, CameraSnapshot, CameraState, Control, Erasing, Fingerprint, Networks,
@@ -72,25 +73,19 @@ impl Runner {
         let environment_id = task.environment.id.as_str();
         let _span = info_span!("task", task_id = %task.id, environment_id).entered();
         let work = std::panic::AssertUnwindSafe(|| self.work(task));
-        match std::panic::catch_unwind(work) {
-            Ok(Ok(TaskStatus::Stopped)) if task.is_suspended() => {
+        let end = match std::panic::catch_unwind(work) {
+            Ok(Ok(End::Stopped)) if task.is_suspended() => {
                 task.set_status(TaskStatus::Queued, "Goes on when the service starts again");
                 task.hub.suspend();
+                self.journal.put(task);
+                return;
             }
-            Ok(Ok(status)) => {
-                let step = match status {
-                    TaskStatus::Completed => "All frames are done",
-                    _ => "Stopped",
-                };
-                task.set_status(status, step);
-            }
-            Ok(Err(error)) => task.fail(&format!("{error:#}")),
-            Err(_) => task.fail("internal error; the service's log says more"),
-        }
-        if task.status().is_final() {
-            self.remove_files(task.id);
-        }
-        self.journal.put(task);
+            Ok(Ok(end)) => end,
+            Ok(Err(error)) => End::Failed(format!("{error:#}")),
+            Err(_) => End::Failed("internal error; the service's log says more".to_string()),
+        };
+        task.end(end, |details| self.journal.put_as(task, details));
+        self.remove_files(task.id);
     }
 
     /// A task of an earlier process, ready to go on.
@@ -173,12 +168,28 @@ impl Runner {
         files
     }
 
+    /// Removes what tasks left that ended just before the service did; `unfinished` ones keep theirs.
+    pub fn remove_leftovers(&self, unfinished: &BTreeSet<Uuid>) {
+        let Ok(entries) = std::fs::read_dir(self.settings.data_dir.join("tasks")) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|name| Uuid::parse_str(name).ok());
+            if let Some(id) = id
+                && !unfinished.contains(&id)
+            {
+                self.remove_files(id);
+            }
+        }
+    }
+
     /// Folder of what a task keeps while it runs.
     fn folder(&self, id: Uuid) -> PathBuf {
         self.settings.data_dir.join("tasks").join(id.to_string())
     }
 
-    fn work(&self, task: &Arc<Task>) -> anyhow::Result<TaskStatus> {
+    fn work(&self, task: &Arc<Task>) -> anyhow::Result<End> {
         task.set_status(TaskStatus::Initializing, "Making ready");
         self.journal.put(task);
         let folder = self.folder(task.id);
@@ -389,9 +400,9 @@ impl Runner {
 }
 
 /// How a run ended.
-fn outcome(summary: &Summary) -> anyhow::Result<TaskStatus> {
+fn outcome(summary: &Summary) -> anyhow::Result<End> {
     if summary.interrupted {
-        return Ok(TaskStatus::Stopped);
+        return Ok(End::Stopped);
     }
     let errors: Vec<&String> = summary
         .cameras
@@ -402,7 +413,7 @@ fn outcome(summary: &Summary) -> anyhow::Result<TaskStatus> {
         Some(error) if errors.len() == summary.cameras.len() => {
             bail!("no camera could be read to its end; the first says: {error}")
         }
-        _ => Ok(TaskStatus::Completed),
+        _ => Ok(End::Completed),
     }
 }
 
