@@ -4,7 +4,8 @@
     python tests/oracle/service/fuzz.py --weights W --reid R --video clip.mp4 --folder /tmp/fuzz
     python tests/oracle/service/fuzz.py … --folder /tmp/fuzz-known --known
 
-No server error, and every answer's status, content type and body as the document says. With `--known`
+No server error; every answer's status, content type and body as the document says; what breaks its
+schemas is refused, and so are methods that it does not name. With `--known`
 what is asked for is there: tasks that ended, people, uploads, keys; without it identifiers are
 generated, and most are of nothing. The exit code is Schemathesis'.
 """
@@ -21,7 +22,14 @@ CHECKS = [
     "status_code_conformance",
     "content_type_conformance",
     "response_schema_conformance",
+    "unsupported_method",
+    "allow_header_conformance",
+    "negative_data_rejection",
 ]
+# A request for a socket that is no handshake is refused as such, whatever else is wrong with it.
+REFUSED = """[checks.negative_data_rejection]
+expected-statuses = ["4xx"]
+"""
 KINDS = ["detection-processing-tasks", "processing-tasks", "raw-processing-tasks"]
 
 
@@ -62,9 +70,11 @@ def main():
     if options.known:
         # What removes all tasks of the environment would leave nothing for the others.
         more += ["--exclude-path-regex", "/cleanup$"]
-        (served.folder / "schemathesis.toml").write_text(known(served, options.video))
+        settings = known(served, options.video) + REFUSED
     else:
         served.start(max_frames=2)
+        settings = REFUSED
+    (served.folder / "schemathesis.toml").write_text(settings)
     program = pathlib.Path(sys.executable).with_name("schemathesis")
     command = [program, "run", f"http://{served.address}/openapi.json"]
     command += ["--checks", ",".join(CHECKS), "--max-examples", str(options.examples)]
