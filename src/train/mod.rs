@@ -1,3 +1,4 @@
 //! Training of re-ID encoders: data, losses, optimisers, the loop, and watching it.
 
 pub mod data;
+pub mod watch;

@@ -96,6 +96,8 @@ pub struct Draws {
     pub jitter: Option<JitterFactors>,
     /// What is hidden.
     pub erase: Option<Rect>,
+    /// Seed of the noise that hides it, if noise does.
+    pub noise: u64,
 }
 
 /// Factors of a change of colour; 1 changes nothing.
@@ -162,19 +164,22 @@ impl Augment {
         self.height as usize * self.width as usize
     }
 
-    /// Draws what chance decides; always in the same order, so that one setting more does not change
-    /// what the others draw.
-    pub(crate) fn draw(&self, random: &mut SplitMix64) -> Draws {
+    /// Draws what chance decides, from `seed` alone. What one setting draws does not depend on the
+    /// others.
+    pub fn draw(&self, seed: u64) -> Draws {
+        let mut random = SplitMix64::from_state(seed);
         let flip = random.unit() < self.flip;
         let places = 2 * self.pad as usize + 1;
         let crop = [random.below(places) as u32, random.below(places) as u32];
         let erase = self.draw_rect(&mut SplitMix64::from_state(random.draw()));
-        let jitter = self.jitter.and_then(|jitter| jitter.draw(random));
+        let noise = random.draw();
+        let jitter = self.jitter.and_then(|jitter| jitter.draw(&mut random));
         Draws {
             flip,
             crop,
             jitter,
             erase,
+            noise,
         }
     }
 
@@ -201,15 +206,9 @@ impl Augment {
         None
     }
 
-    /// Writes the image's input into `planes` ([`Self::len`] numbers: red, green, blue). `random` is
-    /// asked for noise alone. The image must have pixels.
-    pub(crate) fn apply(
-        &self,
-        image: &RgbImage,
-        draws: &Draws,
-        random: &mut SplitMix64,
-        planes: &mut [f32],
-    ) {
+    /// Writes the image's input into `planes` ([`Self::len`] numbers: red, green, blue). The image
+    /// must have pixels.
+    pub fn apply(&self, image: &RgbImage, draws: &Draws, planes: &mut [f32]) {
         let resized = resize_pil(image, self.width, self.height, self.filter);
         let mut placed = self.place(&resized, draws);
         if let Some(factors) = &draws.jitter {
@@ -217,7 +216,7 @@ impl Augment {
         }
         self.normalise(&placed, planes);
         if let (Some(rect), Some(erase)) = (&draws.erase, &self.erase) {
-            self.hide(rect, erase.fill, random, planes);
+            self.hide(rect, erase.fill, draws.noise, planes);
         }
     }
 
@@ -247,7 +246,8 @@ impl Augment {
         }
     }
 
-    fn hide(&self, rect: &Rect, fill: Fill, random: &mut SplitMix64, planes: &mut [f32]) {
+    fn hide(&self, rect: &Rect, fill: Fill, seed: u64, planes: &mut [f32]) {
+        let mut random = SplitMix64::from_state(seed);
         let width = self.width as usize;
         let columns = rect.left as usize..(rect.left + rect.width) as usize;
         let rows = rect.top as usize..(rect.top + rect.height) as usize;
@@ -319,5 +319,114 @@ fn blend_each(image: &mut RgbImage, factor: f32, base: impl Fn(&Rgb<u8>) -> u8) 
             // A cast cuts off and saturates.
             *value = blended as u8;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 4 × 2 pixels, red counting from 1 row by row, nothing normalised but the range.
+    fn small() -> (Augment, RgbImage) {
+        let image = RgbImage::from_fn(2, 4, |x, y| Rgb([(1 + x + 2 * y) as u8, 0, 0]));
+        let augment = Augment {
+            height: 4,
+            width: 2,
+            pad: 1,
+            ..Augment::none([0.0; 3], [1.0 / 255.0; 3])
+        };
+        (augment, image)
+    }
+
+    fn red(augment: &Augment, image: &RgbImage, draws: &Draws) -> Vec<i32> {
+        let mut planes = vec![0.0; augment.len()];
+        augment.apply(image, draws, &mut planes);
+        planes[..8]
+            .iter()
+            .map(|value| value.round() as i32)
+            .collect()
+    }
+
+    // By hand.
+    #[test]
+    fn mirror_crop_and_erasing_are_where_they_should_be() {
+        let (mut augment, image) = small();
+        let middle = Draws {
+            crop: [1, 1],
+            ..Draws::default()
+        };
+        assert_eq!(red(&augment, &image, &middle), [1, 2, 3, 4, 5, 6, 7, 8]);
+        let mirrored = Draws {
+            flip: true,
+            ..middle
+        };
+        assert_eq!(red(&augment, &image, &mirrored), [2, 1, 4, 3, 6, 5, 8, 7]);
+        // The padded image's corner: a row and a column of black.
+        let corner = Draws::default();
+        assert_eq!(red(&augment, &image, &corner), [0, 0, 0, 1, 0, 3, 0, 5]);
+        let corner = Draws {
+            crop: [2, 2],
+            ..mirrored
+        };
+        assert_eq!(red(&augment, &image, &corner), [3, 0, 5, 0, 7, 0, 0, 0]);
+        augment.erase = Some(Erase {
+            fill: Fill::Value([9.0, 0.0, 0.0]),
+            ..Erase::default()
+        });
+        let hidden = Draws {
+            erase: Some(Rect {
+                left: 1,
+                top: 1,
+                width: 1,
+                height: 2,
+            }),
+            ..middle
+        };
+        assert_eq!(red(&augment, &image, &hidden), [1, 2, 3, 9, 5, 9, 7, 8]);
+    }
+
+    #[test]
+    fn what_is_drawn_lies_within_its_bounds_and_is_spread() {
+        let mut augment = Augment::strong([0.0; 3], [1.0; 3]);
+        augment.jitter = Some(Jitter {
+            brightness: 0.2,
+            contrast: 0.1,
+            saturation: 0.0,
+            chance: 1.0,
+        });
+        let (mut flips, mut erased, mut area) = (0, 0, 0.0);
+        let mut crops = [[u32::MAX, 0]; 2];
+        for seed in 0..4000 {
+            let draws = augment.draw(seed);
+            assert_eq!(draws, augment.draw(seed));
+            flips += u32::from(draws.flip);
+            for (seen, edge) in crops.iter_mut().zip(draws.crop) {
+                *seen = [seen[0].min(edge), seen[1].max(edge)];
+            }
+            let factors = draws.jitter.unwrap();
+            assert!((0.8..=1.2).contains(&factors.brightness));
+            assert!((factors.saturation - 1.0).abs() < 1e-6);
+            if let Some(rect) = draws.erase {
+                assert!(rect.left + rect.width <= 128 && rect.top + rect.height <= 256);
+                erased += 1;
+                area += f64::from(rect.width * rect.height) / (128.0 * 256.0);
+            }
+        }
+        // Binomial, n = 4000, p = 0.5: five deviations are 158.
+        assert!((1842..=2158).contains(&flips), "{flips}");
+        assert!((1842..=2158).contains(&erased), "{erased}");
+        assert_eq!(crops, [[0, 20], [0, 20]]);
+        // Uniform in 0.02..0.4, less what does not fit: a little below 0.21.
+        let mean = area / f64::from(erased);
+        assert!((0.17..0.215).contains(&mean), "{mean}");
+    }
+
+    // Luma by ITU-R 601-2: 0.299 · 100 + 0.587 · 150 + 0.114 · 200 = 140.75.
+    #[test]
+    fn grey_is_rounded_luma() {
+        assert_eq!(grey(&Rgb([100, 150, 200])), 141);
+        let mut image = RgbImage::from_pixel(1, 1, Rgb([100, 150, 250]));
+        blend_each(&mut image, 1.2, |_| 0);
+        assert_eq!(image.get_pixel(0, 0).0, [120, 180, 255]);
     }
 }

@@ -162,19 +162,20 @@ impl Work {
                 samples: self.samples.len(),
             })?;
             let image = read_image(&sample.path)?;
-            let mut random = self.random(self.starts[number] + offset);
-            let draws = self.augment.draw(&mut random);
-            self.augment.apply(&image, &draws, &mut random, planes);
+            let draws = self
+                .augment
+                .draw(self.seed_of(self.starts[number] + offset));
+            self.augment.apply(&image, &draws, planes);
             batch.labels.push(sample.label);
             batch.cameras.push(sample.camera);
         }
         Ok(batch)
     }
 
-    /// The generator of one image of the epoch.
-    fn random(&self, position: u64) -> SplitMix64 {
+    /// What decides the chance of one image of the epoch.
+    fn seed_of(&self, position: u64) -> u64 {
         let epoch = SplitMix64::new(self.seed ^ STREAM, self.epoch).draw();
-        SplitMix64::new(epoch, position)
+        SplitMix64::new(epoch, position).draw()
     }
 }
 
