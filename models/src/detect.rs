@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use crate::layers::{Mode, Params};
+use crate::memory::in_halves;
 use crate::ops::{non_maximum_suppression, top_k};
 use crate::preprocess::{Placement, Preprocessor};
 use crate::{BBox, Description, DetectOptions, Detection, Detector, Result, Weights};
@@ -183,6 +184,21 @@ impl Detector for LoadedDetector {
         if images.is_empty() {
             return Ok(Vec::new());
         }
+        in_halves(images, &|images| self.together(images, options))
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.description.classes
+    }
+}
+
+impl LoadedDetector {
+    /// Detects in all images at once.
+    fn together(
+        &self,
+        images: &[&RgbImage],
+        options: &DetectOptions,
+    ) -> Result<Vec<Vec<Detection>>> {
         let (input, placements) = self.preprocessor.batch(images, &self.device)?;
         let input = input.to_dtype(self.dtype)?;
         let mut lists = match &self.network {
@@ -201,10 +217,6 @@ impl Detector for LoadedDetector {
             });
         }
         Ok(lists)
-    }
-
-    fn classes(&self) -> &[String] {
-        &self.description.classes
     }
 }
 

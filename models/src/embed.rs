@@ -5,6 +5,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::layers::{Mode, Params};
+use crate::memory::in_halves;
 use crate::preprocess::{Preprocessor, Region};
 use crate::{Crop, Description, EmbedError, Embedder, Embedding, Error, Result, Weights};
 use crate::{expected_tensors, network};
@@ -122,7 +123,7 @@ impl Embedder for LoadedEmbedder {
         for (places, regions) in places.chunks(MAX_BATCH).zip(regions.chunks(MAX_BATCH)) {
             let vectors = regions
                 .par_chunks(together)
-                .map(|regions| self.vectors(regions))
+                .map(|regions| in_halves(regions, &|regions| self.vectors(regions)))
                 .collect::<Result<Vec<_>>>()?;
             for (&place, vector) in places.iter().zip(vectors.into_iter().flatten()) {
                 results[place] = Embedding::new(vector);

@@ -24,6 +24,7 @@ mod bbox;
 mod detector;
 mod embedder;
 mod error;
+mod memory;
 
 pub use bbox::BBox;
 pub use detect::LoadedDetector;

@@ -9,6 +9,8 @@ use rayon::prelude::*;
 use crate::{BBox, Description, Error, Interpolation, ResizeMode, Result};
 
 mod crop;
+#[cfg(any(feature = "cuda", test))]
+mod device;
 mod opencv;
 mod pil;
 
@@ -63,6 +65,15 @@ impl Placement {
     }
 }
 
+/// Where an image goes in the network's input, in pixels.
+struct Place {
+    /// Width and height that it is resized to.
+    inner: (u32, u32),
+    /// Left and upper edge of that.
+    inner_at: (u32, u32),
+    placement: Placement,
+}
+
 impl Preprocessor {
     /// As a weights file describes it.
     pub fn new(description: &Description) -> Self {
@@ -81,6 +92,10 @@ impl Preprocessor {
     /// # Errors
     /// An image without pixels.
     pub fn batch(&self, images: &[&RgbImage], device: &Device) -> Result<(Tensor, Vec<Placement>)> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = device {
+            return self.batch_on_gpu(images, device);
+        }
         self.batch_of(images, |image| Cow::Borrowed(*image), device)
     }
 
@@ -89,6 +104,10 @@ impl Preprocessor {
     /// # Errors
     /// The device fails.
     pub fn crops(&self, crops: &[(&RgbImage, Region)], device: &Device) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = device {
+            return self.crops_on_gpu(crops, device);
+        }
         let cut = |(image, region): &(&RgbImage, Region)| Cow::Owned(region.cut(image));
         Ok(self.batch_of(crops, cut, device)?.0)
     }
@@ -123,7 +142,21 @@ impl Preprocessor {
     }
 
     fn fit(&self, image: &RgbImage) -> Result<(RgbImage, Placement)> {
-        let (width, height) = image.dimensions();
+        let place = self.place(image.dimensions())?;
+        let (inner_width, inner_height) = place.inner;
+        let inner = self.scale(image, inner_width, inner_height);
+        if (inner_width, inner_height) == (self.width, self.height) {
+            return Ok((inner, place.placement));
+        }
+        let grey = image::Rgb([LETTERBOX_GREY; 3]);
+        let mut canvas = RgbImage::from_pixel(self.width, self.height, grey);
+        let (left, top) = place.inner_at;
+        image::imageops::replace(&mut canvas, &inner, i64::from(left), i64::from(top));
+        Ok((canvas, place.placement))
+    }
+
+    /// Where an image of `width` × `height` pixels goes.
+    fn place(&self, (width, height): (u32, u32)) -> Result<Place> {
         if width == 0 || height == 0 {
             return Err(Error::Input(format!("an image of {width}×{height} pixels")));
         }
@@ -137,7 +170,11 @@ impl Preprocessor {
                 left: 0.0,
                 top: 0.0,
             };
-            return Ok((self.scale(image, self.width, self.height), placement));
+            return Ok(Place {
+                inner: (self.width, self.height),
+                inner_at: (0, 0),
+                placement,
+            });
         }
         let scale = (f64::from(self.width) / f64::from(width))
             .min(f64::from(self.height) / f64::from(height));
@@ -145,12 +182,8 @@ impl Preprocessor {
             ((f64::from(side) * scale).round_ties_even() as u32).clamp(1, limit)
         };
         let (inner_width, inner_height) = (size(width, self.width), size(height, self.height));
-        let inner = self.scale(image, inner_width, inner_height);
         let left = (self.width - inner_width) / 2;
         let top = (self.height - inner_height) / 2;
-        let grey = image::Rgb([LETTERBOX_GREY; 3]);
-        let mut canvas = RgbImage::from_pixel(self.width, self.height, grey);
-        image::imageops::replace(&mut canvas, &inner, i64::from(left), i64::from(top));
         let placement = Placement {
             input_width,
             input_height,
@@ -159,7 +192,11 @@ impl Preprocessor {
             left: left as f32,
             top: top as f32,
         };
-        Ok((canvas, placement))
+        Ok(Place {
+            inner: (inner_width, inner_height),
+            inner_at: (left, top),
+            placement,
+        })
     }
 
     /// Interleaved bytes to planes of `(value / 255 - mean) / std`, rounded in PyTorch's order.

@@ -2,6 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{cpu, reference};
 
 /// Softmax of the queries' products with the keys, applied to the values.
@@ -25,6 +27,11 @@ pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> 
             key.dims(),
             value.dims()
         );
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::tensors::takes(&[query, key, value]) {
+        let [q, k, v] = [neighbours(query)?, neighbours(key)?, neighbours(value)?];
+        return cuda::tensors::attention(&device, [&q, &k, &v], heads);
     }
     let tracked = query.track_op() || key.track_op() || value.track_op();
     let fused = query.device().is_cpu() && query.dtype() == DType::F32 && !tracked;

@@ -4,6 +4,8 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 use crate::layers::Conv;
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{cpu, reference};
 
 /// A convolution with final weights.
@@ -65,6 +67,14 @@ impl Conv2d {
         match &self.form {
             Form::Packed(packed) => x.contiguous()?.apply_op1_no_bwd(&CpuConv(packed)),
             Form::Plain { weight, bias } => {
+                #[cfg(feature = "cuda")]
+                if let Some(device) = cuda::tensors::takes(&[x, weight]) {
+                    let (bias, conv) = (bias.as_ref(), &self.conv);
+                    let y = cuda::tensors::conv2d(&device, x, weight, bias, conv)?;
+                    if let Some(y) = y {
+                        return Ok(y);
+                    }
+                }
                 let y = reference::conv2d(x, weight, bias.as_ref(), &self.conv)?;
                 self.conv.activation.apply(&y)
             }

@@ -3,6 +3,8 @@
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{cpu, reference};
 
 /// The levels that are sampled.
@@ -53,6 +55,10 @@ pub fn deformable_attention(
             locations.dims(),
             weights.dims()
         );
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::tensors::takes(&[value, locations, weights]) {
+        return cuda::tensors::deformable_attention(&device, value, locations, weights, shape);
     }
     let tracked = value.track_op() || locations.track_op() || weights.track_op();
     let fused = value.device().is_cpu() && value.dtype() == DType::F32 && !tracked;

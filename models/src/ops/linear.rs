@@ -3,6 +3,8 @@
 use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp2, Layout, Result, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{Activation, cpu};
 
 /// Numbers below which threads cost more than they bring.
@@ -16,6 +18,10 @@ const MIN_PER_THREAD: usize = 16 * 1024;
 /// # Errors
 /// The shapes do not fit, or the device fails.
 pub fn add_bias(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::tensors::takes(&[&x, bias]) {
+        return cuda::tensors::add_bias(&device, &x, bias, activation);
+    }
     let fused = x.device().is_cpu()
         && x.dtype() == DType::F32
         && x.is_contiguous()

@@ -7,6 +7,8 @@ mod activation;
 mod attention;
 mod conv;
 pub(crate) mod cpu;
+#[cfg(any(feature = "cuda", test))]
+pub mod cuda;
 mod deformable;
 mod linear;
 mod nms;

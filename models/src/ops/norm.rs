@@ -3,6 +3,8 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
 use super::cpu;
+#[cfg(feature = "cuda")]
+use super::cuda;
 
 /// Norms every row of `x` (`[.., size]`) to mean 0 and variance 1, times `weight` plus `bias`
 /// (`[size]`).
@@ -20,6 +22,10 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> Resul
     let tracked = x.track_op() || weight.track_op() || bias.track_op();
     if tracked {
         return candle_nn::ops::layer_norm_slow(x, weight, bias, eps);
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::tensors::takes(&[x, weight, bias]) {
+        return cuda::tensors::layer_norm(&device, x, weight, bias, eps);
     }
     let x = x.contiguous()?;
     if x.device().is_cpu() && x.dtype() == DType::F32 {

@@ -6,6 +6,8 @@ use rayon::prelude::*;
 
 use super::Activation;
 use super::cpu::math::sum;
+#[cfg(feature = "cuda")]
+use super::cuda;
 
 /// Whether tensors are of the kind that the passes here take: f32 in order on the CPU, and nobody
 /// asks for gradients.
@@ -43,6 +45,10 @@ pub fn plane_means(x: &Tensor) -> Result<Tensor> {
     if size == 0 {
         candle_core::bail!("planes of {height}×{width} have no mean");
     }
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::tensors::takes(&[x]) {
+        return cuda::tensors::plane_means(&device, x);
+    }
     if !fused(&[x]) {
         return x.flatten_from(2)?.mean(2);
     }
@@ -69,6 +75,12 @@ pub fn gated_sum(streams: &[Tensor], gates: &Tensor) -> Result<Tensor> {
     }
     let mut tensors: Vec<&Tensor> = streams.iter().collect();
     tensors.push(gates);
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::tensors::takes(&tensors)
+        && streams.len() <= cuda::programs::MAX_STREAMS
+    {
+        return cuda::tensors::gated_sum(&device, &tensors[..streams.len()], gates);
+    }
     if !fused(&tensors) {
         let mut total = None;
         for (index, stream) in streams.iter().enumerate() {
@@ -106,6 +118,12 @@ pub fn gated_sum(streams: &[Tensor], gates: &Tensor) -> Result<Tensor> {
 pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     /// Numbers that a thread takes at once.
     const PART: usize = 16 * 1024;
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::tensors::takes(&[a, b])
+        && a.dims() == b.dims()
+    {
+        return cuda::tensors::add_relu(&device, a, b);
+    }
     if a.dims() != b.dims() || !fused(&[a, b]) {
         return Activation::Relu.apply(&(a + b)?);
     }

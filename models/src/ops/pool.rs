@@ -2,6 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::{cpu, reference};
 
 /// Square windows of a pooling.
@@ -38,6 +40,10 @@ pub fn max_pool2d(x: &Tensor, window: Window) -> Result<Tensor> {
     let empty = |size: usize| size == 0 || window.count(size) == 0;
     if !valid || empty(height) || empty(width) {
         candle_core::bail!("max pooling: {window:?} does not fit {:?}", x.dims());
+    }
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::tensors::takes(&[x]) {
+        return cuda::tensors::max_pool2d(&device, x, window);
     }
     let fused = x.device().is_cpu() && x.dtype() == DType::F32 && !x.track_op();
     if fused {

@@ -36,6 +36,12 @@ pub fn top_k_indices(scores: &Tensor, k: usize) -> Result<Tensor> {
     if k > n {
         candle_core::bail!("top-{k} of {n}");
     }
+    #[cfg(feature = "cuda")]
+    if let Some(device) = super::cuda::tensors::takes(&[scores])
+        && let Some(indices) = super::cuda::tensors::top_k_indices(&device, scores, k)?
+    {
+        return Ok(indices);
+    }
     // A few thousand numbers: the way to the host and back costs less than a device-wide sort.
     let rows = scores
         .to_dtype(DType::F32)?

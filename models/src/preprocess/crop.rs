@@ -39,6 +39,12 @@ impl Region {
         })
     }
 
+    /// Left and upper edge, width and height.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn sides(&self) -> [u32; 4] {
+        [self.left, self.top, self.width, self.height]
+    }
+
     /// A copy of these pixels of `image`, the frame that the region was made for.
     pub fn cut(&self, image: &RgbImage) -> RgbImage {
         image

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Everything that only a GPU can show, in one go: kernels against the CPU, then speed, PyTorch beside it.
+#
+#   tools/gpu-check.sh [--dry-run] [--quick] BINARY [OUTPUT-FOLDER]
+#
+# Needs the binary built with `--features cuda` and nothing else of this repository but
+# tools/gpu-peers.py beside this script; without that, or without PyTorch, PyTorch is left out.
+# --dry-run runs what needs no GPU and says what would be run. What was printed lies in the output
+# folder afterwards (by default ./gpu-check), summary.txt first.
+set -uo pipefail
+
+dry=0 quick=0
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+    --dry-run) dry=1 ;;
+    --quick) quick=1 ;;
+    *) echo "gpu-check: no such option: $1" >&2; exit 2 ;;
+    esac
+    shift
+done
+binary=${1:?usage: gpu-check.sh [--dry-run] [--quick] BINARY [OUTPUT-FOLDER]}
+out=${2:-gpu-check}
+here=$(cd "$(dirname "$0")" && pwd)
+[[ -x $binary ]] || { echo "gpu-check: $binary is no program" >&2; exit 2; }
+mkdir -p "$out"
+: > "$out/summary.txt"
+
+# CUDA's libraries may lie in Python packages only.
+wheels=$(python3 -c 'import nvidia,glob;print(":".join(d for p in nvidia.__path__ for d in glob.glob(p+"/*/lib")))' 2>/dev/null || true)
+export LD_LIBRARY_PATH=${wheels:+$wheels:}/usr/local/cuda/lib64:/usr/local/nvidia/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+
+say() { echo "$*" | tee -a "$out/summary.txt"; }
+failed=0
+# step NAME COMMAND…: runs it with its output in NAME.txt, or says that it would.
+step() {
+    local name=$1 started=$SECONDS rc
+    shift
+    if ((dry)); then
+        say "would run  $name: $*"
+        return 0
+    fi
+    "$@" > "$out/$name.txt" 2> "$out/$name.log"
+    rc=$?
+    ((rc == 0)) || failed=$((failed + 1))
+    say "$( ((rc == 0)) && echo ok || echo "FAIL $rc") $name, $((SECONDS - started)) s: $*"
+}
+
+say "date     $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+say "machine  $(uname -srm), $(nproc) CPUs"
+say "binary   $("$binary" --version), sha256 $(sha256sum "$binary" | cut -c1-16)"
+if command -v nvidia-smi > /dev/null; then
+    nvidia-smi > "$out/nvidia-smi.txt" 2>&1
+    say "GPU      $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -1)"
+else
+    say "GPU      nvidia-smi is not here"
+fi
+
+# What must hold with and without a GPU: the program starts, and knows whether there is one.
+if "$binary" doctor --device-only --device cuda --kernel-cases 1 > "$out/device.txt" 2>&1; then
+    say "device   usable"
+else
+    say "device   not usable: $(grep -m1 -iE 'FAIL|error' "$out/device.txt")"
+    if ((!dry)); then
+        say "nothing else can be run here"
+        exit 1
+    fi
+fi
+
+cases=50 seconds=3
+((quick)) && cases=4 seconds=1
+step kernels "$binary" doctor --device-only --device cuda --kernel-cases $cases
+for precision in f32 f16 bf16; do
+    step "bench-$precision" "$binary" bench --device cuda --precision $precision
+done
+if [[ -f $here/gpu-peers.py ]] && python3 -c 'import torch' 2> /dev/null; then
+    step pytorch python3 "$here/gpu-peers.py" --seconds $seconds
+else
+    say "left out pytorch: no gpu-peers.py beside this script, or no torch"
+fi
+((failed == 0)) && say "all done" || say "$failed steps failed: see their .log in $out"
+exit $((failed > 0))
