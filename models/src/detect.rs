@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
-use crate::layers::{Mode, Params};
+use crate::layers::{Mode, Params, Precision};
 use crate::memory::in_halves;
 use crate::ops::{non_maximum_suppression, top_k};
 use crate::preprocess::{Placement, Preprocessor};
@@ -76,11 +76,13 @@ impl LoadedDetector {
     pub fn new(weights: &Weights, device: &Device, dtype: DType) -> Result<Self> {
         let description = weights.description();
         weights.check(&expected_tensors(description)?)?;
+        let (dtype, precision) = Precision::on(device, dtype)?;
         let params = Params::new(
             weights.var_builder(dtype, device),
             Mode::Inference,
             description.batch_norm_eps.unwrap_or(1e-5),
-        );
+        )
+        .precision(precision);
         Ok(Self {
             network: network::build(description, &params)?,
             description: description.clone(),

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::layers::{Mode, Params};
+use crate::layers::{Mode, Params, Precision};
 use crate::memory::in_halves;
 use crate::preprocess::{Preprocessor, Region};
 use crate::{Crop, Description, EmbedError, Embedder, Embedding, Error, Result, Weights};
@@ -50,11 +50,13 @@ impl LoadedEmbedder {
         let description = weights.description();
         network::check_is_embedder(description)?;
         weights.check(&expected_tensors(description)?)?;
+        let (dtype, precision) = Precision::on(device, dtype)?;
         let params = Params::new(
             weights.var_builder(dtype, device),
             Mode::Inference,
             description.batch_norm_eps.unwrap_or(1e-5),
-        );
+        )
+        .precision(precision);
         let network = network::build_embedder(description, &params)?;
         if let Some(said) = description.feature_dim
             && said != network.dim()

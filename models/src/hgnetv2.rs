@@ -212,13 +212,24 @@ impl ConvLayer {
     }
 }
 
-impl Module for ConvLayer {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.conv.forward(x)?;
+impl ConvLayer {
+    /// The layer on the channels of all `parts`.
+    fn forward_parts(&self, parts: &[Tensor]) -> Result<Tensor> {
+        let parts: Vec<&Tensor> = parts.iter().collect();
+        self.finish(self.conv.forward_parts(&parts)?)
+    }
+
+    fn finish(&self, y: Tensor) -> Result<Tensor> {
         match &self.affine {
             Some(affine) => affine.forward(&y),
             None => Ok(y),
         }
+    }
+}
+
+impl Module for ConvLayer {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.finish(self.conv.forward(x)?)
     }
 }
 
@@ -369,7 +380,8 @@ impl Module for Block {
             y = forward_all(layer, &y)?;
             outputs.push(y.clone());
         }
-        let y = forward_all(&self.aggregation, &Tensor::cat(&outputs, 1)?)?;
+        let [squeeze, excite] = &self.aggregation;
+        let y = excite.forward(&squeeze.forward_parts(&outputs)?)?;
         if self.residual { y + x } else { Ok(y) }
     }
 }

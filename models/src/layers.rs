@@ -9,7 +9,7 @@ use candle_nn::VarBuilder;
 
 use crate::ops::{self, SampleShape};
 
-pub use crate::ops::Activation;
+pub use crate::ops::{Activation, Precision};
 
 /// What a network is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +30,30 @@ impl Mode {
     }
 }
 
+impl Precision {
+    /// What a network whose numbers are to be `dtype` is built with on `device`: the type of its
+    /// tensors and the precision of its products. On the CPU tensors are f32 in either case.
+    ///
+    /// # Errors
+    /// The CPU has no instructions for products of `dtype`.
+    pub fn on(device: &Device, dtype: DType) -> Result<(DType, Self)> {
+        match (device.is_cpu(), dtype) {
+            (true, DType::BF16) if Self::Bf16.available() => Ok((DType::F32, Self::Bf16)),
+            (true, DType::BF16) => {
+                candle_core::bail!("this CPU has no bfloat16 products (AVX512-BF16)")
+            }
+            _ => Ok((dtype, Self::F32)),
+        }
+    }
+}
+
 /// The weights of a network or a part of it, and how the part is to be built.
 #[derive(Clone)]
 pub struct Params {
     vb: VarBuilder<'static>,
     mode: Mode,
     batch_norm_eps: f64,
+    precision: Precision,
 }
 
 impl Params {
@@ -45,7 +63,14 @@ impl Params {
             vb,
             mode,
             batch_norm_eps,
+            precision: Precision::F32,
         }
+    }
+
+    /// The same, with matrix products in `precision` where the CPU has a kernel for that.
+    #[must_use]
+    pub fn precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The part called `name`.
@@ -189,7 +214,7 @@ impl ConvNormAct {
             });
         }
         let (weight, bias) = fold_batch_norm(&weight, None, norm_params)?;
-        Self::fused(conv, &weight, Some(&bias))
+        Self::packed(conv, &weight, Some(&bias), conv_params)
     }
 
     /// The same where one part holds both: the convolution as `conv`, the norm as `norm_name`.
@@ -213,11 +238,11 @@ impl ConvNormAct {
                     weight,
                     bias: None,
                     norm: None,
-                    training: false,
+                    training: params.mode == Mode::Training,
                 },
             });
         }
-        Self::fused(conv, &weight, None)
+        Self::packed(conv, &weight, None, params)
     }
 
     /// A convolution with bias and no norm, tensors `weight` and `bias` under `params`.
@@ -234,11 +259,29 @@ impl ConvNormAct {
                     weight,
                     bias: Some(bias),
                     norm: None,
-                    training: false,
+                    training: params.mode == Mode::Training,
                 },
             });
         }
-        Self::fused(conv, &weight, Some(&bias))
+        Self::packed(conv, &weight, Some(&bias), params)
+    }
+
+    fn packed(conv: Conv, weight: &Tensor, bias: Option<&Tensor>, params: &Params) -> Result<Self> {
+        let conv = ops::Conv2d::with_precision(conv, weight, bias, params.precision)?;
+        Ok(Self {
+            form: ConvForm::Fused(conv),
+        })
+    }
+
+    /// The convolution of what [`Tensor::cat`] of `parts` over the channels would give.
+    ///
+    /// # Errors
+    /// The shapes do not fit, or the device fails.
+    pub fn forward_parts(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        match &self.form {
+            ConvForm::Fused(conv) => conv.forward_parts(parts),
+            ConvForm::Plain { .. } => self.forward(&Tensor::cat(parts, 1)?),
+        }
     }
 
     /// An inference convolution from weights that are final already.
@@ -264,7 +307,14 @@ impl Module for ConvNormAct {
                 norm,
                 training,
             } => {
-                let mut y = ops::reference::conv2d(x, weight, bias.as_ref(), conv)?;
+                let quick = *training && ops::training::takes(x, conv);
+                if quick && let Some(norm) = norm.as_ref().and_then(learnt_norm) {
+                    return ops::training::conv_norm(x, weight, &norm, conv);
+                }
+                let mut y = match bias {
+                    None if quick => ops::training::conv2d(x, weight, conv)?,
+                    _ => ops::reference::conv2d(x, weight, bias.as_ref(), conv)?,
+                };
                 if let Some(norm) = norm {
                     y = norm.forward_t(&y, *training)?;
                 }
@@ -284,6 +334,18 @@ pub fn forward_all<M: Module>(layers: &[M], x: &Tensor) -> Result<Tensor> {
         x = layer.forward(&x)?;
     }
     Ok(x)
+}
+
+/// The tensors of a norm, if it has all of them.
+fn learnt_norm(norm: &candle_nn::BatchNorm) -> Option<ops::training::Norm<'_>> {
+    let (weight, bias) = norm.weight_and_bias()?;
+    Some(ops::training::Norm {
+        weight,
+        bias,
+        running_mean: norm.running_mean(),
+        running_var: norm.running_var(),
+        eps: norm.eps(),
+    })
 }
 
 fn plain_batch_norm(channels: usize, params: &Params) -> Result<candle_nn::BatchNorm> {
@@ -419,9 +481,17 @@ pub fn fold_batch_norm(
 
 /// A linear layer with bias and activation: `x · weightᵀ + bias`.
 pub struct Linear {
-    weight: Tensor, // [output, input]
-    bias: Tensor,   // [output]
+    form: Product,
     activation: Activation,
+}
+
+enum Product {
+    /// For inference.
+    Packed(ops::Dense),
+    Plain {
+        weight: Tensor, // [output, input]
+        bias: Tensor,   // [output]
+    },
 }
 
 impl Linear {
@@ -430,19 +500,30 @@ impl Linear {
     /// # Errors
     /// A tensor is missing or has the wrong shape.
     pub fn new(input: usize, output: usize, params: &Params) -> Result<Self> {
-        Ok(Self::from_tensors(
+        Self::from_tensors(
             params.get((output, input), "weight")?,
             params.get(output, "bias")?,
-        ))
+            params,
+        )
     }
 
-    /// A layer from tensors that are loaded already.
-    pub fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
-        Self {
-            weight,
-            bias,
+    /// A layer from tensors that are loaded already, built as `params` says.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn from_tensors(weight: Tensor, bias: Tensor, params: &Params) -> Result<Self> {
+        let dense = if params.mode.is_plain() {
+            None
+        } else {
+            ops::Dense::new(&weight, &bias, params.precision)?
+        };
+        Ok(Self {
+            form: match dense {
+                Some(dense) => Product::Packed(dense),
+                None => Product::Plain { weight, bias },
+            },
             activation: Activation::Identity,
-        }
+        })
     }
 
     /// The same followed by an activation.
@@ -454,16 +535,20 @@ impl Linear {
 impl Module for Linear {
     // [.., input] -> [.., output]
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = match &self.form {
+            Product::Packed(dense) => return dense.forward(x, self.activation),
+            Product::Plain { weight, bias } => (weight, bias),
+        };
         let dims = x.dims().to_vec();
         let Some((&input, leading)) = dims.split_last() else {
             candle_core::bail!("a linear layer needs at least one dimension")
         };
         let rows: usize = leading.iter().product();
         // One matrix product over all leading dimensions: candle runs batched ones one by one.
-        let y = x.reshape((rows, input))?.matmul(&self.weight.t()?)?;
+        let y = x.reshape((rows, input))?.matmul(&weight.t()?)?;
         let mut shape = leading.to_vec();
-        shape.push(self.bias.dim(0)?);
-        ops::add_bias(y, &self.bias, self.activation)?.reshape(shape)
+        shape.push(bias.dim(0)?);
+        ops::add_bias(y, bias, self.activation)?.reshape(shape)
     }
 }
 
@@ -510,7 +595,12 @@ impl LinearNormAct {
         let bias = linear.get(output, "bias")?;
         let (weight, bias) = fold_batch_norm(&weight, Some(&bias), norm)?;
         Ok(Self {
-            form: LinearForm::Fused(ops::Conv2d::new(conv, &weight, Some(&bias))?),
+            form: LinearForm::Fused(ops::Conv2d::with_precision(
+                conv,
+                &weight,
+                Some(&bias),
+                linear.precision,
+            )?),
         })
     }
 }
@@ -595,7 +685,10 @@ impl LayerNorm {
 impl Module for LayerNorm {
     // [.., size] -> [.., size]
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.weight, &self.bias, Self::EPS)
+        let describe = || (format!("layer norm, {:?}", x.dims()), 0.0);
+        ops::profile::timed(describe, || {
+            ops::layer_norm(x, &self.weight, &self.bias, Self::EPS)
+        })
     }
 }
 
@@ -618,10 +711,11 @@ impl MultiHeadAttention {
         let weight = params.get((3 * size, size), "in_proj_weight")?;
         let bias = params.get(3 * size, "in_proj_bias")?;
         let part = |index: usize| -> Result<Linear> {
-            Ok(Linear::from_tensors(
+            Linear::from_tensors(
                 weight.narrow(0, index * size, size)?.contiguous()?,
                 bias.narrow(0, index * size, size)?.contiguous()?,
-            ))
+                params,
+            )
         };
         Ok(Self {
             query: part(0)?,
@@ -640,7 +734,17 @@ impl MultiHeadAttention {
         let query = self.query.forward(query)?;
         let key = self.key.forward(key)?;
         let value = self.value.forward(value)?;
-        let mixed = ops::attention(&query, &key, &value, self.heads)?;
+        let describe = || {
+            let (keys, rows) = (key.dim(1).unwrap_or(0), query.elem_count());
+            let operations = 4 * rows * keys;
+            (
+                format!("attention, {:?} on {keys} keys", query.dims()),
+                operations as f64,
+            )
+        };
+        let mixed = ops::profile::timed(describe, || {
+            ops::attention(&query, &key, &value, self.heads)
+        })?;
         self.out.forward(&mixed)
     }
 }
@@ -724,7 +828,16 @@ impl DeformableAttention {
         let center = reference.narrow(2, 0, 2)?.reshape(box_shape)?;
         let half = (reference.narrow(2, 2, 2)? * 0.5)?.reshape(box_shape)?;
         let locations = offsets.broadcast_mul(&half)?.broadcast_add(&center)?;
-        let mixed = ops::deformable_attention(&value, &locations, &weights, shape)?;
+        let describe = || {
+            let operations = 8 * points * query.elem_count();
+            (
+                format!("deformable attention, {queries} queries"),
+                operations as f64,
+            )
+        };
+        let mixed = ops::profile::timed(describe, || {
+            ops::deformable_attention(&value, &locations, &weights, shape)
+        })?;
         match &self.projections {
             Some((_, output_proj)) => output_proj.forward(&mixed),
             None => Ok(mixed),

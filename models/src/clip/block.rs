@@ -22,7 +22,7 @@ impl Block {
         Ok(Self {
             ln_1: LayerNorm::new(width, &params.pp("ln_1"))?,
             attention: SelfAttention {
-                in_proj: Linear::from_tensors(in_proj.0, in_proj.1),
+                in_proj: Linear::from_tensors(in_proj.0, in_proj.1, params)?,
                 out_proj,
                 heads,
             },
@@ -59,10 +59,11 @@ impl LastBlock {
         let ((weight, bias), out_proj) = projections(width, params)?;
         // Views: training changes the tensors in place.
         let part = |first: usize, count: usize| -> Result<Linear> {
-            Ok(Linear::from_tensors(
+            Linear::from_tensors(
                 weight.narrow(0, first, count)?,
                 bias.narrow(0, first, count)?,
-            ))
+                params,
+            )
         };
         Ok(Self {
             ln_1: LayerNorm::new(width, &params.pp("ln_1"))?,

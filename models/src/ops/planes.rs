@@ -4,21 +4,21 @@
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::Activation;
+use super::{Activation, training};
 use super::cpu::math::sum;
 #[cfg(feature = "cuda")]
 use super::cuda;
 
 /// Whether tensors are of the kind that the passes here take: f32 in order on the CPU, and nobody
 /// asks for gradients.
-fn fused(tensors: &[&Tensor]) -> bool {
+pub(super) fn fused(tensors: &[&Tensor]) -> bool {
     tensors.iter().all(|x| {
         x.device().is_cpu() && x.dtype() == DType::F32 && x.is_contiguous() && !x.track_op()
     })
 }
 
 /// Runs `pass` over the numbers of tensors that [`fused`] accepted.
-fn with_numbers<T>(tensors: &[&Tensor], pass: impl FnOnce(&[&[f32]]) -> T) -> Result<T> {
+pub(super) fn with_numbers<T>(tensors: &[&Tensor], pass: impl FnOnce(&[&[f32]]) -> T) -> Result<T> {
     let mut guards = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         guards.push(tensor.storage_and_layout());
@@ -123,6 +123,9 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         && a.dims() == b.dims()
     {
         return cuda::tensors::add_relu(&device, a, b);
+    }
+    if a.dims() == b.dims() && training::on_cpu(a) && (a.track_op() || b.track_op()) {
+        return training::add_relu(a, b);
     }
     if a.dims() != b.dims() || !fused(&[a, b]) {
         return Activation::Relu.apply(&(a + b)?);

@@ -98,7 +98,7 @@ impl HybridEncoder {
             let (_, _, height, width) = fine.dims4()?;
             let upsampled = upsample_nearest(&high, height, width)?;
             laterals.push(high);
-            top = fpn.forward(&Tensor::cat(&[&upsampled, &fine], 1)?)?;
+            top = fpn.forward(&[&upsampled, &fine])?;
         }
         let mut outputs = vec![top];
         for (down, pan) in self.downsample_convs.iter().zip(&self.pan_blocks) {
@@ -106,7 +106,7 @@ impl HybridEncoder {
                 candle_core::bail!("the encoder was built for other levels")
             };
             let low = down.forward(fine)?;
-            outputs.push(pan.forward(&Tensor::cat(&[&low, &lateral], 1)?)?);
+            outputs.push(pan.forward(&[&low, &lateral])?);
         }
         Ok(outputs)
     }
@@ -223,10 +223,11 @@ impl FusionBlock {
     }
 }
 
-impl Module for FusionBlock {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let deep = forward_all(&self.bottlenecks, &self.conv1.forward(x)?)?;
-        let sum = (deep + self.conv2.forward(x)?)?;
+impl FusionBlock {
+    /// Fuses two levels of one size.
+    fn forward(&self, levels: &[&Tensor]) -> Result<Tensor> {
+        let deep = forward_all(&self.bottlenecks, &self.conv1.forward_parts(levels)?)?;
+        let sum = (deep + self.conv2.forward_parts(levels)?)?;
         match &self.conv3 {
             Some(conv) => conv.forward(&sum),
             None => Ok(sum),

@@ -1,15 +1,20 @@
-//! Convolution in f32, channels first. Depthwise ones run plane by plane; dense ones directly
-//! ([`direct`]) where the machine has AVX-512, else as tiles of im2col that stay in the cache, each
-//! multiplied by the weights and finished (bias, activation) while it is warm.
+//! Convolution, channels first. Depthwise ones run plane by plane. Where the machine has AVX-512,
+//! dense ones are matrix products if they are 1×1 ([`Pointwise`]), are filtered with fewer products
+//! if they are 3×3 at stride 1 ([`Winograd`]), and run directly otherwise ([`direct`]); elsewhere
+//! as tiles of im2col that stay in the cache, each multiplied by the weights and finished (bias,
+//! activation) while it is warm.
 
 #![allow(unsafe_code)] // `gemm` takes raw pointers, and threads write into one output
 
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
+use super::block::Precision;
 use super::depthwise::{self, PlaneShape};
 use super::direct;
-use super::math::epilogue;
+use super::math::{epilogue, finish};
+use super::pointwise::{Pointwise, Source};
+use super::winograd::Winograd;
 use crate::layers::Conv;
 
 /// Bytes that a tile of unfolded input may take: about half of a core's second-level cache.
@@ -27,6 +32,10 @@ pub struct Packed {
 }
 
 enum Weight {
+    /// For one channel of weights after the other, see [`Pointwise`].
+    Pointwise(Pointwise),
+    /// Transformed, see [`Winograd`].
+    Winograd(Winograd),
     /// `[output, input / groups * kernel * kernel]`.
     Rows(Vec<f32>),
     /// As [`direct`] wants them, where that is the faster way.
@@ -54,7 +63,7 @@ struct Extent {
 
 /// A pointer that threads may share because they write disjoint parts.
 #[derive(Clone, Copy)]
-struct Shared(*mut f32);
+pub(super) struct Shared(pub *mut f32);
 // SAFETY: every user writes only its own channels, rows and columns, see `directly` and
 // `dense_tile`.
 unsafe impl Send for Shared {}
@@ -63,8 +72,18 @@ unsafe impl Sync for Shared {}
 
 impl Packed {
     /// `weight` as `[output, input / groups, kernel, kernel]`, `bias` as `[output]`.
-    pub fn new(conv: &Conv, weight: Vec<f32>, bias: Vec<f32>) -> Self {
-        let weight = if prefers_direct(conv) {
+    pub fn new(conv: &Conv, weight: Vec<f32>, bias: Vec<f32>, precision: Precision) -> Self {
+        let pointwise = (conv.kernel, conv.stride, conv.padding, conv.groups) == (1, 1, 0, 1);
+        let weight = if pointwise && precision.available() {
+            Weight::Pointwise(Pointwise::new(
+                precision,
+                &weight,
+                conv.output,
+                conv.activation,
+            ))
+        } else if Winograd::suits(conv) {
+            Weight::Winograd(Winograd::new(conv, &weight))
+        } else if prefers_direct(conv) {
             Weight::Direct(direct::pack(conv, &weight))
         } else {
             Weight::Rows(weight)
@@ -81,11 +100,21 @@ impl Packed {
         self.conv.output
     }
 
-    /// Convolves `[batch, input, height, width]`; gives the output and its height and width.
+    /// Whether [`Packed::run`] takes an input whose channels lie in several tensors.
+    pub fn takes_parts(&self) -> bool {
+        matches!(self.weight, Weight::Pointwise(_))
+    }
+
+    /// Convolves `[batch, input, height, width]`; gives the output and its height and width. The
+    /// input is one tensor, or, see [`Packed::takes_parts`], several with its channels in turn.
     ///
     /// # Errors
     /// The input is smaller than the kernel.
-    pub fn run(&self, input: &[f32], size: Size) -> Result<(Vec<f32>, usize, usize)> {
+    pub fn run(&self, parts: &[Source<'_>], size: Size) -> Result<(Vec<f32>, usize, usize)> {
+        let [input, ..] = parts else {
+            bail!("convolution of nothing");
+        };
+        let input = input.data;
         let Conv {
             kernel,
             stride,
@@ -109,6 +138,10 @@ impl Packed {
             out_width: width,
         };
         match &self.weight {
+            Weight::Pointwise(pointwise) => {
+                pointwise.run(parts, &self.bias, size.batch, height * width, &mut output);
+            }
+            Weight::Winograd(winograd) => winograd.run(input, &self.bias, size, &mut output),
             Weight::Direct(weight) => self.directly(weight, input, extent, &mut output),
             Weight::Rows(weight) if depthwise => {
                 self.depthwise(weight, input, extent, &mut output);
@@ -180,8 +213,7 @@ impl Packed {
                         let start = shared.0.add((plane * height + y) * width + x);
                         std::slice::from_raw_parts_mut(start, sums.len())
                     };
-                    row.copy_from_slice(sums);
-                    epilogue(row, self.bias[channel], self.conv.activation);
+                    finish(row, sums, self.bias[channel], self.conv.activation);
                 });
             });
     }
@@ -351,11 +383,11 @@ fn unfold_row(segment: &mut [f32], source: &[f32], x: usize, kx: usize, conv: &C
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Tensor};
+    use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
 
     use crate::layers::{Activation, Conv};
-    use crate::ops::{Conv2d, reference};
+    use crate::ops::{Conv2d, Precision, reference};
 
     /// Largest difference between the kernel and the plain version, relative to the largest number.
     fn difference(conv: Conv, batch: usize, height: usize, width: usize) -> f32 {
@@ -407,6 +439,92 @@ mod tests {
                 .stride(stride).padding(padding).activation(act);
             prop_assert!(difference(conv, batch, height, width) < 1e-5);
         }
+    }
+
+    /// As numbers of `precision`.
+    fn rounded(x: &Tensor, precision: Precision) -> candle_core::Result<Tensor> {
+        match precision {
+            Precision::F32 => Ok(x.clone()),
+            Precision::Bf16 => x.to_dtype(DType::BF16)?.to_dtype(DType::F32),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(60))]
+
+        // Enough channels for the minimal filtering; its sums are of other numbers, so that errors
+        // are larger.
+        #[test]
+        fn three_by_three_equals_plain(
+            input in 16_usize..40, output in 16_usize..70, padding in 0_usize..3,
+            batch in 1_usize..4, height in 3_usize..24, width in 3_usize..70, act in activation(),
+        ) {
+            let conv = Conv::new(input, output, 3).padding(padding).activation(act);
+            prop_assert!(difference(conv, batch, height, width) < 2e-5);
+        }
+
+        #[test]
+        fn channels_in_parts_equal_plain(
+            parts in prop::collection::vec(1_usize..30, 1..5), output in 1_usize..70,
+            batch in 1_usize..4, height in 1_usize..12, width in 1_usize..40, bf16: bool,
+        ) {
+            let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
+            let run = || -> candle_core::Result<f32> {
+                let conv = Conv::new(parts.iter().sum(), output, 1).activation(Activation::Silu);
+                let device = Device::Cpu;
+                let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
+                let bias = Tensor::randn(0_f32, 1.0, output, &device)?;
+                let mut tensors = Vec::new();
+                for part in &parts {
+                    let shape = (batch, *part, height, width);
+                    tensors.push(Tensor::randn(0_f32, 1.0, shape, &device)?);
+                }
+                let tensors: Vec<&Tensor> = tensors.iter().collect();
+                let precision = if precision.available() { precision } else { Precision::F32 };
+                let layer = Conv2d::with_precision(conv, &weight, Some(&bias), precision)?;
+                let found = layer.forward_parts(&tensors)?;
+                let x = rounded(&Tensor::cat(&tensors, 1)?, precision)?;
+                let weight = rounded(&weight, precision)?;
+                let expected = reference::conv2d(&x, &weight, Some(&bias), &conv)?.silu()?;
+                let scale = expected.abs()?.max_all()?.to_scalar::<f32>()?;
+                let error = (found - expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                Ok(error / scale.max(1.0))
+            };
+            let off = run().unwrap();
+            prop_assert!(off < 1e-5, "off by {}", off);
+        }
+    }
+
+    // To the last bit: alone and in a batch, on one thread and on three.
+    #[test]
+    fn batches_and_threads_change_nothing() -> candle_core::Result<()> {
+        let device = Device::Cpu;
+        for (kernel, precision) in [
+            (3, Precision::F32),
+            (1, Precision::F32),
+            (1, Precision::Bf16),
+        ] {
+            if !precision.available() {
+                continue;
+            }
+            let conv = Conv::new(48, 72, kernel).activation(Activation::Silu);
+            let x = Tensor::randn(0_f32, 1.0, (3, 48, 37, 29), &device)?;
+            let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
+            let layer = Conv2d::with_precision(conv, &weight, None, precision)?;
+            let run = |threads: usize, x: &Tensor| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let pool = pool.build().unwrap();
+                let y = pool.install(|| layer.forward(x)).unwrap();
+                y.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            let expected = run(1, &x);
+            assert_eq!(run(3, &x), expected);
+            let alone: Vec<f32> = (0..3)
+                .flat_map(|image| run(2, &x.narrow(0, image, 1).unwrap()))
+                .collect();
+            assert_eq!(alone, expected);
+        }
+        Ok(())
     }
 
     #[test]

@@ -16,56 +16,83 @@ pub(super) struct PlaneShape {
     pub conv: Conv,
 }
 
-#[inline(always)]
-fn any_body(output: &mut [f32], input: &[f32], weight: &[f32], shape: PlaneShape) {
-    let PlaneShape {
-        in_height,
-        in_width,
-        out_width,
-        conv,
-    } = shape;
-    for (y, line) in output.chunks_exact_mut(out_width).enumerate() {
-        for ky in 0..conv.kernel {
-            let source_y = (y * conv.stride + ky).wrapping_sub(conv.padding);
-            if source_y >= in_height {
-                continue;
-            }
-            let source = &input[source_y * in_width..][..in_width];
-            for kx in 0..conv.kernel {
-                let tap = weight[ky * conv.kernel + kx];
-                // Outputs whose input column x·stride + kx − padding lies inside the row.
-                let first = conv.padding.saturating_sub(kx).div_ceil(conv.stride);
-                let end = (in_width + conv.padding)
-                    .saturating_sub(kx)
-                    .div_ceil(conv.stride);
-                let end = end.min(out_width);
-                if first >= end {
-                    continue;
-                }
-                let start = first * conv.stride + kx - conv.padding;
-                if conv.stride == 1 {
-                    let source = &source[start..start + end - first];
-                    for (out, value) in line[first..end].iter_mut().zip(source) {
-                        *out += tap * value;
-                    }
-                } else {
-                    let source = source[start..].iter().step_by(conv.stride);
-                    for (out, value) in line[first..end].iter_mut().zip(source) {
-                        *out += tap * value;
-                    }
-                }
+/// Outputs whose sums are in registers together.
+const LANES: usize = 16;
+
+/// Columns of one residue of a padded row, with what full vectors read beyond.
+fn pitch(shape: PlaneShape) -> usize {
+    shape.out_width.next_multiple_of(LANES) + shape.conv.kernel
+}
+
+/// Copies a channel with zeros around it, every row split by the columns' residue modulo the
+/// stride, so that neighbouring outputs read neighbouring numbers: `[row, residue, column]`.
+fn split(buffer: &mut Vec<f32>, input: &[f32], shape: PlaneShape, rows: usize) {
+    let Conv {
+        stride, padding, ..
+    } = shape.conv;
+    let pitch = pitch(shape);
+    buffer.clear();
+    buffer.resize(rows * stride * pitch, 0.0);
+    let sources = input.chunks_exact(shape.in_width);
+    let targets = buffer.chunks_exact_mut(stride * pitch).skip(padding);
+    for (target, source) in targets.zip(sources) {
+        if stride == 1 {
+            let count = source.len().min(pitch.saturating_sub(padding));
+            target[padding..padding + count].copy_from_slice(&source[..count]);
+            continue;
+        }
+        for (x, value) in source.iter().enumerate() {
+            let (column, residue) = ((x + padding) / stride, (x + padding) % stride);
+            if column < pitch {
+                target[residue * pitch + column] = *value;
             }
         }
     }
 }
 
-dispatch! {
-    /// Any kernel and stride, tap by tap.
-    fn any(output: &mut [f32], input: &[f32], weight: &[f32], shape: PlaneShape) =
-        any_body
+#[inline(always)]
+fn taps_body<const SIDE: usize>(
+    output: &mut [f32],
+    split: &[f32],
+    weight: &[f32],
+    shape: PlaneShape,
+) {
+    // The kernel's side is known to the compiler where it is a usual one.
+    let side = if SIDE == 0 { shape.conv.kernel } else { SIDE };
+    let (stride, pitch) = (shape.conv.stride, pitch(shape));
+    for (y, line) in output.chunks_exact_mut(shape.out_width).enumerate() {
+        for (part, out) in line.chunks_mut(LANES).enumerate() {
+            let mut sums = [0.0_f32; LANES];
+            for ky in 0..side {
+                let row = &split[(y * stride + ky) * stride * pitch..][..stride * pitch];
+                for kx in 0..side {
+                    let at = kx % stride * pitch + kx / stride + part * LANES;
+                    let tap = weight[ky * side + kx];
+                    for (sum, value) in sums.iter_mut().zip(&row[at..at + LANES]) {
+                        *sum += tap * value;
+                    }
+                }
+            }
+            out.copy_from_slice(&sums[..out.len()]);
+        }
+    }
 }
 
-/// Adds one channel's convolution to `output`; `buffer` is room that calls may share.
+dispatch! {
+    fn five_by_five(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
+        taps_body::<5>
+}
+
+dispatch! {
+    fn three_by_three(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
+        taps_body::<3>
+}
+
+dispatch! {
+    fn any(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) = taps_body::<0>
+}
+
+/// One channel's convolution into `output`, which is zero; `buffer` is room that calls may share.
 pub(super) fn plane(
     output: &mut [f32],
     input: &[f32],
@@ -77,8 +104,15 @@ pub(super) fn plane(
     if let (Ok(weight), 1, 1) = (weight.try_into(), conv.stride, conv.padding) {
         pad(buffer, input, shape);
         three(output, buffer, weight, shape.in_width);
-    } else {
-        any(output, input, weight, shape);
+        return;
+    }
+    let out_rows = output.len() / shape.out_width.max(1);
+    let rows = (out_rows.max(1) - 1) * conv.stride + conv.kernel;
+    split(buffer, input, shape, rows);
+    match conv.kernel {
+        5 => five_by_five(output, buffer, weight, shape),
+        3 => three_by_three(output, buffer, weight, shape),
+        _ => any(output, buffer, weight, shape),
     }
 }
 

@@ -128,6 +128,9 @@ struct Taps<'a> {
 type Block = [[f32; COLUMNS]; CHANNELS];
 
 /// Sums for [`CHANNELS`] output channels and [`COLUMNS`] outputs from `at` on.
+///
+/// # Panics
+/// If an output reads beyond the band.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 fn block(output: &mut Block, taps: &Taps<'_>, at: usize) {
@@ -135,23 +138,30 @@ fn block(output: &mut Block, taps: &Taps<'_>, at: usize) {
         _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
     const LANES: usize = 16;
-    let mut sums = [[_mm512_setzero_ps(); COLUMNS / LANES]; CHANNELS];
     let depth = taps.offsets.len() * CHANNELS;
-    let channels = taps.band.chunks_exact(taps.channel_size);
-    for (channel, weights) in channels.zip(taps.weight.chunks_exact(depth)) {
-        for (offset, weights) in taps.offsets.iter().zip(weights.chunks_exact(CHANNELS)) {
-            let Some(values) = channel[at + offset..].first_chunk::<COLUMNS>() else {
-                return;
-            };
-            // SAFETY: `values` holds COLUMNS numbers, loads need no alignment.
-            let values: [_; COLUMNS / LANES] = std::array::from_fn(|vector| unsafe {
-                _mm512_loadu_ps(values[vector * LANES..].as_ptr())
-            });
-            for (sums, weight) in sums.iter_mut().zip(weights) {
-                let weight = _mm512_set1_ps(*weight);
-                for (sum, value) in sums.iter_mut().zip(&values) {
-                    *sum = _mm512_fmadd_ps(*value, weight, *sum);
+    let channels = taps.weight.len() / depth;
+    let reach = taps.offsets.iter().max().copied().unwrap_or(0) + at + COLUMNS;
+    assert!((channels - 1) * taps.channel_size + reach <= taps.band.len());
+    let mut sums = [[_mm512_setzero_ps(); COLUMNS / LANES]; CHANNELS];
+    let mut weight = taps.weight.as_ptr();
+    for channel in 0..channels {
+        for offset in taps.offsets {
+            // SAFETY: the band reaches far enough, as was just asserted; there are CHANNELS
+            // weights for every tap of every channel. Loads need no alignment.
+            unsafe {
+                let values = taps
+                    .band
+                    .as_ptr()
+                    .add(channel * taps.channel_size + at + offset);
+                let values: [_; COLUMNS / LANES] =
+                    std::array::from_fn(|vector| _mm512_loadu_ps(values.add(vector * LANES)));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let weight = _mm512_set1_ps(*weight.add(row));
+                    for vector in 0..COLUMNS / LANES {
+                        sums[vector] = _mm512_fmadd_ps(values[vector], weight, sums[vector]);
+                    }
                 }
+                weight = weight.add(CHANNELS);
             }
         }
     }

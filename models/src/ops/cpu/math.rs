@@ -97,6 +97,36 @@ fn epilogue_body(row: &mut [f32], bias: f32, activation: Activation) {
 }
 
 #[inline(always)]
+fn finish_body(row: &mut [f32], sums: &[f32], bias: f32, activation: Activation) {
+    match activation {
+        Activation::Identity => {
+            for (x, sum) in row.iter_mut().zip(sums) {
+                *x = sum + bias;
+            }
+        }
+        Activation::Relu => {
+            for (x, sum) in row.iter_mut().zip(sums) {
+                *x = (sum + bias).max(0.0);
+            }
+        }
+        Activation::Silu | Activation::Gelu | Activation::QuickGelu => {
+            row.copy_from_slice(sums);
+            epilogue_body(row, bias, activation);
+        }
+    }
+}
+
+#[inline(always)]
+fn row_finish_body(row: &mut [f32], sums: &[f32], bias: &[f32], activation: Activation) {
+    for ((x, sum), bias) in row.iter_mut().zip(sums).zip(bias) {
+        *x = sum + bias;
+    }
+    if activation != Activation::Identity {
+        epilogue_body(row, 0.0, activation);
+    }
+}
+
+#[inline(always)]
 fn row_epilogue_body(row: &mut [f32], bias: &[f32], activation: Activation) {
     for (x, b) in row.iter_mut().zip(bias) {
         *x += b;
@@ -109,6 +139,17 @@ fn row_epilogue_body(row: &mut [f32], bias: &[f32], activation: Activation) {
 dispatch! {
     /// Adds `bias` to one channel's numbers and applies the activation, in place.
     pub fn epilogue(row: &mut [f32], bias: f32, activation: Activation) = epilogue_body
+}
+
+dispatch! {
+    /// One channel's `sums` with `bias` and activation, into a row of as many numbers.
+    pub fn finish(row: &mut [f32], sums: &[f32], bias: f32, activation: Activation) = finish_body
+}
+
+dispatch! {
+    /// Sums of a row, each with its own bias, and the activation, into a row of as many numbers.
+    pub fn row_finish(row: &mut [f32], sums: &[f32], bias: &[f32], activation: Activation) =
+        row_finish_body
 }
 
 dispatch! {

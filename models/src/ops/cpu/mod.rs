@@ -1,13 +1,20 @@
-//! Kernels for the CPU: f32, parallel by rayon, compiled for several vector units.
+//! Kernels for the CPU: f32 and, for matrix products, bfloat16; parallel by rayon, compiled for
+//! several vector units.
 
 pub mod attention;
+pub mod block;
 pub mod conv;
 pub mod deformable;
 mod depthwise;
 mod direct;
+pub mod linear;
 pub mod math;
 pub mod norm;
 pub mod panels;
+pub mod pointwise;
 pub mod pool;
 mod simd;
 pub mod threads;
+mod tiles;
+mod winograd;
+mod words;

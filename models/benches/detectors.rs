@@ -1,0 +1,105 @@
+//! Milliseconds a frame of the detectors, network alone, with made-up weights; with `profile` where
+//! they go, layer by layer.
+//!
+//! ```text
+//! cargo bench -p mtmc-models --bench detectors -- [ARCHITECTURE …] [THREADS] [batch=N] [bf16] [profile]
+//! ```
+
+#![allow(clippy::print_stdout)]
+
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use mtmc_models::detect::DetectionNetwork;
+use mtmc_models::testing::{made_up_description, made_up_weights};
+use mtmc_models::{Description, LoadedDetector, expected_tensors, network, ops};
+
+/// Seconds that each case runs at least.
+const SECONDS: f64 = 6.0;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut names = Vec::new();
+    let (mut threads, mut batch, mut dtype) = (1, 1, DType::F32);
+    let mut profile = false;
+    for argument in std::env::args().skip(1) {
+        if let Ok(count) = argument.parse::<usize>() {
+            threads = count;
+        } else if let Some(count) = argument.strip_prefix("batch=") {
+            batch = count.parse()?;
+        } else if argument == "profile" {
+            profile = true;
+        } else if argument == "bf16" {
+            dtype = DType::BF16;
+        } else if network::DETECTORS.contains(&argument.as_str()) {
+            names.push(argument);
+        }
+    }
+    if names.is_empty() {
+        names.push("rtdetr-l".to_string());
+    }
+    ops::set_threads(threads)?;
+    for name in names {
+        let detector = detector(&name, dtype)?;
+        let side = detector.description().input_width as usize;
+        let shape = (batch, 3, side, side);
+        let input = Tensor::rand(0.0_f32, 1.0, shape, &Device::Cpu)?;
+        let run = || -> candle_core::Result<()> {
+            match detector.network() {
+                DetectionNetwork::Detr(network) => network.forward(&input).map(drop),
+                DetectionNetwork::Dense(network) => network.forward(&input).map(drop),
+            }
+        };
+        run()?;
+        let (start, mut rounds) = (Instant::now(), Vec::new());
+        let busy = cpu_seconds();
+        while start.elapsed().as_secs_f64() < SECONDS || rounds.len() < 3 {
+            let round = Instant::now();
+            run()?;
+            rounds.push(round.elapsed().as_secs_f64() * 1e3 / batch as f64);
+        }
+        let busy = (cpu_seconds() - busy) * 1e3 / (rounds.len() * batch) as f64;
+        if profile {
+            ops::profile::start();
+            run()?;
+            for sum in ops::profile::sums(&ops::profile::stop()) {
+                println!(
+                    "{:8.2} ms {:7.1} GFLOP/s {:3} times {}",
+                    sum.seconds * 1e3,
+                    sum.operations / sum.seconds / 1e9,
+                    sum.count,
+                    sum.layer
+                );
+            }
+        }
+        rounds.sort_by(f64::total_cmp);
+        let (best, median) = (rounds[0], rounds[rounds.len() / 2]);
+        println!(
+            "{name}, {dtype:?}, batch {batch}, {threads} threads: {best:.1} ms a frame at best, {median:.1} in the median, {busy:.0} ms of CPU time"
+        );
+    }
+    Ok(())
+}
+
+/// Seconds that this process has computed: on a machine that others use too, a better measure of
+/// one thread's work than the time that passed.
+fn cpu_seconds() -> f64 {
+    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
+        return f64::NAN;
+    };
+    // After the name in brackets: user time is the 12th field, system time the 13th, in ticks.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    ticks
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
+}
+
+fn detector(name: &str, dtype: DType) -> mtmc_models::Result<LoadedDetector> {
+    let description = Description {
+        batch_norm_eps: Some(1e-3),
+        ..made_up_description(name)
+    };
+    let weights = made_up_weights(&description, &expected_tensors(&description)?);
+    LoadedDetector::new(&weights, &Device::Cpu, dtype)
+}

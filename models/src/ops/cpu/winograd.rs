@@ -1,0 +1,289 @@
+//! 3×3 convolution at stride 1 by minimal filtering, F(4×4, 3×3) (Lavin and Gray, "Fast Algorithms
+//! for Convolutional Neural Networks", CVPR 2016): 36 products for 16 outputs, not 144.
+//!
+//! Tiles of 6×6 inputs are transformed, multiplied with the transformed weights, 36 matrix products
+//! one after the other, and transformed to 4×4 outputs. A job takes a panel of tiles through all
+//! of it. Rounding errors are some ten times those of plain sums, about 1e-6 of the output's size.
+
+#![allow(unsafe_code)] // vector instructions, and threads write into one output
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::block::{self, Block, COLUMNS, Factors, Precision, ROWS};
+use super::conv::{Shared, Size};
+use super::math::finish;
+use super::pointwise::pack_weight;
+use super::tiles;
+use crate::layers::Conv;
+
+/// Outputs of a tile along each side.
+pub const TILE: usize = 4;
+
+/// Inputs of a tile along each side.
+pub const SIDE: usize = 6;
+
+/// Products of a tile.
+const POSITIONS: usize = SIDE * SIDE;
+
+/// Weights of a 3×3 convolution, transformed.
+pub struct Winograd {
+    conv: Conv,
+    weight: Vec<u32>, // [POSITIONS, output / ROWS, input, ROWS]
+}
+
+/// Neighbouring tiles of one row of tiles.
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    image: usize,
+    /// Row of tiles, first tile in it, how many.
+    row: usize,
+    first: usize,
+    count: usize,
+    /// Place of the first one in the panel.
+    lane: usize,
+}
+
+/// Room for a job, kept by its thread.
+#[derive(Default)]
+struct Room {
+    values: Vec<f32>,     // [POSITIONS, input, COLUMNS]
+    products: Vec<Block>, // [POSITIONS, blocks]
+    scratch: tiles::Scratch,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
+/// Sizes of a run.
+#[derive(Clone, Copy)]
+struct Extent {
+    size: Size,
+    out_height: usize,
+    out_width: usize,
+    /// Tiles along both sides.
+    rows: usize,
+    columns: usize,
+}
+
+impl Winograd {
+    /// Whether a convolution is one that this pays for, on this machine.
+    pub fn suits(conv: &Conv) -> bool {
+        let shape = conv.kernel == 3 && conv.stride == 1 && conv.groups == 1 && conv.padding <= 2;
+        shape && conv.input >= 16 && conv.output >= 16 && Precision::F32.available()
+    }
+
+    /// `weight`: `[output, input, 3, 3]`.
+    pub fn new(conv: &Conv, weight: &[f32]) -> Self {
+        let count = conv.output * conv.input;
+        let mut transformed = vec![0.0; POSITIONS * count];
+        for (at, kernel) in weight.as_chunks::<9>().0.iter().enumerate() {
+            for (position, value) in transform_weight(kernel).into_iter().enumerate() {
+                transformed[position * count + at] = value;
+            }
+        }
+        let parts = transformed.chunks_exact(count);
+        Self {
+            conv: *conv,
+            weight: parts
+                .flat_map(|part| pack_weight(Precision::F32, part, conv.input))
+                .collect(),
+        }
+    }
+
+    /// Convolves `[batch, input, height, width]` into `output`, `[batch, output, ..]`, whose sizes
+    /// are those of the convolution.
+    pub fn run(&self, input: &[f32], bias: &[f32], size: Size, output: &mut [f32]) {
+        let extent = self.extent(size);
+        let Extent {
+            out_height,
+            out_width,
+            rows,
+            columns,
+            ..
+        } = extent;
+        assert_eq!(
+            output.len(),
+            size.batch * self.conv.output * out_height * out_width
+        );
+        let tiles = size.batch * rows * columns;
+        let panels = tiles.div_ceil(COLUMNS);
+        let blocks = self.conv.output.div_ceil(ROWS);
+        // Few tiles: threads share them out by output channels, and transform them twice.
+        let parts = rayon::current_num_threads().div_ceil(panels.max(1));
+        let part = blocks.div_ceil(parts.clamp(1, (blocks / 4).max(1)));
+        let parts = blocks.div_ceil(part.max(1));
+        let shared = Shared(output.as_mut_ptr());
+        (0..panels * parts)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|index| {
+                ROOM.with_borrow_mut(|room| {
+                    let first = index / parts * COLUMNS;
+                    let segments = extent.segments(first, COLUMNS.min(tiles - first));
+                    let start = index % parts * part;
+                    let blocks = start..(start + part).min(blocks);
+                    self.transform_inputs(room, input, &segments, extent);
+                    self.multiply(room, blocks.clone(), &segments);
+                    let shared = &shared;
+                    self.transform_outputs(room, blocks, &segments, extent, |channel, at, row| {
+                        // SAFETY: no other job has these tiles of these channels, and `at` leaves room
+                        // for the row in the output.
+                        let target =
+                            unsafe { std::slice::from_raw_parts_mut(shared.0.add(at), row.len()) };
+                        finish(target, row, bias[channel], self.conv.activation);
+                    });
+                })
+            });
+    }
+
+    fn extent(&self, size: Size) -> Extent {
+        let out_height = size.height + 2 * self.conv.padding - 2;
+        let out_width = size.width + 2 * self.conv.padding - 2;
+        Extent {
+            size,
+            out_height,
+            out_width,
+            rows: out_height.div_ceil(TILE),
+            columns: out_width.div_ceil(TILE),
+        }
+    }
+
+    fn transform_inputs(
+        &self,
+        room: &mut Room,
+        input: &[f32],
+        segments: &[Segment],
+        extent: Extent,
+    ) {
+        let Size { height, width, .. } = extent.size;
+        let padding = self.conv.padding;
+        let channels = self.conv.input;
+        room.values.resize(POSITIONS * channels * COLUMNS, 0.0);
+        for channel in 0..channels {
+            for segment in segments {
+                let plane = (segment.image * channels + channel) * height * width;
+                let plane = &input[plane..plane + height * width];
+                for (index, row) in room.scratch.rows.iter_mut().enumerate() {
+                    let row = &mut row[..segment.count * TILE + 2];
+                    let y = (segment.row * TILE + index).wrapping_sub(padding);
+                    match plane.get(y.saturating_mul(width)..) {
+                        Some(line) if y < height => {
+                            copy_padded(row, &line[..width], segment.first * TILE, padding);
+                        }
+                        _ => row.fill(0.0),
+                    }
+                }
+                let target = &mut room.values[channel * COLUMNS + segment.lane..];
+                tiles::input(&mut room.scratch, target, channels * COLUMNS, segment.count);
+            }
+        }
+    }
+
+    fn multiply(&self, room: &mut Room, part: std::ops::Range<usize>, segments: &[Segment]) {
+        let channels = self.conv.input;
+        let blocks = self.conv.output.div_ceil(ROWS);
+        let lanes = segments.last().map_or(0, |last| last.lane + last.count);
+        let empty = [[0.0; COLUMNS]; ROWS];
+        room.products.resize(POSITIONS * part.len(), empty);
+        let panels = room.values.chunks_exact(channels * COLUMNS);
+        let weights = self.weight.chunks_exact(blocks * channels * ROWS);
+        let products = room.products.chunks_exact_mut(part.len());
+        for ((panel, weights), products) in panels.zip(weights).zip(products) {
+            let weights = weights.chunks_exact(channels * ROWS).skip(part.start);
+            for (weight, product) in weights.zip(products) {
+                let factors = Factors::Packed(weight);
+                let panel = block::bits(panel);
+                block::multiply(Precision::F32, product, panel, factors, channels, lanes);
+            }
+        }
+    }
+
+    /// `write` gets an output channel, where in the output a row begins, and its numbers.
+    fn transform_outputs(
+        &self,
+        room: &mut Room,
+        part: std::ops::Range<usize>,
+        segments: &[Segment],
+        extent: Extent,
+        mut write: impl FnMut(usize, usize, &[f32]),
+    ) {
+        let mut lines = [[0.0; COLUMNS * TILE]; TILE];
+        let last = (part.end * ROWS).min(self.conv.output);
+        for channel in part.start * ROWS..last {
+            let block = channel / ROWS - part.start;
+            let row = channel % ROWS;
+            let products: [&[f32; COLUMNS]; POSITIONS] =
+                std::array::from_fn(|at| &room.products[at * part.len() + block][row]);
+            tiles::output(&products, &mut lines);
+            for segment in segments {
+                let plane = segment.image * self.conv.output + channel;
+                for (index, line) in lines.iter().enumerate() {
+                    let y = segment.row * TILE + index;
+                    if y >= extent.out_height {
+                        break;
+                    }
+                    let x = segment.first * TILE;
+                    let count = (segment.count * TILE).min(extent.out_width - x);
+                    let at = (plane * extent.out_height + y) * extent.out_width + x;
+                    write(channel, at, &line[segment.lane * TILE..][..count]);
+                }
+            }
+        }
+    }
+}
+
+impl Extent {
+    /// `count` tiles from `first` on, counted through rows and images, cut where rows end.
+    fn segments(&self, first: usize, count: usize) -> Vec<Segment> {
+        let mut segments = Vec::new();
+        let mut done = 0;
+        while done < count {
+            let (row, column) = ((first + done) / self.columns, (first + done) % self.columns);
+            let here = (self.columns - column).min(count - done);
+            segments.push(Segment {
+                image: row / self.rows,
+                row: row % self.rows,
+                first: column,
+                count: here,
+                lane: done,
+            });
+            done += here;
+        }
+        segments
+    }
+}
+
+/// Fills `target` with the numbers of `line` from `first - padding` on, zeros where there are none.
+fn copy_padded(target: &mut [f32], line: &[f32], first: usize, padding: usize) {
+    let before = padding.saturating_sub(first).min(target.len());
+    let start = (first + before).saturating_sub(padding).min(line.len());
+    let inside = (target.len() - before).min(line.len() - start);
+    target[..before].fill(0.0);
+    target[before..before + inside].copy_from_slice(&line[start..start + inside]);
+    target[before + inside..].fill(0.0);
+}
+
+/// G · kernel · Gᵀ, in double precision, rounded once.
+fn transform_weight(kernel: &[f32; 9]) -> [f32; POSITIONS] {
+    const G: [[f64; 3]; SIDE] = [
+        [1.0 / 4.0, 0.0, 0.0],
+        [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+        [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+        [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+        [0.0, 0.0, 1.0],
+    ];
+    std::array::from_fn(|at| {
+        let (left, right) = (G[at / SIDE], G[at % SIDE]);
+        let mut sum = 0.0;
+        for (y, left) in left.iter().enumerate() {
+            for (x, right) in right.iter().enumerate() {
+                sum += left * right * f64::from(kernel[y * 3 + x]);
+            }
+        }
+        sum as f32
+    })
+}
