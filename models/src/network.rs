@@ -11,7 +11,7 @@ use crate::detect::DetectionNetwork;
 use crate::embed::EmbeddingNetwork;
 use crate::layers::{Mode, Params};
 use crate::osnet::{OsNet, OsNetConfig};
-use crate::resnet50::{self, ResNet50, ResNet50Config};
+use crate::resnet50::{self, Layers, ResNet50, ResNet50Config};
 use crate::rtdetr::{RtDetr, RtDetrConfig};
 use crate::weights::Recorder;
 use crate::yolov8::{YoloV8, YoloV8Config};
@@ -48,6 +48,8 @@ pub const EMBEDDERS: &[&str] = &[
     "osnet-ain-x0.75",
     "osnet-ain-x1.0",
     resnet50::NAME,
+    "resnet18-reid",
+    "resnet18-reid-x0.25",
     clip::NAME,
 ];
 
@@ -91,8 +93,8 @@ pub fn build_embedder(
     if let Some(config) = OsNetConfig::named(name) {
         return Ok(Box::new(OsNet::new(&config, params)?));
     }
-    if let Some(config) = ResNet50Config::of(description) {
-        return Ok(Box::new(ResNet50::new(&config, params)?));
+    if let (Some(layers), Some(config)) = (Layers::named(name), ResNet50Config::of(description)) {
+        return Ok(Box::new(ResNet50::with_layers(layers, &config, params)?));
     }
     if let Some(config) = ClipVitConfig::of(description) {
         return Ok(Box::new(ClipVit::new(&config, params)?));

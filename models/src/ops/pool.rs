@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::{cpu, reference};
+use super::{cpu, reference, training};
 
 /// Square windows of a pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,9 @@ pub fn max_pool2d(x: &Tensor, window: Window) -> Result<Tensor> {
     let fused = x.device().is_cpu() && x.dtype() == DType::F32 && !x.track_op();
     if fused {
         return x.contiguous()?.apply_op1_no_bwd(&CpuMaxPool(window));
+    }
+    if training::on_cpu(x) {
+        return training::max_pool2d(x, window);
     }
     reference::max_pool2d(x, window)
 }

@@ -1,20 +1,14 @@
-//! The convolutions of ResNet-50, with torchvision's names.
+//! The convolutions of a ResNet, with torchvision's names.
 
 use candle_core::{Module as _, Result, Tensor};
 
-use super::{ResNet50Config, Stem};
+use super::{Layers, ResNet50Config, Stem};
 use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
 use crate::ops::{Window, max_pool2d};
 use crate::rtdetr::{ResidualBlock, Shortcut};
 
-/// Blocks of the four stages, and the channels inside their blocks.
-const STAGES: [(usize, usize); 4] = [(3, 64), (4, 128), (6, 256), (3, 512)];
-
-/// How much wider a block's output is than its inside.
-const EXPANSION: usize = 4;
-
-/// The backbone: `[batch, 3, height, width]` to `[batch, 2048, height / 16, width / 16]`, or
-/// `/ 32` with last stride 2.
+/// The backbone: `[batch, 3, height, width]` to `[batch, channels, height / 16, width / 16]`, or
+/// `/ 32` with last stride 2; [`Layers::channels`] (2048 for ResNet-50).
 pub struct Backbone {
     conv1: ConvNormAct,
     stem: Stem,
@@ -26,15 +20,18 @@ impl Backbone {
     ///
     /// # Errors
     /// A tensor is missing or has the wrong shape.
-    pub fn new(config: &ResNet50Config, params: &Params) -> Result<Self> {
+    pub fn new(layers: Layers, config: &ResNet50Config, params: &Params) -> Result<Self> {
         let activation = match config.stem {
             Stem::WithoutRelu => Activation::Identity,
             Stem::Standard | Stem::Ceiling => Activation::Relu,
         };
-        let conv = Conv::new(3, 64, 7).stride(2).activation(activation);
+        let conv = Conv::new(3, layers.width, 7)
+            .stride(2)
+            .activation(activation);
         let mut blocks = Vec::new();
-        let mut input = 64;
-        for (stage, (count, width)) in STAGES.into_iter().enumerate() {
+        let mut input = layers.width;
+        for (stage, count) in layers.blocks.into_iter().enumerate() {
+            let width = layers.width << stage;
             let stride = match stage {
                 0 => 1,
                 3 => config.last_stride,
@@ -43,8 +40,14 @@ impl Backbone {
             let params = params.pp(format!("layer{}", stage + 1));
             for index in 0..count {
                 let stride = if index == 0 { stride } else { 1 };
-                blocks.push(bottleneck(input, width, stride, &params.pp(index))?);
-                input = width * EXPANSION;
+                let output = width * layers.expansion();
+                blocks.push(block(
+                    layers,
+                    [input, width, output],
+                    stride,
+                    &params.pp(index),
+                )?);
+                input = output;
             }
         }
         Ok(Self {
@@ -86,9 +89,14 @@ fn over_the_edge(x: &Tensor) -> Result<Tensor> {
         .pad_with_zeros(3, 0, missing(width))
 }
 
-/// 1×1, 3×3, 1×1; the 3×3 convolution strides (torchvision's variant "v1.5").
-fn bottleneck(input: usize, width: usize, stride: usize, params: &Params) -> Result<ResidualBlock> {
-    let output = width * EXPANSION;
+/// Two 3×3 convolutions, of which the first strides; or 1×1, 3×3, 1×1, of which the 3×3 strides
+/// (torchvision's variant "v1.5"). The channels are those before, inside and after.
+fn block(
+    layers: Layers,
+    [input, width, output]: [usize; 3],
+    stride: usize,
+    params: &Params,
+) -> Result<ResidualBlock> {
     let layer = |number: usize, conv: Conv| {
         let (conv_params, norm_params) = (
             params.pp(format!("conv{number}")),
@@ -97,11 +105,18 @@ fn bottleneck(input: usize, width: usize, stride: usize, params: &Params) -> Res
         ConvNormAct::new(conv, &conv_params, &norm_params)
     };
     let relu = |conv: Conv| conv.activation(Activation::Relu);
-    let branch = vec![
-        layer(1, relu(Conv::new(input, width, 1)))?,
-        layer(2, relu(Conv::new(width, width, 3).stride(stride)))?,
-        layer(3, Conv::new(width, output, 1))?,
-    ];
+    let branch = if layers.bottleneck {
+        vec![
+            layer(1, relu(Conv::new(input, width, 1)))?,
+            layer(2, relu(Conv::new(width, width, 3).stride(stride)))?,
+            layer(3, Conv::new(width, output, 1))?,
+        ]
+    } else {
+        vec![
+            layer(1, relu(Conv::new(input, width, 3).stride(stride)))?,
+            layer(2, Conv::new(width, output, 3))?,
+        ]
+    };
     let short = if stride != 1 || input != output {
         let conv = Conv::new(input, output, 1).stride(stride);
         let params = params.pp("downsample");

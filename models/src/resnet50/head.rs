@@ -2,7 +2,7 @@
 
 use candle_core::{Module, Result, Tensor};
 
-use super::{CHANNELS, Pooling, ResNet50Config};
+use super::{Pooling, ResNet50Config};
 use crate::layers::{Activation, BatchNorm, LinearNormAct, Params};
 use crate::ops::plane_means;
 
@@ -18,17 +18,17 @@ pub struct Head {
 }
 
 impl Head {
-    /// Builds it from weights: `pool.p`, `bn`, `fc` and `bn_feat` under `params`.
+    /// Builds it for maps of `channels` from weights: `pool.p`, `bn`, `fc` and `bn_feat` under `params`.
     ///
     /// # Errors
     /// A tensor is missing or has the wrong shape.
-    pub fn new(config: &ResNet50Config, params: &Params) -> Result<Self> {
+    pub fn new(channels: usize, config: &ResNet50Config, params: &Params) -> Result<Self> {
         let exponent = match config.pooling {
             Pooling::Average => None,
             Pooling::GeneralizedMean => Some(params.pp("pool").get(1, "p")?),
         };
         let neck = if config.neck {
-            Some(BatchNorm::new(CHANNELS, &params.pp("bn"))?)
+            Some(BatchNorm::new(channels, &params.pp("bn"))?)
         } else {
             None
         };
@@ -39,7 +39,7 @@ impl Head {
         };
         let reduction = match config.reduced {
             Some(dim) => Some(LinearNormAct::new(
-                CHANNELS,
+                channels,
                 dim,
                 activation,
                 &params.pp("fc"),
@@ -54,7 +54,7 @@ impl Head {
         })
     }
 
-    /// `[batch, 2048, height, width]` to `[batch, 2048]`.
+    /// `[batch, channels, height, width]` to `[batch, channels]`.
     ///
     /// # Errors
     /// The shape does not fit, or the device fails.
@@ -68,7 +68,7 @@ impl Head {
         plane_means(&powers)?.log()?.broadcast_div(exponent)?.exp()
     }
 
-    /// `[batch, 2048]` to `[batch, dim]`.
+    /// `[batch, channels]` to `[batch, dim]`.
     ///
     /// # Errors
     /// The shape does not fit, or the device fails.

@@ -5,6 +5,8 @@
 //! is averaged to 2048 numbers; a head may norm them (BNNeck) or reduce them. Projects differ in
 //! small things that no tensor shows, so [`ResNet50Config`] names them and weights files carry it.
 //!
+//! Smaller ones ([`Layers`]) are for trying out, for tests and for machines without a GPU.
+//!
 //! Tensor names: torchvision's under `backbone`, then `pool.p`, `bn`, `fc`, `bn_feat`, whichever
 //! the configuration has. Attention blocks (non-local) and instance norms (IBN) are not there.
 
@@ -24,11 +26,57 @@ pub use head::Head;
 /// The architecture's name in descriptions.
 pub const NAME: &str = "resnet50-reid";
 
-/// Channels of the backbone's last map.
+/// Channels of ResNet-50's last map.
 pub const CHANNELS: usize = 2048;
 
 /// Longest vectors that a description may ask for.
 const MAX_DIM: usize = 1 << 16;
+
+/// Depth and width of a backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layers {
+    /// Blocks of the four stages.
+    pub blocks: [usize; 4],
+    /// Blocks narrow to a quarter inside.
+    pub bottleneck: bool,
+    /// Channels inside the first stage's blocks; each stage doubles them.
+    pub width: usize,
+}
+
+impl Layers {
+    /// ResNet-50.
+    pub const FIFTY: Self = Self {
+        blocks: [3, 4, 6, 3],
+        bottleneck: true,
+        width: 64,
+    };
+
+    /// By the architecture's name: [`NAME`]; `resnet18-reid`; `resnet18-reid-x0.25`, the same with a
+    /// quarter of the channels.
+    pub fn named(name: &str) -> Option<Self> {
+        let eighteen = |width| Self {
+            blocks: [2; 4],
+            bottleneck: false,
+            width,
+        };
+        match name {
+            NAME => Some(Self::FIFTY),
+            "resnet18-reid" => Some(eighteen(64)),
+            "resnet18-reid-x0.25" => Some(eighteen(16)),
+            _ => None,
+        }
+    }
+
+    /// How much wider a block's output is than its inside.
+    pub fn expansion(&self) -> usize {
+        if self.bottleneck { 4 } else { 1 }
+    }
+
+    /// Channels of the last map.
+    pub fn channels(&self) -> usize {
+        (self.width << 3) * self.expansion()
+    }
+}
 
 /// What follows the first convolution and its norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,9 +134,7 @@ impl Default for ResNet50Config {
 impl ResNet50Config {
     /// What a description says; `None` if it is of another architecture.
     pub fn of(description: &Description) -> Option<Self> {
-        if description.architecture != NAME {
-            return None;
-        }
+        Layers::named(&description.architecture)?;
         match &description.variant {
             Some(Variant::Resnet50(config)) => Some(*config),
             Some(Variant::ClipVit(_)) => None,
@@ -96,9 +142,13 @@ impl ResNet50Config {
         }
     }
 
-    /// Length of the vectors.
+    /// Length of a ResNet-50's vectors.
     pub fn dim(&self) -> usize {
-        self.reduced.unwrap_or(CHANNELS)
+        self.dim_of(CHANNELS)
+    }
+
+    fn dim_of(&self, channels: usize) -> usize {
+        self.reduced.unwrap_or(channels)
     }
 }
 
@@ -115,21 +165,30 @@ impl ResNet50 {
     /// # Errors
     /// A tensor is missing or has the wrong shape, or the configuration makes no sense.
     pub fn new(config: &ResNet50Config, params: &Params) -> Result<Self> {
+        Self::with_layers(Layers::FIFTY, config, params)
+    }
+
+    /// The same with a backbone of another size.
+    ///
+    /// # Errors
+    /// As [`ResNet50::new`].
+    pub fn with_layers(layers: Layers, config: &ResNet50Config, params: &Params) -> Result<Self> {
+        let dim = config.dim_of(layers.channels());
         let sensible = (1..=2).contains(&config.last_stride)
-            && (1..=MAX_DIM).contains(&config.dim())
+            && (1..=MAX_DIM).contains(&dim)
             && (config.reduced.is_some() || !config.relu);
         if !sensible {
             candle_core::bail!("no ResNet50 can be built as {config:?}");
         }
         Ok(Self {
-            backbone: Backbone::new(config, &params.pp("backbone"))?,
-            head: Head::new(config, params)?,
-            dim: config.dim(),
+            backbone: Backbone::new(layers, config, &params.pp("backbone"))?,
+            head: Head::new(layers.channels(), config, params)?,
+            dim,
         })
     }
 
     /// The pooled map before neck and reduction, which metric losses are computed on:
-    /// `[batch, 3, height, width]` to `[batch, 2048]`.
+    /// `[batch, 3, height, width]` to `[batch, channels]`.
     ///
     /// # Errors
     /// The shape does not fit, or the device fails.
@@ -137,7 +196,7 @@ impl ResNet50 {
         self.head.pool(&self.backbone.forward(images)?)
     }
 
-    /// The head of [`ResNet50::pooled`] vectors: `[batch, 2048]` to `[batch, dim]`.
+    /// The head of [`ResNet50::pooled`] vectors: `[batch, channels]` to `[batch, dim]`.
     ///
     /// # Errors
     /// The shape does not fit, or the device fails.
