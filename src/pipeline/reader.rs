@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::inbox::{Inbox, Read};
 use super::metrics::PipelineMetrics;
-use crate::source::{Delays, Frame, FrameSource, Reopen, SkipCounts};
+use crate::source::{Delays, Frame, FrameSource, Reopen, SkipCounts, with_causes};
 
 /// How a source is read.
 pub(super) struct Reading {
@@ -272,15 +272,4 @@ fn add_skipped(all: &mut SkipCounts, more: &SkipCounts) {
     let room = SkipCounts::MAX_EXAMPLES.saturating_sub(all.examples.len());
     all.examples
         .extend(more.examples.iter().take(room).cloned());
-}
-
-/// An error with what caused it.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
-    }
-    text
 }

@@ -84,6 +84,14 @@ impl Answer {
 
     /// The answer once more.
     pub fn replay(&self) -> Response {
+        let mut response = self.response();
+        let headers = response.headers_mut();
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        response
+    }
+
+    /// The answer.
+    pub fn response(&self) -> Response {
         let mut response = Response::new(Body::from(self.body.clone()));
         *response.status_mut() =
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -98,7 +106,6 @@ impl Answer {
                 headers.insert(name, value);
             }
         }
-        headers.insert(REPLAYED, HeaderValue::from_static("true"));
         response
     }
 }
@@ -183,6 +190,33 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A request that is done once, for work that stores its answer together with what it did, so that
+/// no crash comes between.
+#[derive(Debug, Clone)]
+pub struct Once {
+    key: Key,
+    request: String,
+}
+
+impl Once {
+    /// What is to be stored.
+    pub fn record(&self, answer: &Answer) -> IdempotencyRecord {
+        IdempotencyRecord {
+            scope: self.key.scope.clone(),
+            key: self.key.key.clone(),
+            request_hash: self.request.clone(),
+            status: answer.status,
+            // None of its fields can fail.
+            response: serde_json::to_string(answer).unwrap_or_default(),
+            created_ms: Timestamp::now().as_millisecond(),
+        }
+    }
+}
+
+/// Tells in a response's extensions that its answer is in the store.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored;
+
 #[derive(Debug)]
 enum Entry {
     /// Being done.
@@ -225,6 +259,15 @@ pub struct Known {
 }
 
 impl Known {
+    /// As the store has it; `None` where this program cannot read it.
+    pub fn stored(record: IdempotencyRecord) -> Option<Self> {
+        let answer = serde_json::from_str(&record.response).ok()?;
+        Some(Self {
+            request: record.request_hash,
+            answer,
+        })
+    }
+
     /// The answer, if this request is the one that was done.
     ///
     /// # Errors
@@ -257,9 +300,12 @@ impl Pending {
 
     /// Keeps the response to the request of that hash, unless it says "not now", and gives it back.
     pub async fn settle(mut self, request: &str, response: Response) -> Response {
+        let stored = response.extensions().get::<Stored>().is_some();
         let (answer, response) = Answer::of(response).await;
         if let Some(answer) = answer {
-            self.owner.write(&self.key, request, &answer).await;
+            if !stored {
+                self.owner.write(&self.key, request, &answer).await;
+            }
             self.settled = true;
             self.owner.keep(self.key.clone(), request, answer);
         }
@@ -317,11 +363,7 @@ impl Idempotency {
         let Some(record) = record.filter(|record| record.created_ms > since) else {
             return Ok(None);
         };
-        let answer = serde_json::from_str(&record.response);
-        Ok(answer.ok().map(|answer| Known {
-            request: record.request_hash,
-            answer,
-        }))
+        Ok(Known::stored(record))
     }
 
     /// Notes an answer in the store, if there is one; a store that fails costs the answer's life
@@ -330,18 +372,11 @@ impl Idempotency {
         let Some(store) = self.store.get() else {
             return;
         };
-        let Ok(response) = serde_json::to_string(answer) else {
-            return;
+        let once = Once {
+            key: key.clone(),
+            request: request.to_string(),
         };
-        let record = IdempotencyRecord {
-            scope: key.scope.clone(),
-            key: key.key.clone(),
-            request_hash: request.to_string(),
-            status: answer.status,
-            response,
-            created_ms: Timestamp::now().as_millisecond(),
-        };
-        if let Err(error) = store.put_idempotent(&record).await {
+        if let Err(error) = store.put_idempotent(&once.record(answer)).await {
             tracing::warn!(%error, "cannot keep the answer of an Idempotency-Key");
         }
     }
@@ -374,24 +409,33 @@ impl Idempotency {
     }
 
     /// Does `work` unless a request with that key and hash was done; whoever asked may go away in
-    /// between.
+    /// between. Work that stores its answer by itself gets what it needs for that, and gives the
+    /// response [`Stored`] along.
     ///
     /// # Errors
     /// Those of the work, and of [`claim`](Self::claim).
-    pub async fn once(
+    pub async fn once<W>(
         &self,
         key: Option<Key>,
         request: &str,
-        work: impl Future<Output = Result<Response, Problem>> + Send + 'static,
-    ) -> Result<Response, Problem> {
+        work: impl FnOnce(Option<Once>) -> W,
+    ) -> Result<Response, Problem>
+    where
+        W: Future<Output = Result<Response, Problem>> + Send + 'static,
+    {
         let Some(key) = key else {
-            return work.await;
+            return work(None).await;
+        };
+        let once = Once {
+            key: key.clone(),
+            request: request.to_string(),
         };
         let pending = match self.claim(key).await? {
             Claim::Known(known) => return known.answer(request),
             Claim::Fresh(pending) => pending,
         };
         let request = request.to_string();
+        let work = work(Some(once));
         let done = tokio::spawn(async move {
             let response = work.await.into_response();
             pending.settle(&request, response).await
@@ -484,21 +528,21 @@ mod tests {
     #[tokio::test]
     async fn a_request_is_done_once() {
         let keys = Idempotency::default();
-        let first = keys.once(Some(key("k")), "h", async { Ok(created()) });
+        let first = keys.once(Some(key("k")), "h", |_| async { Ok(created()) });
         assert_eq!(first.await.unwrap().headers().get(REPLAYED), None);
-        let again = keys.once(Some(key("k")), "h", async { panic!("done twice") });
+        let again = keys.once(Some(key("k")), "h", |_| async { panic!("done twice") });
         let again = again.await.unwrap();
         assert_eq!(again.headers()[REPLAYED], "true");
         assert_eq!(again.headers()[header::LOCATION], "/there");
         let expected = (StatusCode::ACCEPTED, "{\"a\":1}".to_string());
         assert_eq!(body(again).await, expected);
-        let other = keys.once(Some(key("k")), "other", async { Ok(created()) });
+        let other = keys.once(Some(key("k")), "other", |_| async { Ok(created()) });
         assert_eq!(other.await.unwrap_err().status, 422);
         let elsewhere = Key {
             scope: "start/raw ".to_string(),
             ..key("k")
         };
-        let elsewhere = keys.once(Some(elsewhere), "other", async { Ok(created()) });
+        let elsewhere = keys.once(Some(elsewhere), "other", |_| async { Ok(created()) });
         assert!(elsewhere.await.is_ok());
     }
 
@@ -516,7 +560,7 @@ mod tests {
     #[tokio::test]
     async fn not_now_is_not_kept_but_never_is() {
         let keys = Idempotency::default();
-        let refused = |status| async move { Err(Problem::new(status, "x", "")) };
+        let refused = |status| move |_| async move { Err(Problem::new(status, "x", "")) };
         for status in [
             StatusCode::TOO_MANY_REQUESTS,
             StatusCode::INSUFFICIENT_STORAGE,
@@ -526,7 +570,7 @@ mod tests {
         }
         let response = keys.once(Some(key("k")), "h", refused(StatusCode::NOT_FOUND));
         assert_eq!(response.await.unwrap().status(), StatusCode::NOT_FOUND);
-        let again = keys.once(Some(key("k")), "h", async { Ok(created()) });
+        let again = keys.once(Some(key("k")), "h", |_| async { Ok(created()) });
         assert_eq!(again.await.unwrap().status(), StatusCode::NOT_FOUND);
     }
 
@@ -541,13 +585,13 @@ mod tests {
             keys
         };
         let first = keys().await;
-        let done = first.once(Some(key("k")), "h", async { Ok(created()) });
+        let done = first.once(Some(key("k")), "h", |_| async { Ok(created()) });
         let expected = body(done.await.unwrap()).await;
         drop(first);
         let later = keys().await;
-        let again = later.once(Some(key("k")), "h", async { panic!("done twice") });
+        let again = later.once(Some(key("k")), "h", |_| async { panic!("done twice") });
         assert_eq!(body(again.await.unwrap()).await, expected);
-        let other = later.once(Some(key("k")), "other", async { Ok(created()) });
+        let other = later.once(Some(key("k")), "other", |_| async { Ok(created()) });
         assert_eq!(other.await.unwrap_err().status, 422);
     }
 

@@ -10,6 +10,7 @@ pub mod api;
 pub mod auth;
 pub mod catalog;
 mod connections;
+pub mod disk;
 mod envelope;
 pub mod idempotency;
 pub mod limits;
@@ -168,8 +169,8 @@ pub async fn serve(
     let ending = handle.clone();
     tokio::spawn(async move {
         shutdown.await;
-        info!("stopping");
         stopped.stopping.store(true, Ordering::Relaxed);
+        info!("stopping");
         tokio::join!(stopped.tasks.shut_down(), stopped.uploads.shut_down());
         ending.graceful_shutdown(Some(GRACE));
     });

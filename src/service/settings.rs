@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::auth::AuthSettings;
 use super::limits::LimitSettings;
+use super::live::LiveSettings;
 use super::memory::MemoryLimits;
 use super::metrics::Watch;
 use super::tls::TlsSettings;
@@ -63,6 +64,8 @@ pub struct ServiceSettings {
     pub min_free_disk: u64,
     /// Time between two heartbeats of a socket. Default 15 s.
     pub heartbeat: Duration,
+    /// Bounds of what sockets are given and may take.
+    pub live: LiveSettings,
     /// Bounds of uploads and their results.
     pub uploads: UploadSettings,
     /// How callers are recognised.
@@ -104,6 +107,7 @@ impl Default for ServiceSettings {
             memory: MemoryLimits::default(),
             min_free_disk: 256 << 20,
             heartbeat: Duration::from_secs(15),
+            live: LiveSettings::default(),
             uploads: UploadSettings::default(),
             auth: AuthSettings::default(),
             limits: LimitSettings::default(),
@@ -119,7 +123,11 @@ impl ServiceSettings {
     pub fn database_address(&self) -> String {
         match &self.database {
             Some(address) => address.clone(),
-            None => self.data_dir.join("store.sqlite").to_string_lossy().into_owned(),
+            None => self
+                .data_dir
+                .join("store.sqlite")
+                .to_string_lossy()
+                .into_owned(),
         }
     }
 }

@@ -38,6 +38,7 @@ use image::RgbImage;
 
 use container::Container;
 pub use error::SourceError;
+pub(crate) use error::with_causes;
 pub use ffmpeg::FfmpegSource;
 pub use folder::FolderSource;
 pub(crate) use image_file::decode_image;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{DoctorArgs, Findings};
-use crate::service::api::health::free_space;
+use crate::service::disk::free_bytes;
 use crate::service::memory::{MemoryLimits, Probe};
 
 /// Bytes written to see how fast the disk is.
@@ -91,7 +91,7 @@ fn disk(args: &DoctorArgs, findings: &mut Findings) {
         findings.fail("disk", format!("{}: {error}", folder.display()), advice);
         return;
     }
-    match free_space(folder) {
+    match free_bytes(folder) {
         Ok(free) if free < LITTLE_DISK => {
             let what = format!("{} MiB are free for {}", free >> 20, folder.display());
             findings.warn("disk", what, "make room, or set limits of retention");

@@ -1,6 +1,6 @@
 //! Whether the service is well, ready and what it is; and its numbers. Nothing is loaded to find out.
 
-use std::path::Path;
+use std::io::ErrorKind;
 
 use axum::Json;
 use axum::extract::State;
@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 
 use crate::config::Environment;
 use crate::homography::Calibration;
+use crate::service::disk::free_bytes;
 use crate::service::memory::Pressure;
 use crate::service::networks::NetworkInfo;
 use crate::service::problem::Problem;
@@ -229,7 +230,7 @@ fn not_ready(app: &App) -> Vec<NotReady> {
     if let Health::Degraded { reason, .. } = app.store.health() {
         say("store", reason);
     }
-    match free_space(&app.settings.data_dir) {
+    match free_bytes(&app.settings.data_dir) {
         Ok(free) if free < app.settings.min_free_disk => {
             let wanted = app.settings.min_free_disk;
             say(
@@ -238,6 +239,8 @@ fn not_ready(app: &App) -> Vec<NotReady> {
             );
         }
         Ok(_) => {}
+        // Nothing is known of it, so nothing is wrong.
+        Err(error) if error.kind() == ErrorKind::Unsupported => {}
         Err(error) => say(
             "disk",
             format!("the data folder cannot be looked at: {error}"),
@@ -248,15 +251,6 @@ fn not_ready(app: &App) -> Vec<NotReady> {
         say("memory", format!("more than {percent:.0} % are in use"));
     }
     reasons
-}
-
-/// Bytes that may still be written to the disk of a folder.
-///
-/// # Errors
-/// The folder is not there, or its disk is gone.
-pub fn free_space(folder: &Path) -> std::io::Result<u64> {
-    let disk = rustix::fs::statvfs(folder)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// What the service is: its version, device, networks and bounds.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -14,10 +14,12 @@ use uuid::Uuid;
 
 use crate::config::Environment;
 use crate::service::SharedApp;
-use crate::service::idempotency::{CallerId, Key, request_hash};
+use crate::service::idempotency::{Answer, CallerId, Key, Known, Once, Stored, request_hash};
 use crate::service::messages::{CameraProgress, TaskStatus};
 use crate::service::problem::{Body, PathPart, Problem, QueryOf};
-use crate::service::tasks::{CleanupReport, StartError, TaskDetails, TaskKind, TaskRequest};
+use crate::service::tasks::{
+    CleanupReport, StartError, Started, Task, TaskDetails, TaskKind, TaskRequest, websocket_url,
+};
 use crate::store::TaskFilter;
 
 /// What handlers of this area get: the kind of task is part of the address.
@@ -111,10 +113,17 @@ async fn start(
     let content = serde_json::to_vec(&request).map_err(|error| Problem::internal(&error))?;
     let hash = request_hash(&[&content]);
     let keys = app.idempotency.clone();
-    keys.once(key, &hash, begin(app, kind, request)).await
+    let work = |once| begin(app, kind, request, hash.clone(), once);
+    keys.once(key, &hash, work).await
 }
 
-async fn begin(app: SharedApp, kind: TaskKind, request: TaskRequest) -> Result<Response, Problem> {
+async fn begin(
+    app: SharedApp,
+    kind: TaskKind,
+    request: TaskRequest,
+    hash: String,
+    once: Option<Once>,
+) -> Result<Response, Problem> {
     app.memory.admit()?;
     if kind == TaskKind::Raw && app.settings.privacy.hides() {
         // Nobody is looked for in raw frames, so nobody could be hidden.
@@ -122,8 +131,9 @@ async fn begin(app: SharedApp, kind: TaskKind, request: TaskRequest) -> Result<R
         return Err(Problem::conflict("privacy", detail));
     }
     let environment = environment_of(&app, &request)?;
-    let started = app.tasks.start(kind, request, environment).await;
-    let task = started.map_err(|error| match error {
+    let note = |task: &Task| once.map(|once| once.record(&accepted(task)));
+    let started = app.tasks.start(kind, request, environment, note).await;
+    let started = started.map_err(|error| match error {
         StartError::QueueFull(_) => {
             let status = StatusCode::TOO_MANY_REQUESTS;
             Problem::new(status, "too-many-tasks", error.to_string()).retry_after(10)
@@ -134,19 +144,38 @@ async fn begin(app: SharedApp, kind: TaskKind, request: TaskRequest) -> Result<R
         }
         StartError::Store(error) => Problem::store(&error),
     })?;
-    let details = task.details();
-    let location = HeaderValue::from_str(&details.status_url);
-    let location = location.map_err(|error| Problem::internal(&error))?;
+    match started {
+        Started::New(task) => {
+            let mut response = accepted(&task).response();
+            response.extensions_mut().insert(Stored);
+            Ok(response)
+        }
+        // By another process of the same store.
+        Started::Already(record) => match Known::stored(record) {
+            Some(known) => known.answer(&hash),
+            None => Err(Problem::internal(&"an answer in the store cannot be read")),
+        },
+    }
+}
+
+/// What is answered to whoever asked for a task.
+fn accepted(task: &Task) -> Answer {
+    let status_url = task.kind.status_url(task.id);
     let accepted = TaskAccepted {
         task_id: task.id,
-        status: details.status,
-        environment_id: details.environment_id,
-        status_url: details.status_url,
-        websocket_url: details.websocket_url,
+        status: TaskStatus::Queued,
+        environment_id: task.environment.id.clone(),
+        status_url: status_url.clone(),
+        websocket_url: websocket_url(task.id),
         message: "The task was accepted".to_string(),
     };
-    let headers = [(header::LOCATION, location)];
-    Ok((StatusCode::ACCEPTED, headers, Json(accepted)).into_response())
+    Answer {
+        status: StatusCode::ACCEPTED.as_u16(),
+        location: Some(status_url),
+        content_type: Some("application/json".to_string()),
+        // None of its fields can fail.
+        body: serde_json::to_string(&accepted).unwrap_or_default(),
+    }
 }
 
 /// The environment that a request is about, with just the cameras that it names.

@@ -124,7 +124,7 @@ async fn listen(
         let status = StatusCode::UPGRADE_REQUIRED;
         Problem::new(status, "upgrade-required", rejection.body_text())
     })?;
-    let Some(open) = app.sockets.open(task.hub.settings().max_clients) else {
+    let Some(open) = app.sockets.open(app.settings.live.max_clients) else {
         let detail = "too many clients listen already";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         return Err(Problem::new(status, "too-many-clients", detail).retry_after(10));

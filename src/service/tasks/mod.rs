@@ -24,7 +24,9 @@ use super::messages::TaskStatus;
 use super::networks::ServiceNetworks;
 use super::settings::ServiceSettings;
 use crate::config::Environment;
-use crate::store::{Page, Store, StoreError, TaskFilter, TaskRecord, global_ids};
+use crate::store::{
+    Created, IdempotencyRecord, Page, Store, StoreError, TaskFilter, TaskRecord, global_ids,
+};
 use journal::Journal;
 
 use task::End;
@@ -88,6 +90,15 @@ pub struct TaskRequest {
 /// Where a task's messages are sent.
 pub fn websocket_url(id: Uuid) -> String {
     format!("/ws/detection-tracking/{id}")
+}
+
+/// What became of a wish for a task.
+#[derive(Debug)]
+pub enum Started {
+    /// A new task.
+    New(Arc<Task>),
+    /// Its request was done before: what was answered then.
+    Already(IdempotencyRecord),
 }
 
 /// Why a task could not be started.
@@ -212,7 +223,8 @@ impl Tasks {
     }
 
     /// Puts a task into the queue, or at once to work. Its environment holds just the cameras that
-    /// it is about. It is in the store when this returns.
+    /// it is about. It is in the store when this returns, and with it what `note` says of its
+    /// request, if that is not to be done twice.
     ///
     /// # Errors
     /// The queue is full, the service is being stopped, or the task could not be stored.
@@ -221,13 +233,19 @@ impl Tasks {
         kind: TaskKind,
         request: TaskRequest,
         environment: Arc<Environment>,
-    ) -> Result<Arc<Task>, StartError> {
+        note: impl FnOnce(&Task) -> Option<IdempotencyRecord>,
+    ) -> Result<Started, StartError> {
         let place = self.inner.clone().reserve()?;
         let number = self.store.next_task_number().await?;
-        let task = Arc::new(Task::new(kind, number, request, environment));
-        self.store.create_task(&record::record(&task), None).await?;
+        let live = self.inner.runner.live();
+        let task = Arc::new(Task::new(kind, number, request, environment, live));
+        let (record, once) = (record::record(&task), note(&task));
+        match self.store.create_task(&record, once.as_ref()).await? {
+            Created::New => {}
+            Created::Already(before) => return Ok(Started::Already(before)),
+        }
         place.take(&task);
-        Ok(task)
+        Ok(Started::New(task))
     }
 
     /// One of this process.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{TaskKind, TaskRequest};
 use crate::config::Environment;
 use crate::pipeline::Erasures;
-use crate::service::live::Hub;
+use crate::service::live::{Hub, LiveSettings};
 use crate::service::messages::{CameraProgress, StatusUpdate, TaskStatus};
 
 /// Messages that a task may send between two times that it is stored: it is each second.
@@ -102,12 +102,13 @@ pub(super) enum End {
 }
 
 impl Task {
-    /// A task that waits.
+    /// A task that waits; `live` bounds what its sockets get.
     pub fn new(
         kind: TaskKind,
         number: i64,
         request: TaskRequest,
         environment: Arc<Environment>,
+        live: &LiveSettings,
     ) -> Self {
         let id = Uuid::now_v7();
         let waiting = |camera: &crate::config::Camera| {
@@ -134,7 +135,7 @@ impl Task {
             kind,
             request,
             environment,
-            hub: Arc::new(Hub::new(id, 1)),
+            hub: Arc::new(Hub::with_settings(id, 1, live.clone())),
             erasures: Arc::default(),
             resumed: false,
             stop: AtomicBool::new(false),
@@ -149,10 +150,11 @@ impl Task {
         number: i64,
         first_seq: u64,
         environment: Arc<Environment>,
+        live: &LiveSettings,
     ) -> Self {
-        let mut task = Self::new(known.kind, number, known.request, environment);
+        let mut task = Self::new(known.kind, number, known.request, environment, live);
         task.id = known.task_id;
-        task.hub = Arc::new(Hub::new(task.id, first_seq));
+        task.hub = Arc::new(Hub::with_settings(task.id, first_seq, live.clone()));
         task.resumed = true;
         {
             let mut state = task.state();
@@ -307,6 +309,10 @@ impl State {
         }
         if status.is_final() {
             self.ended = Some(now());
+        }
+        if status == TaskStatus::Completed {
+            // Also if frames were skipped.
+            self.progress = 100.0;
         }
         for camera in self.cameras.values_mut() {
             if !camera.status.is_final() {

@@ -20,7 +20,7 @@ use crate::pipeline::{
     Options, PipelineMetrics, Shared, Snapshots, Summary, SyncMode, World, forget_saved,
 };
 use crate::service::catalog::Catalog;
-use crate::service::live::{CameraFacts, Feed, patience};
+use crate::service::live::{CameraFacts, Feed, LiveSettings, patience};
 use crate::service::messages::{CameraProgress, TaskStatus, moment};
 use crate::service::networks::{NoDetector, ServiceNetworks};
 use crate::service::settings::ServiceSettings;
@@ -65,6 +65,11 @@ impl Runner {
             networks,
             journal: Arc::new(journal),
         }
+    }
+
+    /// Bounds of what tasks' sockets get.
+    pub fn live(&self) -> &LiveSettings {
+        &self.settings.live
     }
 
     /// Runs a task to its end; whatever happens, it has a final status then, unless it is to go on
@@ -123,6 +128,7 @@ impl Runner {
             stored.number,
             first_seq,
             Arc::new(environment),
+            &self.settings.live,
         ))
     }
 

@@ -5,7 +5,6 @@
 //! [`Record`] on disk: it outlives its client and a crash of the service, and is begun anew then.
 
 mod bounded;
-mod disk;
 mod name;
 mod ranges;
 mod receive;
@@ -36,7 +35,6 @@ use super::settings::ServiceSettings;
 use record::KeyRecord;
 use work::{Job, Outcome};
 
-pub use disk::free_bytes;
 pub use name::{disposition, shown_name};
 pub use ranges::Asked;
 pub use receive::{Received, disk_problem, receive};

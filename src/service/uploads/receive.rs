@@ -19,9 +19,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::disk::free_bytes;
 use super::name::shown_name;
 use super::settings::UploadSettings;
+use crate::service::disk::free_bytes;
 use crate::service::idempotency::hex;
 use crate::service::problem::Problem;
 use crate::source::container::{Container, HEAD_BYTES};
@@ -168,7 +168,7 @@ fn too_large(settings: &UploadSettings) -> Problem {
 
 fn check_room(folder: &Path, settings: &UploadSettings, bytes: u64) -> Result<(), Problem> {
     match free_bytes(folder) {
-        Some(free) if free < settings.min_free.saturating_add(bytes) => {
+        Ok(free) if free < settings.min_free.saturating_add(bytes) => {
             Err(super::no_room().problem().retry_after(60))
         }
         _ => Ok(()),

@@ -4,42 +4,22 @@
 //! On a clone without the shared material a detector with made-up weights finds made-up people; what
 //! is around it is the real thing.
 
-#![allow(clippy::unwrap_used)]
-
-mod http;
-
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-use http::{Form, Response};
 use mtmc::sink::{FrameResult, Sink as _, VideoSink};
-use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights, shared};
-use mtmc_models::{Description, expected_tensors};
+use mtmc_models::testing::{made_up_image, shared};
 use serde_json::Value;
-use tempfile::TempDir;
+
+use super::http::{self, Form, Response};
+use super::place::{Place, has_ffmpeg, mtmc, run};
+use super::server::{Server, wait};
 
 const UPLOAD: &str = "/api/inference/video";
 
 /// 40 frames of 98x66 pixels (tests/oracle/source/make_goldens.py).
-const VIDEO: &[u8] = include_bytes!("oracle/source/bframes.mp4");
-
-/// Weights of the smallest detector, which find something everywhere.
-fn weights(folder: &Path) -> PathBuf {
-    let description = Description {
-        classes: ["person", "bicycle"].map(str::to_string).to_vec(),
-        input_height: 320,
-        input_width: 320,
-        ..made_up_description("deimv2-atto")
-    };
-    let made_up = made_up_weights(&description, &expected_tensors(&description).unwrap());
-    let path = folder.join("atto.safetensors");
-    let metadata = serde_json::to_string(&description).unwrap();
-    let metadata = [("mtmc".to_string(), metadata)].into_iter().collect();
-    safetensors::serialize_to_file(made_up.tensors(), Some(metadata), &path).unwrap();
-    path
-}
+const VIDEO: &[u8] = include_bytes!("../oracle/source/bframes.mp4");
 
 /// A video of so many frames, at 30 a second.
 fn long_video(folder: &Path, frames: u32) -> Vec<u8> {
@@ -67,56 +47,38 @@ fn long_video(folder: &Path, frames: u32) -> Vec<u8> {
 
 /// A service of its own, killed at the end.
 struct Service {
-    folder: TempDir,
-    weights: PathBuf,
-    child: Child,
-    address: String,
+    place: Place,
+    server: Server,
 }
-
-const MADE_UP: [&str; 6] = [
-    "--classes",
-    "all",
-    "--confidence",
-    "0.01",
-    "--outputs-keep-mib",
-    "100",
-];
 
 impl Service {
     /// With made-up weights.
     fn start(more: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let weights = weights(folder.path());
-        let more: Vec<&str> = MADE_UP.iter().chain(more).copied().collect();
-        Self::with(folder, weights, &more)
+        let mut place = Place::new();
+        place.add_made_up("--weights", "deimv2-atto", [320, 320]);
+        place.add(&["--classes", "all", "--confidence", "0.01"]);
+        place.add(&["--outputs-keep-mib", "100"]);
+        Self::at(place, more)
     }
 
-    fn with(folder: TempDir, weights: PathBuf, more: &[&str]) -> Self {
-        let (child, address) = serve(folder.path(), &weights, more);
-        Self {
-            folder,
-            weights,
-            child,
-            address,
-        }
+    fn at(mut place: Place, more: &[&str]) -> Self {
+        place.add(&["--upload-min-free", "1"]);
+        let server = place.serve_with(more);
+        Self { place, server }
     }
 
     /// Ends it as a power failure would, and starts it again on the same data.
     fn restart(&mut self, more: &[&str]) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        let more: Vec<&str> = MADE_UP.iter().chain(more).copied().collect();
-        let (child, address) = serve(self.folder.path(), &self.weights, &more);
-        self.child = child;
-        self.address = address;
+        self.server.kill();
+        self.server = self.place.serve_with(more);
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.place.data()
     }
 
     fn send(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-        http::request(&self.address, method, path, headers, b"")
+        self.server.send(method, path, headers, b"")
     }
 
     fn get(&self, path: &str) -> Response {
@@ -124,7 +86,7 @@ impl Service {
     }
 
     fn post(&self, path: &str, form: &Form, headers: &[(&str, &str)]) -> Response {
-        http::post(&self.address, path, form, headers)
+        http::post(&self.server.address, path, form, headers)
     }
 
     fn upload(&self, name: &str, content: &[u8]) -> Response {
@@ -133,38 +95,19 @@ impl Service {
 
     /// Waits until an upload has ended.
     fn ended(&self, path: &str) -> Value {
-        let started = Instant::now();
-        loop {
-            let state = self.get(path);
-            assert_eq!(state.status, 200, "{}", state.text());
-            let state = state.json();
-            let status = state["status"].as_str().unwrap();
-            if ["COMPLETED", "FAILED", "STOPPED"].contains(&status) {
-                return state;
-            }
-            assert!(started.elapsed() < Duration::from_secs(120), "{state}");
-            std::thread::sleep(Duration::from_millis(30));
-        }
+        let mut state = Value::Null;
+        wait("the end", || {
+            let response = self.get(path);
+            assert_eq!(response.status, 200, "{}", response.text());
+            state = response.json();
+            ["COMPLETED", "FAILED", "STOPPED"].contains(&state["status"].as_str().unwrap())
+        });
+        state
     }
 
     /// Names in the folder of files that come in.
     fn incoming(&self) -> Vec<String> {
         names(&self.data().join("uploads"))
-    }
-
-    fn wait_until(&self, what: &str, done: impl Fn() -> bool) {
-        let started = Instant::now();
-        while !done() {
-            assert!(started.elapsed() < Duration::from_secs(60), "{what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -175,44 +118,6 @@ fn names(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-fn serve(folder: &Path, weights: &Path, more: &[&str]) -> (Child, String) {
-    let log = folder.join("log");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mtmc"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--upload-min-free", "1"])
-        .args(["--data-dir", folder.join("data").to_str().unwrap()])
-        .args(["--weights", weights.to_str().unwrap()])
-        .args(more)
-        .env_remove("REID_MODEL_PATH")
-        .env_remove("RTDETR_CONFIDENCE_THRESHOLD")
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
-    for _ in 0..1200 {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        if let Some((_, rest)) = text.split_once("listening on http://")
-            && let Some((address, _)) = rest.split_once('\n')
-        {
-            return (child, address.to_string());
-        }
-        assert!(child.try_wait().unwrap().is_none(), "ended: {text}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("the service does not listen");
-}
-
-fn has_ffmpeg() -> bool {
-    if Command::new("ffmpeg").arg("-version").output().is_ok() {
-        return true;
-    }
-    assert!(
-        std::env::var("CI").is_err(),
-        "CI needs ffmpeg for this test"
-    );
-    let _ = writeln!(std::io::stderr(), "skipped: needs ffmpeg");
-    false
 }
 
 /// A problem as RFC 9457 has it, of that status and kind.
@@ -234,38 +139,31 @@ fn expect_problem(response: &Response, status: u16, kind: &str) {
 
 #[test]
 fn the_result_is_that_of_the_command() {
-    let (Some(video), Some(onnx)) = (
-        shared("data/vtest-pets09-s2l1/vtest.avi"),
-        shared("weights/deimv2/deimv2_hgnetv2_femto_coco.onnx"),
-    ) else {
+    let Some(video) = shared("data/vtest-pets09-s2l1/vtest.avi") else {
         return;
     };
     if !has_ffmpeg() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let weights = folder.path().join("femto.safetensors");
-    mtmc_tools::convert(&onnx, &weights, &mtmc_tools::Options::default()).unwrap();
+    let mut place = Place::new();
+    if place.add_detector().is_none() {
+        return;
+    }
     // The first 40 frames as they are, without coding them anew.
-    let cut = folder.path().join("cut.avi");
-    let status = Command::new("ffmpeg")
-        .args(["-v", "error", "-i", video.to_str().unwrap()])
-        .args(["-frames:v", "40", "-c", "copy", cut.to_str().unwrap()])
-        .status();
-    assert!(status.unwrap().success());
-    let out = folder.path().join("out");
-    let status = Command::new(env!("CARGO_BIN_EXE_mtmc"))
-        .args(["track", cut.to_str().unwrap(), "--quiet"])
-        .args(["--weights", weights.to_str().unwrap()])
-        .args(["--out", out.to_str().unwrap(), "--video", "none"])
-        .stdout(Stdio::null())
-        .status();
-    assert!(status.unwrap().success());
+    let cut = place.at("cut.avi");
+    let mut command = Command::new("ffmpeg");
+    command.args(["-v", "error", "-i", video.to_str().unwrap()]);
+    run(command.args(["-frames:v", "40", "-c", "copy"]).arg(&cut));
+    let out = place.at("out");
+    let mut command = mtmc();
+    command.args(["track", "--quiet", "--video", "none"]);
+    command.args(["--weights", &place.text("femto.safetensors")]);
+    run(command.arg("--out").arg(&out).arg(&cut));
     let expected = std::fs::read_to_string(out.join("cut.txt")).unwrap();
     let summary = std::fs::read_to_string(out.join("summary.json")).unwrap();
     let summary: Value = serde_json::from_str(&summary).unwrap();
 
-    let service = Service::with(folder, weights, &[]);
+    let service = Service::at(place, &[]);
     let content = std::fs::read(&cut).unwrap();
     let response = service.upload("../../tmp/street.avi", &content);
     assert_eq!(response.status, 200, "{}", response.text());
@@ -341,7 +239,7 @@ fn a_client_may_wait_or_come_back() {
             404
         );
         let folder = service.data().join("outputs").join(id);
-        service.wait_until("its files are gone", || !folder.exists());
+        wait("its files are gone", || !folder.exists());
     }
     let list = service.get(UPLOAD).json();
     assert_eq!(list["total_count"], 1);
@@ -355,7 +253,7 @@ fn a_client_may_wait_or_come_back() {
 #[test]
 fn a_picture_is_a_video_of_one_frame() {
     let service = Service::start(&[]);
-    let picture = service.folder.path().join("p.png");
+    let picture = service.place.folder().join("p.png");
     made_up_image(96, 64, 1).save(&picture).unwrap();
     let response = service.upload("p.mp4", &std::fs::read(&picture).unwrap());
     assert_eq!(response.status, 200, "{}", response.text());
@@ -476,7 +374,7 @@ fn names_of_files_are_text_and_nothing_else() {
         (&long, &long[..120]),
         ("-rf; $(touch x) `y`.mp4", "-rf; $(touch x) `y`.mp4"),
     ];
-    let before = names(service.folder.path());
+    let before = names(service.place.folder());
     for (name, shown) in cases {
         let response = service.upload(name, VIDEO);
         // A name that is no header at all may be refused.
@@ -491,7 +389,7 @@ fn names_of_files_are_text_and_nothing_else() {
         let disposition = video.header("content-disposition").unwrap();
         assert!(disposition.is_ascii() && disposition.len() < 2000);
     }
-    assert_eq!(names(service.folder.path()), before);
+    assert_eq!(names(service.place.folder()), before);
     assert!(service.incoming().is_empty());
     for folder in names(&service.data().join("outputs")) {
         assert!(uuid::Uuid::parse_str(&folder).is_ok(), "{folder}");
@@ -531,7 +429,7 @@ fn what_is_no_video_is_refused_with_the_reason_and_leaves_nothing() {
     noise.extend((0..5000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8));
     let playlist = format!(
         "#EXTM3U\n#EXTINF:1,\nhttp://{}/health\n#EXT-X-ENDLIST\n",
-        service.address
+        service.server.address
     );
     let mut flipped = VIDEO.to_vec();
     let half = flipped.len() / 2;
@@ -599,13 +497,13 @@ fn what_is_no_video_is_refused_with_the_reason_and_leaves_nothing() {
     maybe.field("visualize", None, b"perhaps");
     expect_problem(&post(&maybe), 422, invalid);
     let json = [("Content-Type", "application/json")];
-    let response = http::request(&service.address, "POST", UPLOAD, &json, b"{}");
+    let response = http::request(&service.server.address, "POST", UPLOAD, &json, b"{}");
     assert!([400, 415].contains(&response.status), "{}", response.text());
     // Headers of a part without end must not fill the memory.
     let mut endless = b"--x\r\nContent-Disposition: form-data; name=\"".to_vec();
     endless.resize(900 << 10, b'a');
     let form = [("Content-Type", "multipart/form-data; boundary=x")];
-    let response = http::request(&service.address, "POST", UPLOAD, &form, &endless);
+    let response = http::request(&service.server.address, "POST", UPLOAD, &form, &endless);
     expect_problem(&response, 400, invalid);
     assert!(response.text().contains("too long"), "{}", response.text());
     assert!(service.incoming().is_empty());
@@ -619,7 +517,7 @@ fn foreign_containers_are_read_and_cut_ones_refused() {
         return;
     }
     let service = Service::start(&[]);
-    let folder = service.folder.path();
+    let folder = service.place.folder();
     let source = folder.join("source.mp4");
     std::fs::write(&source, VIDEO).unwrap();
     for (ending, codec) in [("avi", "mpeg4"), ("mkv", "copy"), ("mov", "copy")] {
@@ -654,15 +552,15 @@ fn there_is_room_for_so_many_and_no_more() {
     // Two that have begun and do not go on.
     let mut stalled = Vec::new();
     for _ in 0..2 {
-        stalled.push(http::begin(&service.address, UPLOAD, &form, 2000));
+        stalled.push(http::begin(&service.server.address, UPLOAD, &form, 2000));
     }
-    service.wait_until("both are received", || service.incoming().len() == 2);
+    wait("both are received", || service.incoming().len() == 2);
     let refused = service.upload("b.mp4", VIDEO);
     expect_problem(&refused, 429, "too-many-uploads");
     assert_eq!(refused.header("retry-after"), Some("10"));
     // They go away in the middle: their files go, and there is room again.
     stalled.clear();
-    service.wait_until("nothing stays", || service.incoming().is_empty());
+    wait("nothing stays", || service.incoming().is_empty());
     let mut response = service.upload("b.mp4", VIDEO);
     for _ in 0..100 {
         if response.status != 429 {
@@ -678,7 +576,7 @@ fn there_is_room_for_so_many_and_no_more() {
 fn an_upload_that_stops_coming_is_given_up() {
     let service = Service::start(&["--upload-idle", "1"]);
     let form = Form::of_video("a.mp4", VIDEO);
-    let socket = http::begin(&service.address, UPLOAD, &form, 2000);
+    let socket = http::begin(&service.server.address, UPLOAD, &form, 2000);
     let response = http::read(socket);
     expect_problem(&response, 408, "upload-timeout");
     assert!(service.incoming().is_empty());
@@ -706,11 +604,11 @@ fn two_at_once_are_two() {
 #[test]
 fn a_client_that_goes_away_and_a_service_that_is_killed_lose_nothing() {
     let mut service = Service::start(&["--upload-running", "1"]);
-    let video = long_video(service.folder.path(), 400);
+    let video = long_video(service.place.folder(), 400);
     let form = Form::of_video("long.mp4", &video);
     // All of it is sent, and nobody waits.
-    let socket = http::begin(&service.address, UPLOAD, &form, usize::MAX);
-    service.wait_until("it is accepted", || {
+    let socket = http::begin(&service.server.address, UPLOAD, &form, usize::MAX);
+    wait("it is accepted", || {
         service.get(UPLOAD).json()["total_count"] == 1
     });
     drop(socket);
@@ -719,7 +617,7 @@ fn a_client_that_goes_away_and_a_service_that_is_killed_lose_nothing() {
     let first = format!("{UPLOAD}/{first}");
     let second = service.post("/api/inference/video?async=1", &form, &[]);
     let second = second.header("location").unwrap().to_string();
-    service.wait_until("work has begun", || {
+    wait("work has begun", || {
         service.get(&first).json()["frames"].as_u64() > Some(0)
     });
     let state = service.get(&first).json();
@@ -736,7 +634,7 @@ fn a_client_that_goes_away_and_a_service_that_is_killed_lose_nothing() {
         assert_eq!(state["result"]["total_frames"], 400);
     }
     // The uploaded file goes a moment after its result is told.
-    service.wait_until("nothing stays", || service.incoming().is_empty());
+    wait("nothing stays", || service.incoming().is_empty());
 
     // Results are still there after another one.
     service.restart(&[]);
@@ -748,20 +646,20 @@ fn a_client_that_goes_away_and_a_service_that_is_killed_lose_nothing() {
 #[test]
 fn work_can_be_called_off() {
     let service = Service::start(&["--upload-running", "1"]);
-    let video = long_video(service.folder.path(), 3000);
+    let video = long_video(service.place.folder(), 3000);
     let form = Form::of_video("long.mp4", &video);
     let mut places = Vec::new();
     for _ in 0..2 {
         let response = service.post("/api/inference/video?async=true", &form, &[]);
         places.push(response.header("location").unwrap().to_string());
     }
-    service.wait_until("work has begun", || {
+    wait("work has begun", || {
         service.get(&places[0]).json()["frames"].as_u64() > Some(0)
     });
     for place in &places {
         assert_eq!(service.send("DELETE", place, &[]).status, 204);
     }
-    service.wait_until("nothing stays", || {
+    wait("nothing stays", || {
         service.incoming().is_empty() && names(&service.data().join("outputs")).is_empty()
     });
     assert_eq!(service.upload("a.mp4", VIDEO).status, 200);
@@ -786,18 +684,18 @@ fn an_upload_is_done_once_for_each_key() {
     assert_eq!(total, 1);
 
     // While the first is being done.
-    let video = long_video(service.folder.path(), 300);
+    let video = long_video(service.place.folder(), 300);
     let slow = Form::of_video("long.mp4", &video);
     let key = [("Idempotency-Key", "slow")];
-    let socket = http::begin_with(&service.address, UPLOAD, &slow, usize::MAX, &key);
-    service.wait_until("it is accepted", || {
+    let socket = http::begin_with(&service.server.address, UPLOAD, &slow, usize::MAX, &key);
+    wait("it is accepted", || {
         service.get(UPLOAD).json()["total_count"] == 2
     });
     let early = service.post(UPLOAD, &slow, &key);
     expect_problem(&early, 409, "request-in-progress");
     // The client goes away; its answer stays.
     drop(socket);
-    service.wait_until("the first is done", || {
+    wait("the first is done", || {
         service.post(UPLOAD, &slow, &key).status == 200
     });
     assert_eq!(service.get(UPLOAD).json()["total_count"], 2);
@@ -819,7 +717,13 @@ fn a_task_is_started_once_for_each_key() {
             ("Idempotency-Key", key),
         ];
         let path = "/api/v1/detection-processing-tasks/start";
-        http::request(&service.address, "POST", path, &headers, body.as_bytes())
+        http::request(
+            &service.server.address,
+            "POST",
+            path,
+            &headers,
+            body.as_bytes(),
+        )
     };
     let first = start(r#"{"environment_id": "default"}"#, "k");
     assert_eq!(first.status, 202, "{}", first.text());

@@ -1,7 +1,5 @@
 //! HTTP/1.1 over plain sockets: what is sent is what is written here, however odd.
 
-#![allow(dead_code)] // every test uses a part of it
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;

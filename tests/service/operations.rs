@@ -1,212 +1,57 @@
 //! Operating the service, against the real binary over real sockets: health, numbers, logs without
 //! secrets, the guard of memory, and how it stops.
 
-#![allow(clippy::unwrap_used)]
-
-mod http;
-
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use http::Response;
-use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
-use mtmc_models::{Description, expected_tensors};
-use serde_json::Value;
-use tempfile::TempDir;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use mtmc_models::testing::made_up_image;
+use serde_json::{Value, json};
 
-const TASKS: &str = "/api/v1/detection-processing-tasks";
+use super::http;
+use super::place::Place;
+use super::server::{Server, TASKS, wait};
 
-/// Longest wait for anything that must come.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Weights of the smallest networks, which find something everywhere.
-fn weights(folder: &Path, architecture: &str, size: [usize; 2]) -> PathBuf {
-    let encoder = architecture.starts_with("osnet");
-    let description = Description {
-        classes: match encoder {
-            true => Vec::new(),
-            false => ["person", "bicycle"].map(str::to_string).to_vec(),
-        },
-        input_height: size[0],
-        input_width: size[1],
-        feature_dim: encoder.then_some(512),
-        licence: "made up".to_string(),
-        ..made_up_description(architecture)
-    };
-    let made_up = made_up_weights(&description, &expected_tensors(&description).unwrap());
-    let path = folder.join(format!("{architecture}.safetensors"));
-    let metadata = serde_json::to_string(&description).unwrap();
-    let metadata = [("mtmc".to_string(), metadata)].into_iter().collect();
-    safetensors::serialize_to_file(made_up.tensors(), Some(metadata), &path).unwrap();
-    path
+/// With so many pictures a camera, and made-up weights.
+fn place(frames: u32) -> Place {
+    let mut place = Place::new();
+    let mut text = "id = \"hall\"\n".to_string();
+    for camera in ["c09", "c12"] {
+        let pictures = place.at(camera);
+        std::fs::create_dir(&pictures).unwrap();
+        for number in 1..=frames {
+            let path = pictures.join(format!("{number:06}.png"));
+            made_up_image(160, 120, number).save(path).unwrap();
+        }
+        let source = pictures.display();
+        text += &format!("[[cameras]]\nid = \"{camera}\"\nsource = '{source}'\n");
+    }
+    place.add_environment("hall.toml", &text);
+    place.add_made_up("--weights", "deimv2-atto", [320, 320]);
+    place.add(&["--threads", "1", "--classes", "all", "--confidence", "0.01"]);
+    place
 }
 
-/// A service of its own with one environment, `hall`, of two cameras; killed at the end.
-struct Service {
-    folder: TempDir,
-    child: Child,
-    address: String,
-    log: Arc<Mutex<String>>,
+/// Where it is, and the service itself; both are gone at the end.
+fn serve(frames: u32, arguments: &[&str], variables: &[(&str, &str)]) -> (Place, Server) {
+    let mut place = place(frames);
+    place.add(arguments);
+    for (name, value) in variables {
+        place.set(name, value);
+    }
+    let server = place.serve();
+    (place, server)
 }
 
-impl Service {
-    /// With so many pictures a camera.
-    fn start(frames: u32, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut text = "id = \"hall\"\n".to_string();
-        for camera in ["c09", "c12"] {
-            let pictures = folder.path().join(camera);
-            std::fs::create_dir(&pictures).unwrap();
-            for number in 1..=frames {
-                let path = pictures.join(format!("{number:06}.png"));
-                made_up_image(160, 120, number).save(path).unwrap();
-            }
-            text += &format!(
-                "[[cameras]]\nid = \"{camera}\"\nsource = '{}'\n",
-                pictures.display()
-            );
-        }
-        let environment = folder.path().join("hall.toml");
-        std::fs::write(&environment, text).unwrap();
-        let detector = weights(folder.path(), "deimv2-atto", [320, 320]);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mtmc"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--threads", "1"])
-            .args(["--classes", "all", "--confidence", "0.01"])
-            .arg("--environment")
-            .arg(&environment)
-            .arg("--weights")
-            .arg(detector)
-            .arg("--data-dir")
-            .arg(folder.path().join("data"))
-            .args(arguments)
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (lines, kept) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                *kept.lock().unwrap() += &format!("{line}\n");
-            }
-        });
-        let mut service = Self {
-            folder,
-            child,
-            address: String::new(),
-            log,
-        };
-        service.address = service.await_address();
-        service
-    }
-
-    /// From the log, in either form.
-    fn await_address(&mut self) -> String {
-        let started = Instant::now();
-        loop {
-            let log = self.log();
-            let text = log
-                .lines()
-                .find_map(|line| line.strip_prefix("listening on http://"));
-            let json = log
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-                .find(|line| line["message"] == "listening");
-            if let Some(address) = text {
-                return address.to_string();
-            }
-            if let Some(line) = json {
-                return line["address"].as_str().unwrap().to_string();
-            }
-            assert!(self.child.try_wait().unwrap().is_none(), "{log}");
-            assert!(started.elapsed() < PATIENCE, "{log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
-    }
-
-    fn get(&self, path: &str) -> Response {
-        http::request(&self.address, "GET", path, &[], b"")
-    }
-
-    fn start_task(&self) -> Response {
-        let headers = [("Content-Type", "application/json")];
-        let body = br#"{"environment_id":"hall"}"#;
-        http::request(
-            &self.address,
-            "POST",
-            &format!("{TASKS}/start"),
-            &headers,
-            body,
-        )
-    }
-
-    /// Starts a task and waits for its end.
-    fn complete_task(&self) {
-        let accepted = self.start_task();
-        assert_eq!(accepted.status, 202, "{}", accepted.text());
-        let url = accepted.json()["status_url"].as_str().unwrap().to_string();
-        let started = Instant::now();
-        loop {
-            let state = self.get(&url).json();
-            match state["status"].as_str().unwrap() {
-                "COMPLETED" => return,
-                "FAILED" | "STOPPED" => panic!("{state}"),
-                _ => assert!(started.elapsed() < PATIENCE, "{state}"),
-            }
-            std::thread::sleep(Duration::from_millis(30));
-        }
-    }
-
-    fn numbers(&self) -> Numbers {
-        let response = self.get("/metrics");
-        assert_eq!(response.status, 200);
-        let kind = response.header("content-type").unwrap();
-        assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
-        Numbers::parse(&response.text())
-    }
-
-    fn terminate(&self) {
-        let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-
-    /// How it ended, which it must within `most`.
-    fn ended(&mut self, most: Duration) -> ExitStatus {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(started.elapsed() < most, "still there: {}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
+/// A task for the whole of `hall`.
+fn hall() -> Value {
+    json!({"environment_id": "hall"})
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn complete_task(server: &Server) {
+    let task = server.start_task(&hall());
+    server.wait_for_end(&task);
 }
 
 /// Samples of the text format: name with labels as they are written, and value.
@@ -216,6 +61,14 @@ struct Numbers {
 }
 
 impl Numbers {
+    fn of_server(server: &Server) -> Self {
+        let response = server.get("/metrics");
+        assert_eq!(response.status, 200);
+        let kind = response.header("content-type").unwrap();
+        assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+        Self::parse(&response.text())
+    }
+
     fn parse(text: &str) -> Self {
         assert!(text.ends_with("# EOF\n"));
         let mut samples = BTreeMap::new();
@@ -248,7 +101,7 @@ impl Numbers {
 
 #[test]
 fn health_is_told_in_the_words_of_the_requirement_document() {
-    let service = Service::start(1, &[], &[]);
+    let (place, service) = serve(1, &[], &[]);
     let health = service.get("/health");
     assert_eq!(
         (health.status, health.text().as_str()),
@@ -283,22 +136,22 @@ fn health_is_told_in_the_words_of_the_requirement_document() {
     let network = &info["networks"][0];
     assert_eq!(network["architecture"], "deimv2-atto");
     assert_eq!(network["licence"], "made up");
-    let file = service.folder.path().join("deimv2-atto.safetensors");
+    let file = place.at("deimv2-atto.safetensors");
     assert_eq!(network["bytes"], std::fs::metadata(file).unwrap().len());
 }
 
 #[test]
 fn with_encoder_and_calibration_everything_is_healthy() {
-    let folder = tempfile::tempdir().unwrap();
-    let encoder = weights(folder.path(), "osnet-x0.25", [256, 128]);
+    let mut place = place(1);
+    place.add_made_up("--reid", "osnet-x0.25", [256, 128]);
     // Four corners of a picture on a floor of 16 by 12 metres.
     let calibration = r#"{"calibration_points": {
         "image_points": [[0, 0], [160, 0], [160, 120], [0, 120]],
         "map_points": [[0, 0], [16, 0], [16, 12], [0, 12]]}}"#;
-    std::fs::write(folder.path().join("c09_homography.json"), calibration).unwrap();
-    let arguments = ["--reid", encoder.to_str().unwrap()];
-    let data = folder.path().to_str().unwrap();
-    let service = Service::start(1, &arguments, &[("HOMOGRAPHY_DATA_DIR", data)]);
+    std::fs::write(place.at("c09_homography.json"), calibration).unwrap();
+    let folder = place.text("");
+    place.set("HOMOGRAPHY_DATA_DIR", &folder);
+    let service = place.serve();
     let detection = service.get("/health/detection");
     assert_eq!(detection.status, 200, "{}", detection.text());
     assert_eq!(detection.json()["status"], "healthy");
@@ -310,12 +163,12 @@ fn with_encoder_and_calibration_everything_is_healthy() {
 
 #[test]
 fn numbers_tell_what_a_task_did_and_nothing_that_clients_made_up() {
-    let service = Service::start(6, &[], &[]);
-    let before = service.numbers();
+    let (_place, service) = serve(6, &[], &[]);
+    let before = Numbers::of_server(&service);
     assert!(before.family("mtmc_frames_read_total").is_empty());
-    service.complete_task();
+    complete_task(&service);
     assert_eq!(service.get("/made/up/by/a/client").status, 404);
-    let numbers = service.numbers();
+    let numbers = Numbers::of_server(&service);
     for camera in ["c09", "c12"] {
         let labels = format!("{{environment=\"hall\",camera=\"{camera}\"}}");
         assert_eq!(numbers.of(&format!("mtmc_frames_read_total{labels}")), 6.0);
@@ -359,10 +212,10 @@ fn numbers_tell_what_a_task_did_and_nothing_that_clients_made_up() {
     assert!(numbers.of("process_open_fds") >= 3.0);
     assert!(numbers.of("process_cpu_seconds_total") > 0.0);
     // A second task adds to the first.
-    service.complete_task();
+    complete_task(&service);
     let labels = "{environment=\"hall\",camera=\"c09\"}";
     let read = format!("mtmc_frames_read_total{labels}");
-    assert_eq!(service.numbers().of(&read), 12.0);
+    assert_eq!(Numbers::of_server(&service).of(&read), 12.0);
 }
 
 #[test]
@@ -370,7 +223,7 @@ fn logs_are_json_lines_with_the_request_and_without_secrets() {
     let key = format!("mtmc_{}", "aB3-_".repeat(9));
     let arguments = ["--log-format", "json", "--log-level", "trace"];
     let variables = [("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMIK7MDENG")];
-    let service = Service::start(1, &arguments, &variables);
+    let (_place, service) = serve(1, &arguments, &variables);
     let headers = [
         ("X-Request-Id", "from-the-test-1"),
         ("Authorization", "Bearer hunter2hunter2"),
@@ -380,12 +233,8 @@ fn logs_are_json_lines_with_the_request_and_without_secrets() {
     let path = "/info?token=t0psecretvalue&a=postgres://u:passw0rd@h/d";
     let answer = http::request(&service.address, "GET", path, &headers, b"");
     assert_eq!(answer.status, 200, "{}", answer.text());
-    service.complete_task();
-    let started = Instant::now();
-    while !service.log().contains("task ended") {
-        assert!(started.elapsed() < PATIENCE, "{}", service.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    complete_task(&service);
+    service.wait_for_log("task ended");
     let log = service.log();
     for secret in [
         key.as_str(),
@@ -417,21 +266,17 @@ fn logs_are_json_lines_with_the_request_and_without_secrets() {
 #[test]
 fn above_the_hard_limit_no_task_is_taken() {
     // Every machine uses more than a ten-thousandth of its memory.
-    let service = Service::start(1, &["--memory-soft", "0.01", "--memory-hard", "0.01"], &[]);
-    let started = Instant::now();
-    while service.get("/readyz").status != 503 {
-        assert!(started.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let (_place, service) = serve(1, &["--memory-soft", "0.01", "--memory-hard", "0.01"], &[]);
+    wait("the limit", || service.get("/readyz").status == 503);
     assert_eq!(
         service.get("/readyz").json()["reasons"][0]["component"],
         "memory"
     );
-    let refused = service.start_task();
+    let refused = service.ask(&hall(), &[]);
     assert_eq!(refused.status, 503);
     assert_eq!(refused.json()["type"], "/problems/memory-exhausted");
     assert!(refused.header("retry-after").is_some());
-    assert_eq!(service.numbers().of("mtmc_memory_pressure"), 2.0);
+    assert_eq!(Numbers::of_server(&service).of("mtmc_memory_pressure"), 2.0);
     assert_eq!(service.get("/livez").status, 200);
 }
 
@@ -439,14 +284,11 @@ fn above_the_hard_limit_no_task_is_taken() {
 fn above_the_soft_limit_tasks_give_the_same() {
     let counts = |soft: &str, pressure: f64| {
         let arguments = ["--memory-soft", soft, "--memory-hard", "100"];
-        let service = Service::start(8, &arguments, &[]);
-        let started = Instant::now();
-        while service.numbers().of("mtmc_memory_pressure") != pressure {
-            assert!(started.elapsed() < PATIENCE);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        service.complete_task();
-        let numbers = service.numbers();
+        let (_place, service) = serve(8, &arguments, &[]);
+        let now = || Numbers::of_server(&service).of("mtmc_memory_pressure");
+        wait("the pressure", || now() == pressure);
+        complete_task(&service);
+        let numbers = Numbers::of_server(&service);
         let mut counts: BTreeMap<String, f64> = BTreeMap::new();
         for prefix in [
             "mtmc_detections",
@@ -470,63 +312,38 @@ fn above_the_soft_limit_tasks_give_the_same() {
 
 #[test]
 fn a_service_told_to_stop_ends_its_tasks_and_itself() {
-    let mut service = Service::start(400, &["--batch", "2"], &[]);
-    let accepted = service.start_task();
-    assert_eq!(accepted.status, 202, "{}", accepted.text());
-    let url = accepted.json()["status_url"].as_str().unwrap().to_string();
-    let started = Instant::now();
-    while service.get(&url).json()["status"] != "PROCESSING" {
-        assert!(started.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let socket = accepted.json()["websocket_url"]
-        .as_str()
-        .unwrap()
-        .to_string();
-    let socket = format!("ws://{}{socket}?images=none", service.address);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let (_place, mut service) = serve(400, &["--batch", "2"], &[]);
+    let task = service.start_task(&hall());
+    service.wait(&task, |state| state["status"] == "PROCESSING");
+    // A request of which the end comes when the service is stopping.
+    let mut held = TcpStream::connect(&service.address).unwrap();
+    held.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
         .unwrap();
-    let (status, code) = runtime.block_on(async {
-        let (mut socket, _) = tokio_tungstenite::connect_async(socket).await.unwrap();
-        let first = socket.next().await.unwrap().unwrap();
-        assert!(first.is_text(), "{first:?}");
+    let (messages, code) = std::thread::scope(|scope| {
+        let heard = scope.spawn(|| service.listen(&task, "?images=none"));
+        let clients = || Numbers::of_server(&service).of("mtmc_websocket_clients");
+        wait("the socket", || clients() == 1.0);
         service.terminate();
-        until_close(socket).await
+        service.wait_for_log("stopping");
+        held.write_all(b"\r\n").unwrap();
+        let ready = http::read(held);
+        assert_eq!(ready.status, 503, "{}", ready.text());
+        assert_eq!(ready.json()["reasons"][0]["component"], "shutting-down");
+        heard.join().unwrap()
     });
     // Where the task stands: it goes on when the service starts again.
-    assert_eq!(status.as_deref(), Some("QUEUED"));
+    let last = messages
+        .iter()
+        .rfind(|m| m["message_type"] == "status_update");
+    assert_eq!(last.unwrap()["status"], "QUEUED");
     assert_eq!(code, Some(1001), "going away, RFC 6455");
     let status = service.ended(Duration::from_secs(45));
     assert_eq!(status.code(), Some(0), "{}", service.log());
-    assert!(service.log().contains("stopping"), "{}", service.log());
-}
-
-/// The last status that was told, and the code of the close.
-async fn until_close(
-    mut socket: impl futures_util::Stream<Item = Result<Message, Error>> + Unpin,
-) -> (Option<String>, Option<u16>) {
-    let mut status = None;
-    while let Ok(Some(Ok(message))) = tokio::time::timeout(PATIENCE, socket.next()).await {
-        match message {
-            Message::Text(text) => {
-                let message: Value = serde_json::from_str(&text).unwrap();
-                if message["type"] == "status_update" || message["message_type"] == "status_update"
-                {
-                    status = message["status"].as_str().map(str::to_string);
-                }
-            }
-            Message::Close(frame) => return (status, frame.map(|frame| frame.code.into())),
-            _ => {}
-        }
-    }
-    (status, None)
 }
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let mut service = Service::start(1, &[], &[]);
+    let (_place, mut service) = serve(1, &[], &[]);
     // A request that never ends: its body does not come.
     let mut held = TcpStream::connect(&service.address).unwrap();
     let head = format!(
@@ -536,17 +353,10 @@ fn a_second_signal_ends_it_at_once() {
     held.write_all(head.as_bytes()).unwrap();
     // Until it is being answered there is nothing to hold the end back.
     let open = "mtmc_http_requests_open";
-    let started = Instant::now();
-    while service.numbers().of(open) < 2.0 {
-        assert!(started.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let requests = || Numbers::of_server(&service).of(open);
+    wait("the request", || requests() >= 2.0);
     service.terminate();
-    let started = Instant::now();
-    while !service.log().contains("stopping") {
-        assert!(started.elapsed() < PATIENCE, "{}", service.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    service.wait_for_log("stopping");
     service.terminate();
     let status = service.ended(Duration::from_secs(8));
     // 128 + SIGTERM, as shells say it.
@@ -610,8 +420,8 @@ mod traces {
             ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
             ("OTEL_BSP_SCHEDULE_DELAY", "100"),
         ];
-        let mut service = Service::start(1, &[], &variables);
-        service.complete_task();
+        let (_place, mut service) = serve(1, &[], &variables);
+        complete_task(&service);
         service.terminate();
         assert_eq!(service.ended(Duration::from_secs(45)).code(), Some(0));
         let mut all = Vec::new();
@@ -639,11 +449,11 @@ mod traces {
                 ("OTEL_BSP_MAX_QUEUE_SIZE", "16"),
                 ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "4"),
             ];
-            let mut service = Service::start(1, &[], &variables);
+            let (_place, mut service) = serve(1, &[], &variables);
             for _ in 0..100 {
                 assert_eq!(service.get("/info").status, 200);
             }
-            service.complete_task();
+            complete_task(&service);
             service.terminate();
             let status = service.ended(Duration::from_secs(30));
             assert_eq!(status.code(), Some(0), "{endpoint}: {}", service.log());
