@@ -1,5 +1,6 @@
 //! The command line: one file a sub-command, and what they share.
 
+mod bench;
 mod calibrate;
 mod data;
 mod detect;
@@ -20,6 +21,7 @@ mod sim;
 mod snapshots;
 mod sources;
 mod track;
+mod train;
 mod tune;
 mod uploads;
 mod world;
@@ -46,6 +48,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Make, list and revoke the keys of the service
     Keys(keys::KeysArgs),
+    /// Time the networks on this machine's processor or GPU
+    Bench(bench::BenchArgs),
     /// Check that everything the service needs is there and works
     Doctor(Box<doctor::DoctorArgs>),
     /// Find where on the map a camera's pictures are
@@ -56,6 +60,8 @@ enum Command {
     Tune(tune::TuneArgs),
     /// Prepare and verify data sets
     Data(data::DataArgs),
+    /// Train networks
+    Train(train::TrainArgs),
     /// Simulate people seen by several cameras, with the truth
     Sim(sim::SimArgs),
     /// List, describe, fetch and convert weights
@@ -73,11 +79,13 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Replay(args) => replay::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Keys(args) => keys::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Calibrate(args) => calibrate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Data(args) => data::run(args),
+        Command::Train(args) => train::run(args),
         Command::Sim(args) => sim::run(args),
         Command::Models(args) => models::run(args),
     }
