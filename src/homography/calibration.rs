@@ -87,7 +87,7 @@ pub enum CalibrationError {
         error: Box<CalibrationError>,
     },
     /// The points do not fix a homography.
-    #[error("calibration points: {0}")]
+    #[error(transparent)]
     Points(#[from] PointsError),
     /// A matrix that cannot be inverted.
     #[error("`{name}` has no inverse, so it maps no floor")]
