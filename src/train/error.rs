@@ -22,18 +22,18 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
-    /// The loss is no number any more.
+    /// A loss or a weight is no number any more.
     #[error(
-        "epoch {epoch}, step {step}: the loss `{loss}` is {value}; the last checkpoint is kept \
-         (a lower schedule.base or optimizer.clip may help)"
+        "epoch {epoch}, step {step}: {what} is {value}; the last checkpoint is kept (a lower \
+         schedule.base or optimizer.clip may help)"
     )]
     NotFinite {
         /// Epoch, from 0.
         epoch: u32,
         /// Step of the epoch, from 0.
         step: usize,
-        /// Which part.
-        loss: String,
+        /// Which loss or which tensor.
+        what: String,
         /// What it is.
         value: f64,
     },

@@ -235,11 +235,16 @@ impl Trainer {
             if patience > 0 && self.state.since_best >= patience {
                 return Ok(Ending::Early);
             }
+            if stop.load(Ordering::SeqCst) {
+                self.save(folder)?;
+                return Ok(Ending::Stopped);
+            }
             let epoch = self.state.epoch;
             let Some(figures) = self.learn_epoch(observer, stop)? else {
                 self.save(folder)?;
                 return Ok(Ending::Stopped);
             };
+            self.check_finite()?;
             self.state.epoch += 1;
             self.state.batch = 0;
             let figures = self.measure(folder, epoch, figures)?;
@@ -323,7 +328,7 @@ impl Trainer {
             return Err(TrainError::NotFinite {
                 epoch: self.state.epoch,
                 step: index,
-                loss,
+                what: format!("the loss `{loss}`"),
                 value,
             });
         }
@@ -394,13 +399,9 @@ impl Trainer {
     /// # Errors
     /// The file cannot be written, or a number is NaN or infinite: the old file stays.
     pub fn save(&self, folder: &RunFolder) -> Result<(), TrainError> {
-        let path = folder.checkpoint();
+        self.check_finite()?;
         let mut variables = std::collections::BTreeMap::new();
         for (name, var) in &self.variables {
-            let sum = var.as_tensor().abs()?.sum_all()?.to_scalar::<f32>()?;
-            if !sum.is_finite() {
-                return Err(TrainError::file(&path, format!("`{name}` is {sum}: not written")));
-            }
             variables.insert(name.clone(), var.as_detached_tensor());
         }
         let mut memory = self.optimizer.memory();
@@ -414,7 +415,23 @@ impl Trainer {
             variables,
             memory,
         };
-        checkpoint.write(&path)
+        checkpoint.write(&folder.checkpoint())
+    }
+
+    /// A step may break weights although its loss was a number.
+    fn check_finite(&self) -> Result<(), TrainError> {
+        for (name, var) in &self.variables {
+            let sum = var.as_tensor().abs()?.sum_all()?.to_scalar::<f32>()?;
+            if !sum.is_finite() {
+                return Err(TrainError::NotFinite {
+                    epoch: self.state.epoch,
+                    step: self.state.batch,
+                    what: format!("`{name}`"),
+                    value: f64::from(sum),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Threads that decode images.
