@@ -17,10 +17,10 @@ import time
 INFERENCE = [
     ("detect", "rtdetr-l", [1, 4, 16, 64]),
     ("detect", "rtdetr-r50", [1, 4, 16, 64]),
-    ("embed", "clip-vit-b16", [64, 256]),
-    ("embed", "resnet50", [64, 256]),
+    ("embed", "clip-reid-vit-b16", [64, 256]),
+    ("embed", "resnet50-reid", [64, 256]),
 ]
-TRAINING = [("train", "resnet50", [64]), ("train", "clip-vit-b16", [64])]
+TRAINING = [("train", "resnet50-reid", [64]), ("train", "clip-reid-vit-b16", [64])]
 
 
 def vit_b16():
@@ -66,9 +66,9 @@ def vit_b16():
 
 def build(network):
     """The network and the height and width of its images."""
-    if network == "clip-vit-b16":
+    if network == "clip-reid-vit-b16":
         return vit_b16(), (256, 128)
-    if network == "resnet50":
+    if network == "resnet50-reid":
         import torchvision
 
         model = torchvision.models.resnet50(weights=None)

@@ -1,6 +1,9 @@
 //! Options that several commands share: weights, device, what counts as a detection.
 
+use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -280,10 +283,7 @@ fn class_indices(wanted: &str, known: &[String]) -> anyhow::Result<Vec<u32>> {
 fn device(name: &str) -> anyhow::Result<Device> {
     let ordinal = match name {
         "cpu" => return Ok(Device::Cpu),
-        "auto" => {
-            // Not every build has CUDA and not every machine a device: both are no error here.
-            return Ok(Device::new_cuda(0).unwrap_or(Device::Cpu));
-        }
+        "auto" => return Ok(automatic()),
         "cuda" => 0,
         _ => match name.strip_prefix("cuda:").map(str::parse) {
             Some(Ok(ordinal)) => ordinal,
@@ -293,7 +293,50 @@ fn device(name: &str) -> anyhow::Result<Device> {
     if !cfg!(feature = "cuda") {
         bail!("--device {name}: this program was built without CUDA (`--features cuda`)");
     }
-    Device::new_cuda(ordinal).with_context(|| format!("--device {name}: no usable CUDA device"))
+    cuda(ordinal).with_context(|| format!("--device {name}: no usable CUDA device"))
+}
+
+/// CUDA if this program was built with it and the machine has a device, else the CPU; says so once
+/// where CUDA was to be expected.
+fn automatic() -> Device {
+    static SAID: Once = Once::new();
+    if !cfg!(feature = "cuda") {
+        return Device::Cpu;
+    }
+    match cuda(0) {
+        Ok(device) => device,
+        Err(error) => {
+            SAID.call_once(|| {
+                // Commands without a log say it too.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "warning: no usable CUDA device, computing on the CPU: {error}"
+                );
+            });
+            Device::Cpu
+        }
+    }
+}
+
+/// The CUDA device `ordinal`, opened once: all networks share its stream and its memory.
+fn cuda(ordinal: usize) -> anyhow::Result<Device> {
+    static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = open.get(&ordinal) {
+        return Ok(device.clone());
+    }
+    // Libraries of CUDA that are too old, or only in part there, end in a panic.
+    let device = match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
+        Ok(Ok(device)) => device,
+        Ok(Err(error)) => {
+            // The first line says what it is; what follows is a backtrace, if any.
+            let text = error.to_string();
+            bail!("{}", text.lines().next().unwrap_or("unknown reason"));
+        }
+        Err(_) => bail!("the CUDA libraries are not usable: is the driver of CUDA 12 or 13?"),
+    };
+    open.insert(ordinal, device.clone());
+    Ok(device)
 }
 
 #[cfg(test)]
@@ -342,5 +385,13 @@ mod tests {
     fn devices_are_told_apart() {
         assert!(device("cpu").unwrap().is_cpu());
         assert!(device("gpu").unwrap_err().to_string().contains("cuda:N"));
+        if cfg!(feature = "cuda") {
+            return; // whether there is one, depends on the machine
+        }
+        assert!(device("auto").unwrap().is_cpu());
+        for name in ["cuda", "cuda:1"] {
+            let error = device(name).unwrap_err().to_string();
+            assert!(error.contains("without CUDA"), "{error}");
+        }
     }
 }

@@ -20,9 +20,13 @@ const LITTLE_DISK: u64 = 2 << 30;
 /// 2025-01-01 in seconds since 1970: before that, the clock has never been set.
 const OLDEST_NOW: u64 = 1_735_689_600;
 
-pub(super) fn look(args: &DoctorArgs, findings: &mut Findings) {
+/// What networks are computed on.
+pub(super) fn compute(args: &DoctorArgs, findings: &mut Findings) {
     processor(findings);
     device(args, findings);
+}
+
+pub(super) fn look(args: &DoctorArgs, findings: &mut Findings) {
     memory(findings);
     disk(args, findings);
     port(args, findings);

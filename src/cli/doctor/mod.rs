@@ -1,6 +1,8 @@
 //! `mtmc doctor`: whether everything that the service needs is there and works, and what to do where
 //! it does not.
 
+#[cfg(feature = "cuda")]
+mod cuda;
 mod effect;
 mod machine;
 mod networks;
@@ -67,6 +69,15 @@ pub struct DoctorArgs {
     /// Frames of the sample that are looked at
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(2..))]
     sample_frames: u64,
+
+    /// Random cases in which each CUDA kernel is compared with the CPU, for each type of numbers;
+    /// only where the device is a CUDA one
+    #[arg(long, value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    kernel_cases: u16,
+
+    /// Look at the device alone: processor, GPU, kernels
+    #[arg(long)]
+    device_only: bool,
 
     /// One JSON object instead of a table
     #[arg(long)]
@@ -138,6 +149,12 @@ impl Findings {
 pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     args.model.compute.start_threads()?;
     let mut findings = Findings::default();
+    machine::compute(args, &mut findings);
+    #[cfg(feature = "cuda")]
+    cuda::look(args, &mut findings);
+    if args.device_only {
+        return finish(&findings, args.json);
+    }
     machine::look(args, &mut findings);
     let loaded = networks::look(args, &mut findings);
     let catalog = catalog(args, &mut findings);
@@ -146,7 +163,12 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     if let Some(sample) = &args.sample {
         effect::sample(sample, args.sample_frames, &loaded, &mut findings);
     }
-    write(&findings, args.json)?;
+    finish(&findings, args.json)
+}
+
+/// Says what was found.
+fn finish(findings: &Findings, json: bool) -> anyhow::Result<()> {
+    write(findings, json)?;
     match findings.count(Verdict::Fail) {
         0 => Ok(()),
         1 => bail!("1 check failed"),

@@ -1,0 +1,273 @@
+//! `mtmc bench`: how fast the networks are on a device: forward passes with made-up weights, and
+//! whole frames through the detector.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use candle_core::{DType, Device, Tensor};
+use clap::Args;
+use mtmc_models::detect::DetectionNetwork;
+use mtmc_models::network::is_embedder;
+use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
+use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, LoadedEmbedder, expected_tensors};
+use serde::Serialize;
+
+use super::options::ComputeArgs;
+
+/// Networks and batches of the table, as docs/cuda.md has it.
+const TABLE: [(&str, &[usize]); 4] = [
+    ("rtdetr-l", &[1, 4, 16, 64]),
+    ("rtdetr-r50", &[1, 4, 16, 64]),
+    ("clip-reid-vit-b16", &[64, 256]),
+    ("resnet50-reid", &[64, 256]),
+];
+
+/// Arguments of `mtmc bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    compute: ComputeArgs,
+
+    /// Networks to time, by the architectures' names, separated by commas
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    network: Vec<String>,
+
+    /// Images of a batch, separated by commas
+    #[arg(long, value_name = "COUNT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: Vec<u16>,
+
+    /// Seconds that each line is timed, after warming up
+    #[arg(long, default_value_t = 3.0, value_parser = seconds)]
+    seconds: f64,
+
+    /// JSON, one object a line, in place of a table
+    #[arg(long, env = "MTMC_JSON")]
+    json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 3600.0 => Ok(seconds),
+        _ => Err("must be a number of seconds, more than 0 and at most 3600".to_string()),
+    }
+}
+
+/// One line of the table.
+#[derive(Debug, Serialize)]
+struct Row {
+    network: String,
+    device: String,
+    precision: String,
+    /// What is timed: `forward` (numbers on the device already) or `frames` (from 1080p frames in
+    /// main memory to detections).
+    what: &'static str,
+    batch: usize,
+    /// Median of a batch.
+    milliseconds: f64,
+    images_per_second: f64,
+    /// Times that were taken.
+    rounds: usize,
+}
+
+/// Times and prints.
+///
+/// # Errors
+/// A network is unknown, or the device fails.
+pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    args.compute.start_threads()?;
+    let (device, dtype) = args.compute.device()?;
+    let (name, precision) = args.compute.names()?;
+    let mut out = std::io::stdout().lock();
+    if !args.json {
+        let (side, rate) = matrix_rate(&device, dtype, args.seconds)?;
+        writeln!(
+            out,
+            "{name}, {precision}; its matrix products of {side}: {rate:.2} TFLOP/s"
+        )?;
+        writeln!(
+            out,
+            "{:<18} {:<7} {:>5} {:>10} {:>10}",
+            "network", "what", "batch", "ms", "images/s"
+        )?;
+    }
+    for (network, batches) in wanted(args) {
+        let mut bench = Bench::new(&network, &device, dtype)?;
+        for batch in batches {
+            for what in bench.kinds() {
+                let times = bench.times(what, batch, args.seconds)?;
+                let seconds = times[times.len() / 2];
+                let row = Row {
+                    network: network.clone(),
+                    device: name.clone(),
+                    precision: precision.clone(),
+                    what,
+                    batch,
+                    milliseconds: seconds * 1e3,
+                    images_per_second: batch as f64 / seconds,
+                    rounds: times.len(),
+                };
+                print(&row, args.json, &mut out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print(row: &Row, json: bool, out: &mut impl std::io::Write) -> anyhow::Result<()> {
+    if json {
+        writeln!(out, "{}", serde_json::to_string(row)?)?;
+    } else {
+        writeln!(
+            out,
+            "{:<18} {:<7} {:>5} {:>10.2} {:>10.1}",
+            row.network, row.what, row.batch, row.milliseconds, row.images_per_second
+        )?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// What was asked for, or the table.
+fn wanted(args: &BenchArgs) -> Vec<(String, Vec<usize>)> {
+    let batches = |own: &[usize]| match args.batch.is_empty() {
+        true => own.to_vec(),
+        false => args.batch.iter().map(|batch| usize::from(*batch)).collect(),
+    };
+    if args.network.is_empty() {
+        let row = |(name, own): &(&str, &[usize])| ((*name).to_string(), batches(own));
+        return TABLE.iter().map(row).collect();
+    }
+    let mut rows = Vec::new();
+    for name in &args.network {
+        let own = TABLE.iter().find(|(known, _)| known == name);
+        rows.push((name.clone(), batches(own.map_or(&[1], |(_, own)| own))));
+    }
+    rows
+}
+
+/// A network with made-up weights.
+struct Bench {
+    network: Network,
+    /// Height and width of its input.
+    size: (usize, usize),
+    device: Device,
+    dtype: DType,
+}
+
+enum Network {
+    Detector(Box<LoadedDetector>),
+    Embedder(Box<LoadedEmbedder>),
+}
+
+impl Bench {
+    fn new(name: &str, device: &Device, dtype: DType) -> anyhow::Result<Self> {
+        let mut description = made_up_description(name);
+        let embedder = is_embedder(name);
+        if embedder {
+            (description.input_height, description.input_width) = (256, 128);
+        }
+        let size = (description.input_height, description.input_width);
+        let specs = expected_tensors(&description)
+            .with_context(|| format!("--network {name}: see `mtmc models list`"))?;
+        let weights = made_up_weights(&description, &specs);
+        let network = if embedder {
+            Network::Embedder(Box::new(LoadedEmbedder::new(&weights, device, dtype)?))
+        } else {
+            Network::Detector(Box::new(LoadedDetector::new(&weights, device, dtype)?))
+        };
+        Ok(Self {
+            network,
+            size,
+            device: device.clone(),
+            dtype,
+        })
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        match self.network {
+            Network::Detector(_) => &["forward", "frames"],
+            Network::Embedder(_) => &["forward"],
+        }
+    }
+
+    /// Seconds of each round, rising.
+    fn times(&mut self, what: &str, batch: usize, limit: f64) -> anyhow::Result<Vec<f64>> {
+        let (height, width) = self.size;
+        let input = Tensor::rand(0.0_f32, 1.0, (batch, 3, height, width), &Device::Cpu)?;
+        let dtype = if self.device.is_cpu() {
+            DType::F32
+        } else {
+            self.dtype
+        };
+        let input = input.to_dtype(dtype)?.to_device(&self.device)?;
+        let frame = made_up_image(1920, 1080, 1);
+        let frames = vec![&frame; batch];
+        let options = DetectOptions::default();
+        let round = || -> anyhow::Result<()> {
+            match (&self.network, what) {
+                (Network::Detector(detector), "frames") => {
+                    detector.detect(&frames, &options)?;
+                }
+                (Network::Detector(detector), _) => match detector.network() {
+                    DetectionNetwork::Detr(network) => drop(network.forward(&input)?),
+                    DetectionNetwork::Dense(network) => drop(network.forward(&input)?),
+                },
+                (Network::Embedder(embedder), _) => drop(embedder.network().forward(&input)?),
+            }
+            // A GPU is only asked before; what counts is when it is done.
+            Ok(self.device.synchronize()?)
+        };
+        measure(round, limit)
+    }
+}
+
+/// Seconds of each round, rising, after two that do not count.
+fn measure(round: impl Fn() -> anyhow::Result<()>, limit: f64) -> anyhow::Result<Vec<f64>> {
+    for _ in 0..2 {
+        round()?;
+    }
+    let mut times = Vec::new();
+    let started = Instant::now();
+    let limit = Duration::from_secs_f64(limit);
+    while times.len() < 3 || (started.elapsed() < limit && times.len() < 10_000) {
+        let start = Instant::now();
+        round()?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+/// What the device's matrix products reach, as the limit of everything else: their side and TFLOP/s.
+fn matrix_rate(device: &Device, dtype: DType, limit: f64) -> anyhow::Result<(usize, f64)> {
+    // A CPU's is measured with less, so that it is over in time.
+    let (side, dtype) = match device {
+        Device::Cpu => (1024, DType::F32),
+        _ => (4096, dtype),
+    };
+    let a = Tensor::rand(0.0_f32, 1.0, (side, side), device)?.to_dtype(dtype)?;
+    let times = measure(
+        || {
+            drop(a.matmul(&a)?);
+            Ok(device.synchronize()?)
+        },
+        limit.min(2.0),
+    )?;
+    let Some(best) = times.first() else {
+        bail!("no matrix product was timed");
+    };
+    Ok((side, 2.0 * (side as f64).powi(3) / best / 1e12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_are_sorted_and_at_least_three() {
+        let times = measure(|| Ok(()), 1e-9).unwrap();
+        assert!(times.len() >= 3 && times.is_sorted());
+        assert!(measure(|| bail!("lost"), 1.0).is_err());
+    }
+}
