@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use image::RgbImage;
+use mtmc_models::Embedder;
 use rayon::prelude::*;
 
-use crate::eval::reid::{Evaluation, PictureEntry, Ranked, ReidError, ranked_list};
+use crate::eval::reid::{
+    Evaluation, Options, PictureEntry, Ranked, ReidError, embed_images, ranked_list,
+};
 use crate::source::read_image;
 use crate::train::data::Probe;
 
@@ -48,6 +51,23 @@ struct Asked {
     nearest: Vec<Ranked>,
     /// Share of right ones among the first ranks.
     found: f64,
+}
+
+/// Embeds `probe`'s images, so many at a time, and looks for the hardest people among them; `lists`
+/// ranked lists are drawn.
+///
+/// # Errors
+/// An image cannot be read or embedded; no query can be answered.
+pub fn hardest_for(
+    embedder: &dyn Embedder,
+    probe: &Probe,
+    batch: usize,
+    lists: usize,
+) -> Result<Hard, ReidError> {
+    let query = embed_images(embedder, &probe.query, batch, &mut |_| ())?;
+    let gallery = embed_images(embedder, &probe.gallery, batch, &mut |_| ())?;
+    let evaluation = Evaluation::new(&query, &gallery, Options::default(), &mut |_, _, _| ())?;
+    hardest(&evaluation, probe, lists)
 }
 
 /// Looks for the hardest people of an evaluation of `probe`, whose features are in the order of its

@@ -24,7 +24,7 @@ pub mod tensorboard;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-pub use self::hard::{Hard, HardPerson, hardest};
+pub use self::hard::{Hard, HardPerson, hardest, hardest_for};
 use self::lines::Lines;
 use self::mlflow::{Mlflow, MlflowSettings, Outcome};
 use self::tensorboard::EventFile;
@@ -221,7 +221,8 @@ impl Watcher {
         let time = now();
         self.lines
             .write(&mut self.warn, |lines| lines.epoch(time, epoch));
-        self.tell(time, epoch.step, epoch_values(epoch));
+        // At the epoch's last step: the next one is told again where a run is resumed there.
+        self.tell(time, epoch.step.saturating_sub(1), epoch_values(epoch));
         self.epochs.push(epoch.clone());
     }
 

@@ -115,10 +115,13 @@ impl Message {
     }
 }
 
+/// Time and step; as protobuf's third version does it, a step of 0 is told by saying nothing.
 fn event(time: f64, step: u64) -> Message {
-    Message::default()
-        .double(WALL_TIME, time)
-        .integer(STEP, step)
+    let event = Message::default().double(WALL_TIME, time);
+    if step == 0 {
+        return event;
+    }
+    event.integer(STEP, step)
 }
 
 /// The first event of a file.

@@ -77,13 +77,28 @@ pub struct MlflowSettings {
     pub patience: Duration,
 }
 
+impl Credentials {
+    /// As MLflow's own clients take them from the environment.
+    pub fn from_environment() -> Self {
+        let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if let Some(token) = read("MLFLOW_TRACKING_TOKEN") {
+            return Self::Token(token);
+        }
+        let user = read("MLFLOW_TRACKING_USERNAME");
+        match (user, read("MLFLOW_TRACKING_PASSWORD")) {
+            (Some(user), Some(password)) => Self::Password { user, password },
+            _ => Self::None,
+        }
+    }
+}
+
 impl MlflowSettings {
-    /// Nobody asks, and the end waits for half a minute.
+    /// Credentials from the environment; the end waits for half a minute.
     pub fn new(uri: impl Into<String>, experiment: impl Into<String>) -> Self {
         Self {
             uri: uri.into(),
             experiment: experiment.into(),
-            credentials: Credentials::None,
+            credentials: Credentials::from_environment(),
             patience: Duration::from_secs(30),
         }
     }
