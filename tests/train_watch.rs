@@ -153,7 +153,7 @@ fn steps_are_shown_and_thinned_out_where_they_are_written() {
     let shown = Arc::new(Mutex::new(Vec::new()));
     let seen = shown.clone();
     watcher.on_show(Box::new(move |line| {
-        seen.lock().unwrap().push(line.clone())
+        seen.lock().unwrap().push(line.clone());
     }));
     train(&mut watcher, 0..4);
     let steps = lines(&settings.folder)
@@ -273,7 +273,7 @@ fn watched(folder: &Path, uri: &str, resumed: Option<u64>) -> (Watcher, Arc<Mute
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let heard = warnings.clone();
     watcher.on_warn(Box::new(move |text| {
-        heard.lock().unwrap().push(text.to_string())
+        heard.lock().unwrap().push(text.to_string());
     }));
     (watcher, warnings)
 }

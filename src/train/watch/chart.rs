@@ -119,7 +119,7 @@ pub(super) fn draw(title: &str, curves: &[Curve]) -> String {
 fn thinned(points: &[[f64; 2]], every: usize) -> Vec<[f64; 2]> {
     let mut kept: Vec<[f64; 2]> = points.iter().step_by(every).copied().collect();
     if let Some(last) = points.last()
-        && (points.len() - 1) % every != 0
+        && !(points.len() - 1).is_multiple_of(every)
     {
         kept.push(*last);
     }

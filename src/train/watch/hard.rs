@@ -91,7 +91,7 @@ pub fn hardest(
             cameras.values().sum::<usize>() - own
         });
         let right = nearest.iter().filter(|ranked| ranked.correct).count();
-        let found = right as f64 / all.min(RANKS).max(1) as f64;
+        let found = right as f64 / all.clamp(1, RANKS) as f64;
         Ok((all > 0).then_some(Asked {
             row,
             nearest,
@@ -150,9 +150,8 @@ fn person(id: i64, asked: &[&Asked], probe: &Probe) -> HardPerson {
         match one.nearest.first() {
             Some(first) if first.correct => right += 1,
             Some(first) => {
-                *taken
-                    .entry(probe.gallery[first.gallery].name.id)
-                    .or_default() += 1
+                let id = probe.gallery[first.gallery].name.id;
+                *taken.entry(id).or_default() += 1;
             }
             None => {}
         }

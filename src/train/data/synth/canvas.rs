@@ -1,4 +1,4 @@
-//! A picture of linear floats that shapes are painted on, without anti-aliasing: it is drawn larger
+//! A picture of floats that shapes are painted on, without anti-aliasing: it is drawn larger
 //! and averaged down.
 
 use image::{Rgb, RgbImage};
@@ -86,6 +86,20 @@ impl Canvas {
             let v = (y - middle[1]) / radii[1];
             (u * u + v * v <= 1.0).then(|| paint(u, v))
         });
+    }
+
+    /// Makes what is in an ellipse darker.
+    pub(super) fn shade(&mut self, middle: Point, radii: Point, factor: f32) {
+        for y in 0..self.height {
+            for x in 0..self.width {
+                let u = (x as f32 + 0.5 - middle[0]) / radii[0];
+                let v = (y as f32 + 0.5 - middle[1]) / radii[1];
+                if u * u + v * v <= 1.0 {
+                    let pixel = &mut self.pixels[y * self.width + x];
+                    *pixel = scaled(*pixel, factor);
+                }
+            }
+        }
     }
 
     /// Averages `factor` × `factor` pixels.

@@ -95,15 +95,7 @@ pub(super) fn paint(canvas: &mut Canvas, person: &Person, mut pose: Pose) {
     };
     let shadow = figure.pose.at(0.0, 0.995);
     let reach = 0.16 * figure.pose.height;
-    let darken = figure.canvas.clone();
-    figure
-        .canvas
-        .ellipse(shadow, [reach, reach * 0.16], |u, v| {
-            let x = (shadow[0] + u * reach) as usize;
-            let y = (shadow[1] + v * reach * 0.16) as usize;
-            let index = y.min(darken.height - 1) * darken.width + x.min(darken.width - 1);
-            scaled(darken.pixels[index], 0.62)
-        });
+    figure.canvas.shade(shadow, [reach, reach * 0.16], 0.62);
     // Who looks away carries the backpack before everything else, who looks at us behind it.
     let before = facing < 0.3;
     if !before {
