@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
 use super::checks::{self, Executor, bytes_of};
-use super::program::{Arg, Program, Role};
+use super::program::{Arg, Launch, Program, Role};
 
 /// The compiled emulator; `None` where there is no compiler that can make it.
 fn binary() -> Option<&'static Path> {
@@ -51,7 +51,7 @@ fn compile() -> Option<PathBuf> {
     None
 }
 
-/// Runs each program in another order of turns: forwards, backwards, shuffled.
+/// Runs each program in another of the orders of turns that `emulator/main.cpp` knows.
 pub(crate) struct Emulator {
     binary: &'static Path,
     order: AtomicU32,
@@ -59,7 +59,7 @@ pub(crate) struct Emulator {
 
 impl Executor for Emulator {
     fn run(&self, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        let order = self.order.fetch_add(1, Ordering::Relaxed) % 4;
+        let order = self.order.fetch_add(1, Ordering::Relaxed) % 5;
         let mut child = Command::new(self.binary)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -175,6 +175,42 @@ fn reading_beyond_a_buffer_is_noticed() {
     let short = Tensor::zeros(14, DType::F32, &Device::Cpu).unwrap();
     let error = emulator.run(&program, &[short]).unwrap_err().to_string();
     assert!(error.contains("heap-buffer-overflow"), "{error}");
+}
+
+// Two faults of barriers, in kernels made for that (`emulator/main.cpp`).
+#[test]
+fn missing_and_uneven_barriers_are_noticed() {
+    let Some(emulator) = emulator() else {
+        return;
+    };
+    let program = |kernel: &str| {
+        let mut program = Program::default();
+        let args = vec![
+            program.input(DType::F32, 64),
+            program.output(DType::F32, 64),
+        ];
+        program.launches.push(Launch {
+            module: "",
+            kernel: kernel.to_string(),
+            grid: [1, 1, 1],
+            block: [64, 1, 1],
+            args,
+        });
+        program
+    };
+    let numbers: Vec<f32> = (0..64).map(|number| number as f32).collect();
+    let given = [Tensor::new(numbers.clone(), &Device::Cpu).unwrap()];
+    let reversed: Vec<f32> = numbers.into_iter().rev().collect();
+    let mut wrong = 0;
+    for _ in 0..5 {
+        let found = emulator.run(&program("without_barrier"), &given).unwrap();
+        wrong += usize::from(found[0].to_vec1::<f32>().unwrap() != reversed);
+    }
+    assert!(wrong > 0, "no order showed it");
+    let error = emulator
+        .run(&program("uneven_barrier"), &given)
+        .unwrap_err();
+    assert!(error.to_string().contains("wait at a barrier"), "{error}");
 }
 
 // The emulator's own f16 and bf16 against the crate `half`'s, over all bits and between them.

@@ -6,8 +6,8 @@
 //          u32 arguments, each: u32 0, u32 buffer | u32 1 (null) | u32 2, u32 bytes, data
 //   out: the data of all buffers
 //
-// `order` says in which order blocks and threads take their turns: 0 forwards, 1 backwards, others
-// shuffled. Kernels whose result depends on it lack a barrier. Built with the sanitizers, so that
+// `order` says in which order blocks and threads take their turns: 0 forwards, 1 backwards, 2 and 3
+// the same but each warp as far as it gets before the next one, others shuffled. Kernels whose result depends on it lack a barrier. Built with the sanitizers, so that
 // whatever lies outside a buffer, or is undefined, ends the run with a report.
 //
 // This proves arithmetic, indices and barriers; not what memory order, occupancy or speed would do.
@@ -39,9 +39,9 @@ void __asan_unpoison_memory_region(void const volatile *, size_t);
 const char *__asan_default_options() { return "detect_leaks=0:detect_stack_use_after_return=0"; }
 }
 #else
-#define __sanitizer_start_switch_fiber(a, b, c)
-#define __sanitizer_finish_switch_fiber(a, b, c)
-#define __asan_unpoison_memory_region(a, b)
+#define __sanitizer_start_switch_fiber(a, b, c) (void)(a)
+#define __sanitizer_finish_switch_fiber(a, b, c) (void)(a)
+#define __asan_unpoison_memory_region(a, b) (void)(a)
 #endif
 
 Index gridDim, blockDim, blockIdx, threadIdx;
@@ -116,9 +116,13 @@ uint64_t exchange(uint64_t mine, unsigned lane) {
   return theirs;
 }
 unsigned __ballot_sync(unsigned, bool vote) {
+  size_t warp = current / 32 * 32;
+  mailbox[current] = vote;
+  __syncwarp();
   unsigned votes = 0;
-  for (unsigned lane = 0; lane < 32; lane++)
-    votes |= (unsigned)exchange(vote, lane) << lane;
+  for (size_t lane = 0; lane < 32 && warp + lane < fibers.size(); lane++)
+    votes |= (unsigned)mailbox[warp + lane] << lane;
+  __syncwarp();
   return votes;
 }
 
@@ -133,7 +137,21 @@ static void fiber_main() {
 
 // GCC fears for variables over `getcontext`, which here only ever returns once.
 #pragma GCC diagnostic ignored "-Wclobbered"
-static void run_block(const std::vector<size_t> &order) {
+// Runs the fiber `i` until it waits or ends; returns whether it ended now.
+static bool take_turn(size_t i) {
+  if (fibers[i].done)
+    return false;
+  current = i;
+  threadIdx = fibers[i].index;
+  void *fake = nullptr;
+  __sanitizer_start_switch_fiber(&fake, fibers[i].stack, STACK);
+  swapcontext(&scheduler, &fibers[i].context);
+  __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
+  return fibers[i].done;
+}
+
+// Gives every fiber its turns, `together` beside each other in `order` as long as they get on.
+static void run_block(const std::vector<size_t> &order, size_t together) {
   for (size_t i = 0; i < fibers.size(); i++) {
     Fiber &fiber = fibers[i];
     __asan_unpoison_memory_region(fiber.stack, STACK);
@@ -154,22 +172,33 @@ static void run_block(const std::vector<size_t> &order) {
   size_t left = fibers.size();
   while (left > 0) {
     uint64_t before = progress;
-    for (size_t i : order) {
-      if (fibers[i].done)
-        continue;
-      current = i;
-      threadIdx = fibers[i].index;
-      void *fake = nullptr;
-      __sanitizer_start_switch_fiber(&fake, fibers[i].stack, STACK);
-      swapcontext(&scheduler, &fibers[i].context);
-      __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
-      if (fibers[i].done)
-        left--;
+    for (size_t start = 0; start < order.size(); start += together) {
+      size_t end = std::min(start + together, order.size());
+      uint64_t begun;
+      do {
+        begun = progress;
+        for (size_t i = start; i < end; i++)
+          left -= take_turn(order[i]);
+      } while (together < order.size() && progress != begun);
     }
     if (left > 0 && progress == before)
       fail("threads wait at a barrier that others never reach");
   }
 }
+
+// Faults that the emulator must notice; both for one block of 64.
+extern "C" __global__ void without_barrier(const float *x, float *output) {
+  __shared__ float shared[64];
+  shared[threadIdx.x] = x[threadIdx.x];
+  output[threadIdx.x] = shared[63 - threadIdx.x];
+}
+EXPORT(without_barrier)
+extern "C" __global__ void uneven_barrier(const float *x, float *output) {
+  if (threadIdx.x < 32)
+    __syncthreads();
+  output[threadIdx.x] = x[threadIdx.x];
+}
+EXPORT(uneven_barrier)
 
 static void read_all(void *to, size_t bytes) {
   if (bytes && fread(to, 1, bytes, stdin) != bytes)
@@ -185,9 +214,9 @@ static std::vector<size_t> ordered(size_t count, uint32_t order) {
   std::vector<size_t> indices(count);
   for (size_t i = 0; i < count; i++)
     indices[i] = i;
-  if (order == 1)
+  if (order == 1 || order == 3)
     std::reverse(indices.begin(), indices.end());
-  if (order > 1)
+  if (order > 3)
     std::shuffle(indices.begin(), indices.end(), std::mt19937(order));
   return indices;
 }
@@ -228,7 +257,7 @@ static void launch(const std::vector<char *> &buffers, uint32_t order) {
   for (size_t block : ordered(blocks, order)) {
     blockIdx = {(unsigned)(block % gridDim.x), (unsigned)(block / gridDim.x % gridDim.y),
                 (unsigned)(block / gridDim.x / gridDim.y)};
-    run_block(threads_order);
+    run_block(threads_order, order == 2 || order == 3 ? 32 : threads);
   }
   for (Fiber &fiber : fibers)
     munmap(fiber.stack, STACK);
