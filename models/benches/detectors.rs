@@ -2,7 +2,7 @@
 //! they go, layer by layer.
 //!
 //! ```text
-//! cargo bench -p mtmc-models --bench detectors -- [ARCHITECTURE …] [THREADS] [batch=N] [bf16] [profile]
+//! cargo bench -p mtmc-models --bench detectors -- [ARCHITECTURE …] [THREADS] [batch=N] [size=N] [bf16] [profile]
 //! ```
 
 #![allow(clippy::print_stdout)]
@@ -20,12 +20,14 @@ const SECONDS: f64 = 6.0;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut names = Vec::new();
     let (mut threads, mut batch, mut dtype) = (1, 1, DType::F32);
-    let mut profile = false;
+    let (mut profile, mut side) = (false, 640);
     for argument in std::env::args().skip(1) {
         if let Ok(count) = argument.parse::<usize>() {
             threads = count;
         } else if let Some(count) = argument.strip_prefix("batch=") {
             batch = count.parse()?;
+        } else if let Some(pixels) = argument.strip_prefix("size=") {
+            side = pixels.parse()?;
         } else if argument == "profile" {
             profile = true;
         } else if argument == "bf16" {
@@ -40,7 +42,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ops::set_threads(threads)?;
     for name in names {
         let detector = detector(&name, dtype)?;
-        let side = detector.description().input_width as usize;
         let shape = (batch, 3, side, side);
         let input = Tensor::rand(0.0_f32, 1.0, shape, &Device::Cpu)?;
         let run = || -> candle_core::Result<()> {
@@ -74,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         rounds.sort_by(f64::total_cmp);
         let (best, median) = (rounds[0], rounds[rounds.len() / 2]);
         println!(
-            "{name}, {dtype:?}, batch {batch}, {threads} threads: {best:.1} ms a frame at best, {median:.1} in the median, {busy:.0} ms of CPU time"
+            "{name}, {dtype:?}, batch {batch} of {side}², {threads} threads: {best:.1} ms a frame at best, {median:.1} in the median, {busy:.0} ms of CPU time"
         );
     }
     Ok(())

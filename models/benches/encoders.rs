@@ -1,7 +1,7 @@
 //! Crops a second of the encoders, network alone and from frames on, with made-up weights.
 //!
 //! ```text
-//! cargo bench -p mtmc-models --bench encoders -- [ARCHITECTURE …] [BATCH …]
+//! cargo bench -p mtmc-models --bench encoders -- [ARCHITECTURE …] [BATCH …] [threads=N] [bf16]
 //! python tests/oracle/encoder_speed.py …   # the same for PyTorch and ONNX Runtime
 //! ```
 
@@ -20,9 +20,15 @@ const SECONDS: f64 = 2.0;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut names = Vec::new();
     let mut batches = Vec::new();
+    let mut threads = std::thread::available_parallelism()?.get();
+    let mut dtype = DType::F32;
     for argument in std::env::args().skip(1) {
         if let Ok(batch) = argument.parse::<usize>() {
             batches.push(batch);
+        } else if let Some(count) = argument.strip_prefix("threads=") {
+            threads = count.parse()?;
+        } else if argument == "bf16" {
+            dtype = DType::BF16;
         } else if is_embedder(&argument) {
             names.push(argument);
         }
@@ -33,11 +39,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if batches.is_empty() {
         batches.extend([1, 8, 32]);
     }
-    let threads = std::thread::available_parallelism()?.get();
     mtmc_models::ops::set_threads(threads)?;
-    println!("{threads} threads");
+    println!("{threads} threads, {dtype:?}");
     for name in names {
-        let embedder = embedder(&name)?;
+        let embedder = embedder(&name, dtype)?;
         for &batch in &batches {
             network(&name, &embedder, batch)?;
             whole(&name, &embedder, batch)?;
@@ -46,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn embedder(name: &str) -> mtmc_models::Result<LoadedEmbedder> {
+fn embedder(name: &str, dtype: DType) -> mtmc_models::Result<LoadedEmbedder> {
     let description = Description {
         classes: Vec::new(),
         input_height: 256,
@@ -54,7 +59,7 @@ fn embedder(name: &str) -> mtmc_models::Result<LoadedEmbedder> {
         ..made_up_description(name)
     };
     let weights = made_up_weights(&description, &expected_tensors(&description)?);
-    LoadedEmbedder::new(&weights, &Device::Cpu, DType::F32)
+    LoadedEmbedder::new(&weights, &Device::Cpu, dtype)
 }
 
 fn network(name: &str, embedder: &LoadedEmbedder, batch: usize) -> mtmc_models::Result<()> {

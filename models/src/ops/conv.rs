@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 use crate::layers::Conv;
 
 use super::cpu::block::Precision;
-use super::cpu::pointwise::Source;
+use super::cpu::product::Source;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::planes::{fused, with_numbers};

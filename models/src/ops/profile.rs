@@ -88,6 +88,11 @@ pub(crate) fn timed<T>(describe: impl FnOnce() -> (String, f64), run: impl FnOnc
     result
 }
 
+/// How many threads layers run on.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
 /// Operations a second of one core by the kernel of matrix products, operands in its first cache:
 /// what a layer could reach. `None` where there is no kernel.
 pub fn peak(precision: Precision) -> Option<f64> {

@@ -1,6 +1,7 @@
 //! Convolution, channels first. Depthwise ones run plane by plane. Where the machine has AVX-512,
-//! dense ones are matrix products if they are 1×1 ([`Pointwise`]), are filtered with fewer products
-//! if they are 3×3 at stride 1 ([`Winograd`]), and run directly otherwise ([`direct`]); elsewhere
+//! dense ones are filtered with fewer products if they are 3×3 at stride 1 ([`Winograd`]), are matrix
+//! products if they are 1×1 or have many outputs ([`Product`]), and run directly otherwise
+//! ([`direct`]); elsewhere
 //! as tiles of im2col that stay in the cache, each multiplied by the weights and finished (bias,
 //! activation) while it is warm.
 
@@ -13,7 +14,7 @@ use super::block::Precision;
 use super::depthwise::{self, PlaneShape};
 use super::direct;
 use super::math::{epilogue, finish};
-use super::pointwise::{Pointwise, Source};
+use super::product::{Grid, Product, Source, is_pointwise};
 use super::winograd::Winograd;
 use crate::layers::Conv;
 
@@ -32,8 +33,8 @@ pub struct Packed {
 }
 
 enum Weight {
-    /// For one channel of weights after the other, see [`Pointwise`].
-    Pointwise(Pointwise),
+    /// For a matrix product, see [`Product`].
+    Product(Product),
     /// Transformed, see [`Winograd`].
     Winograd(Winograd),
     /// `[output, input / groups * kernel * kernel]`.
@@ -51,6 +52,13 @@ pub struct Size {
     pub height: usize,
     /// Columns.
     pub width: usize,
+}
+
+impl Size {
+    /// Cells of a channel.
+    pub fn cells(&self) -> usize {
+        self.height * self.width
+    }
 }
 
 /// Input and output sizes of one run.
@@ -73,16 +81,12 @@ unsafe impl Sync for Shared {}
 impl Packed {
     /// `weight` as `[output, input / groups, kernel, kernel]`, `bias` as `[output]`.
     pub fn new(conv: &Conv, weight: Vec<f32>, bias: Vec<f32>, precision: Precision) -> Self {
-        let pointwise = (conv.kernel, conv.stride, conv.padding, conv.groups) == (1, 1, 0, 1);
-        let weight = if pointwise && precision.available() {
-            Weight::Pointwise(Pointwise::new(
-                precision,
-                &weight,
-                conv.output,
-                conv.activation,
-            ))
+        let weight = if is_pointwise(conv) && precision.available() {
+            Weight::Product(Product::new(precision, &weight, conv))
         } else if Winograd::suits(conv) {
             Weight::Winograd(Winograd::new(conv, &weight))
+        } else if prefers_product(conv) && precision.available() {
+            Weight::Product(Product::new(precision, &weight, conv))
         } else if prefers_direct(conv) {
             Weight::Direct(direct::pack(conv, &weight))
         } else {
@@ -102,7 +106,7 @@ impl Packed {
 
     /// Whether [`Packed::run`] takes an input whose channels lie in several tensors.
     pub fn takes_parts(&self) -> bool {
-        matches!(self.weight, Weight::Pointwise(_))
+        matches!(self.weight, Weight::Product(_)) && is_pointwise(&self.conv)
     }
 
     /// Convolves `[batch, input, height, width]`; gives the output and its height and width. The
@@ -138,8 +142,12 @@ impl Packed {
             out_width: width,
         };
         match &self.weight {
-            Weight::Pointwise(pointwise) => {
-                pointwise.run(parts, &self.bias, size.batch, height * width, &mut output);
+            Weight::Product(product) => {
+                let grid = Grid {
+                    size,
+                    output: (height, width),
+                };
+                product.run(parts, &self.bias, grid, &mut output);
             }
             Weight::Winograd(winograd) => winograd.run(input, &self.bias, size, &mut output),
             Weight::Direct(weight) => self.directly(weight, input, extent, &mut output),
@@ -314,6 +322,11 @@ impl Packed {
             }
         }
     }
+}
+
+/// Whether there are enough output channels for gathering, which is done once for all of them.
+fn prefers_product(conv: &Conv) -> bool {
+    conv.groups == 1 && conv.output >= 64 && conv.input > 1
 }
 
 /// Whether a convolution runs without unfolding its input. Where the machine has AVX-512 that is

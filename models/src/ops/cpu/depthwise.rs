@@ -1,5 +1,8 @@
 //! One channel of a depthwise convolution.
 
+#![allow(unsafe_code)] // vector instructions
+
+use super::block::Precision;
 use super::simd::dispatch;
 use crate::layers::Conv;
 
@@ -41,10 +44,13 @@ fn split(buffer: &mut Vec<f32>, input: &[f32], shape: PlaneShape, rows: usize) {
             target[padding..padding + count].copy_from_slice(&source[..count]);
             continue;
         }
-        for (x, value) in source.iter().enumerate() {
-            let (column, residue) = ((x + padding) / stride, (x + padding) % stride);
-            if column < pitch {
-                target[residue * pitch + column] = *value;
+        for (residue, target) in target.chunks_exact_mut(pitch).enumerate() {
+            // The first number of this residue that lies in the row, and its column.
+            let column = padding.saturating_sub(residue).div_ceil(stride);
+            let first = column * stride + residue - padding;
+            let numbers = source.get(first..).unwrap_or_default().iter();
+            for (target, value) in target[column..].iter_mut().zip(numbers.step_by(stride)) {
+                *target = *value;
             }
         }
     }
@@ -78,14 +84,75 @@ fn taps_body<const SIDE: usize>(
     }
 }
 
+/// The same with fused multiply-add, every vector of outputs in one register.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn taps_avx512<const SIDE: usize>(
+    output: &mut [f32],
+    split: &[f32],
+    weight: &[f32],
+    shape: PlaneShape,
+) {
+    use std::arch::x86_64::{
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    };
+    let (stride, pitch) = (shape.conv.stride, pitch(shape));
+    let rows = output.len() / shape.out_width;
+    assert!(weight.len() == SIDE * SIDE && (1..=SIDE).contains(&stride));
+    assert!(((rows - 1) * stride + SIDE) * stride * pitch <= split.len());
+    let mut taps = [[_mm512_setzero_ps(); SIDE]; SIDE];
+    let mut offsets = [0; SIDE];
+    for kx in 0..SIDE {
+        offsets[kx] = kx % stride * pitch + kx / stride;
+        for ky in 0..SIDE {
+            taps[ky][kx] = _mm512_set1_ps(weight[ky * SIDE + kx]);
+        }
+    }
+    for (y, line) in output.chunks_exact_mut(shape.out_width).enumerate() {
+        for (part, out) in line.chunks_mut(LANES).enumerate() {
+            let mut sum = _mm512_setzero_ps();
+            for (ky, taps) in taps.iter().enumerate() {
+                let row = (y * stride + ky) * stride * pitch + part * LANES;
+                for (tap, offset) in taps.iter().zip(&offsets) {
+                    // SAFETY: all rows lie in `split`, as was just asserted, and a row has room for
+                    // whole vectors of outputs and the kernel beside them.
+                    let values = unsafe { _mm512_loadu_ps(split.as_ptr().add(row + offset)) };
+                    sum = _mm512_fmadd_ps(values, *tap, sum);
+                }
+            }
+            let mask = u16::MAX >> (LANES - out.len());
+            // SAFETY: the mask leaves out what `out` has no room for.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, sum) };
+        }
+    }
+}
+
 dispatch! {
-    fn five_by_five(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
+    fn five_by_five_plain(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
         taps_body::<5>
 }
 
 dispatch! {
-    fn three_by_three(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
+    fn three_by_three_plain(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
         taps_body::<3>
+}
+
+fn five_by_five(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) {
+    #[cfg(target_arch = "x86_64")]
+    if Precision::F32.available() {
+        // SAFETY: the machine has the feature.
+        return unsafe { taps_avx512::<5>(output, split, weight, shape) };
+    }
+    five_by_five_plain(output, split, weight, shape);
+}
+
+fn three_by_three(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) {
+    #[cfg(target_arch = "x86_64")]
+    if Precision::F32.available() {
+        // SAFETY: the machine has the feature.
+        return unsafe { taps_avx512::<3>(output, split, weight, shape) };
+    }
+    three_by_three_plain(output, split, weight, shape);
 }
 
 dispatch! {
@@ -110,6 +177,9 @@ pub(super) fn plane(
     let rows = (out_rows.max(1) - 1) * conv.stride + conv.kernel;
     split(buffer, input, shape, rows);
     match conv.kernel {
+        5 | 3 if conv.stride > conv.kernel || output.is_empty() => {
+            any(output, buffer, weight, shape);
+        }
         5 => five_by_five(output, buffer, weight, shape),
         3 => three_by_three(output, buffer, weight, shape),
         _ => any(output, buffer, weight, shape),

@@ -97,9 +97,15 @@ pub fn fill(band: &mut [f32], input: &[f32], shape: &BandShape, conv: &Conv) {
                 target[..shape.width].copy_from_slice(line);
                 continue;
             }
-            for (x, value) in line.iter().enumerate() {
-                let at = x + conv.padding;
-                band[start + at % stride * plane + at / stride] = *value;
+            for parity in 0..stride {
+                // The first number of this parity that lies in the row, and its column.
+                let column = conv.padding.saturating_sub(parity).div_ceil(stride);
+                let first = column * stride + parity - conv.padding;
+                let numbers = line.get(first..).unwrap_or_default().iter();
+                let target = band[start + parity * plane + column..].iter_mut();
+                for (target, value) in target.zip(numbers.step_by(stride)) {
+                    *target = *value;
+                }
             }
         }
     }

@@ -11,8 +11,9 @@ pub mod linear;
 pub mod math;
 pub mod norm;
 pub mod panels;
-pub mod pointwise;
+
 pub mod pool;
+pub mod product;
 mod simd;
 pub mod threads;
 mod tiles;

@@ -2,8 +2,8 @@
 //! for Convolutional Neural Networks", CVPR 2016): 36 products for 16 outputs, not 144.
 //!
 //! Tiles of 6×6 inputs are transformed, multiplied with the transformed weights, 36 matrix products
-//! one after the other, and transformed to 4×4 outputs. A job takes a panel of tiles through all
-//! of it. Rounding errors are some ten times those of plain sums, about 1e-6 of the output's size.
+//! one after the other, and transformed to 4×4 outputs. A job takes some panels of tiles
+//! through all of it. Rounding errors are some ten times those of plain sums, about 1e-6 of the output's size.
 
 #![allow(unsafe_code)] // vector instructions, and threads write into one output
 
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::block::{self, Block, COLUMNS, Factors, Precision, ROWS};
 use super::conv::{Shared, Size};
 use super::math::finish;
-use super::pointwise::pack_weight;
+use super::product::pack_weight;
 use super::tiles;
 use crate::layers::Conv;
 
@@ -45,16 +45,20 @@ struct Segment {
     lane: usize,
 }
 
-/// Room for a job, kept by its thread.
+/// Panels that a job takes together at most.
+const GROUP: usize = 2;
+
+/// Room for a panel, kept by its thread.
 #[derive(Default)]
 struct Room {
+    segments: Vec<Segment>,
     values: Vec<f32>,     // [POSITIONS, input, COLUMNS]
     products: Vec<Block>, // [POSITIONS, blocks]
     scratch: tiles::Scratch,
 }
 
 thread_local! {
-    static ROOM: RefCell<Room> = RefCell::default();
+    static ROOMS: RefCell<[Room; GROUP]> = RefCell::default();
 }
 
 /// Sizes of a run.
@@ -115,27 +119,40 @@ impl Winograd {
         let parts = rayon::current_num_threads().div_ceil(panels.max(1));
         let part = blocks.div_ceil(parts.clamp(1, (blocks / 4).max(1)));
         let parts = blocks.div_ceil(part.max(1));
+        // Weights are read once for a group, but there must be work for all threads.
+        let group = if panels >= 4 * rayon::current_num_threads() {
+            GROUP
+        } else {
+            1
+        };
         let shared = Shared(output.as_mut_ptr());
-        (0..panels * parts)
+        (0..panels.div_ceil(group) * parts)
             .into_par_iter()
             .with_max_len(1)
             .for_each(|index| {
-                ROOM.with_borrow_mut(|room| {
-                    let first = index / parts * COLUMNS;
-                    let segments = extent.segments(first, COLUMNS.min(tiles - first));
-                    let start = index % parts * part;
-                    let blocks = start..(start + part).min(blocks);
-                    self.transform_inputs(room, input, &segments, extent);
-                    self.multiply(room, blocks.clone(), &segments);
-                    let shared = &shared;
-                    self.transform_outputs(room, blocks, &segments, extent, |channel, at, row| {
-                        // SAFETY: no other job has these tiles of these channels, and `at` leaves room
-                        // for the row in the output.
-                        let target =
-                            unsafe { std::slice::from_raw_parts_mut(shared.0.add(at), row.len()) };
-                        finish(target, row, bias[channel], self.conv.activation);
-                    });
-                })
+                let shared = &shared;
+                let write = |channel: usize, at: usize, row: &[f32]| {
+                    // SAFETY: no other job has these tiles of these channels, and `at` leaves room
+                    // for the row in the output.
+                    let target =
+                        unsafe { std::slice::from_raw_parts_mut(shared.0.add(at), row.len()) };
+                    finish(target, row, bias[channel], self.conv.activation);
+                };
+                let start = index % parts * part;
+                let blocks = start..(start + part).min(blocks);
+                let first = index / parts * group;
+                ROOMS.with_borrow_mut(|rooms| {
+                    let rooms = &mut rooms[..group.min(panels - first)];
+                    for (panel, room) in rooms.iter_mut().enumerate() {
+                        let first = (first + panel) * COLUMNS;
+                        room.segments = extent.segments(first, COLUMNS.min(tiles - first));
+                        self.transform_inputs(room, input, extent);
+                    }
+                    self.multiply(rooms, blocks.clone());
+                    for room in rooms {
+                        self.transform_outputs(room, blocks.clone(), extent, write);
+                    }
+                });
             });
     }
 
@@ -151,19 +168,13 @@ impl Winograd {
         }
     }
 
-    fn transform_inputs(
-        &self,
-        room: &mut Room,
-        input: &[f32],
-        segments: &[Segment],
-        extent: Extent,
-    ) {
+    fn transform_inputs(&self, room: &mut Room, input: &[f32], extent: Extent) {
         let Size { height, width, .. } = extent.size;
         let padding = self.conv.padding;
         let channels = self.conv.input;
         room.values.resize(POSITIONS * channels * COLUMNS, 0.0);
         for channel in 0..channels {
-            for segment in segments {
+            for segment in &room.segments {
                 let plane = (segment.image * channels + channel) * height * width;
                 let plane = &input[plane..plane + height * width];
                 for (index, row) in room.scratch.rows.iter_mut().enumerate() {
@@ -182,21 +193,25 @@ impl Winograd {
         }
     }
 
-    fn multiply(&self, room: &mut Room, part: std::ops::Range<usize>, segments: &[Segment]) {
+    fn multiply(&self, rooms: &mut [Room], part: std::ops::Range<usize>) {
         let channels = self.conv.input;
         let blocks = self.conv.output.div_ceil(ROWS);
-        let lanes = segments.last().map_or(0, |last| last.lane + last.count);
         let empty = [[0.0; COLUMNS]; ROWS];
-        room.products.resize(POSITIONS * part.len(), empty);
-        let panels = room.values.chunks_exact(channels * COLUMNS);
+        for room in rooms.iter_mut() {
+            room.products.resize(POSITIONS * part.len(), empty);
+        }
         let weights = self.weight.chunks_exact(blocks * channels * ROWS);
-        let products = room.products.chunks_exact_mut(part.len());
-        for ((panel, weights), products) in panels.zip(weights).zip(products) {
+        for (position, weights) in weights.enumerate() {
             let weights = weights.chunks_exact(channels * ROWS).skip(part.start);
-            for (weight, product) in weights.zip(products) {
-                let factors = Factors::Packed(weight);
-                let panel = block::bits(panel);
-                block::multiply(Precision::F32, product, panel, factors, channels, lanes);
+            for (block, weight) in weights.take(part.len()).enumerate() {
+                for room in rooms.iter_mut() {
+                    let lanes = room.segments.last().map_or(0, |s| s.lane + s.count);
+                    let panel = &room.values[position * channels * COLUMNS..];
+                    let panel = block::bits(&panel[..channels * COLUMNS]);
+                    let product = &mut room.products[position * part.len() + block];
+                    let factors = Factors::Packed(weight);
+                    block::multiply(Precision::F32, product, panel, factors, channels, lanes);
+                }
             }
         }
     }
@@ -204,11 +219,10 @@ impl Winograd {
     /// `write` gets an output channel, where in the output a row begins, and its numbers.
     fn transform_outputs(
         &self,
-        room: &mut Room,
+        room: &Room,
         part: std::ops::Range<usize>,
-        segments: &[Segment],
         extent: Extent,
-        mut write: impl FnMut(usize, usize, &[f32]),
+        write: impl Fn(usize, usize, &[f32]),
     ) {
         let mut lines = [[0.0; COLUMNS * TILE]; TILE];
         let last = (part.end * ROWS).min(self.conv.output);
@@ -218,7 +232,7 @@ impl Winograd {
             let products: [&[f32; COLUMNS]; POSITIONS] =
                 std::array::from_fn(|at| &room.products[at * part.len() + block][row]);
             tiles::output(&products, &mut lines);
-            for segment in segments {
+            for segment in &room.segments {
                 let plane = segment.image * self.conv.output + channel;
                 for (index, line) in lines.iter().enumerate() {
                     let y = segment.row * TILE + index;
