@@ -387,6 +387,35 @@ fn a_server_that_is_not_there_costs_nothing() {
 }
 
 #[test]
+fn a_server_that_never_answers_is_not_waited_for() {
+    let folder = TempDir::new().unwrap();
+    // Connections are made by the system; nobody takes them.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let mut settings = WatchSettings::new(folder.path());
+    let mut mlflow = MlflowSettings::new(uri, "silent");
+    mlflow.patience = Duration::from_millis(300);
+    settings.mlflow = Some(mlflow);
+    let mut watcher = Watcher::new(&settings, run(), None);
+    let warnings = Arc::new(Mutex::new(Vec::new()));
+    let heard = warnings.clone();
+    watcher.on_warn(Box::new(move |text| {
+        heard.lock().unwrap().push(text.to_string());
+    }));
+    train(&mut watcher, 0..4);
+    let begun = Instant::now();
+    watcher.finish(None);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    let warnings = warnings.lock().unwrap();
+    assert!(
+        warnings
+            .iter()
+            .any(|text| text.contains("did not hear all")),
+        "{warnings:?}"
+    );
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_costs_nothing() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("file");
