@@ -14,10 +14,14 @@ use crate::train::config::Config;
 use crate::train::data::{Kind, TrainSet};
 use crate::train::trainer::{Ending, Observer, RunFolder, Start, Trainer};
 use crate::train::watch::mlflow::{MlflowSettings, Outcome};
-use crate::train::watch::{Epoch, RunInfo, Step, WatchSettings, Watcher};
+use crate::train::watch::{Epoch, Hard, RunInfo, Step, WatchSettings, Watcher, hardest_for};
 
 /// Experiment under which MLflow lists runs.
 const EXPERIMENT: &str = "mtmc-reid";
+
+/// Images that are embedded at once for the report, and ranked lists in it.
+const HARD_BATCH: usize = 64;
+const HARD_LISTS: usize = 6;
 
 /// Names of tensors that a line tells; of more there is the number.
 const NAMES: usize = 6;
@@ -126,10 +130,14 @@ pub fn run(args: &TrainReidArgs) -> anyhow::Result<()> {
     }
     let stop = stop_on_ctrl_c("a checkpoint is written after this step")?;
     let mut watch = args.watch(&config, &trainer, resumed)?;
+    watch.watcher.artifact(&folder.config());
     let ended = trainer.run(&folder, &mut watch, &stop);
     watch.progress.finish();
     match &ended {
-        Ok(Ending::Complete | Ending::Early) => watch.watcher.finish(None),
+        Ok(Ending::Complete | Ending::Early) => {
+            let hard = args.hardest(&folder, &trainer);
+            watch.watcher.finish(hard.as_ref());
+        }
         Ok(Ending::Stopped) => watch.watcher.fail(Outcome::Interrupted),
         Err(_) => watch.watcher.fail(Outcome::Failed),
     }
@@ -179,16 +187,42 @@ impl TrainReidArgs {
             steps_per_epoch: trainer.steps_per_epoch() as u64,
         };
         let total = run.epochs * run.steps_per_epoch;
+        let warn = |text: &str| say(&format!("warning: {text}"));
         let mut settings = WatchSettings::new(&self.out);
         settings.mlflow = self
             .mlflow
             .as_ref()
             .map(|uri| MlflowSettings::new(uri, EXPERIMENT));
+        let mut watcher = Watcher::new(&settings, run, resumed);
+        watcher.on_warn(Box::new(warn));
         Ok(Watch {
-            watcher: Watcher::new(&settings, run, resumed),
+            watcher,
             progress: Progress::new(Some(total), "steps", self.quiet),
             quiet: self.quiet,
         })
+    }
+}
+
+impl TrainReidArgs {
+    /// Whom the best weights tell apart worst, for the report. It is not worth failing for once
+    /// training is over.
+    fn hardest(&self, folder: &RunFolder, trainer: &Trainer) -> Option<Hard> {
+        let probe = trainer.probe()?;
+        let best = folder.best();
+        let weights = if best.exists() { best } else { folder.last() };
+        let found = self
+            .compute
+            .embedder(&weights.display().to_string())
+            .and_then(|embedder| Ok(hardest_for(&embedder, probe, HARD_BATCH, HARD_LISTS)?));
+        match found {
+            Ok(hard) => Some(hard),
+            Err(error) => {
+                say(&format!(
+                    "warning: no hardest people in the report: {error:#}"
+                ));
+                None
+            }
+        }
     }
 }
 
