@@ -209,10 +209,10 @@ pub fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     match flat.dtype() {
         DType::U8 => bytes = flat.to_vec1::<u8>()?,
-        DType::U32 => each(&flat.to_vec1::<u32>()?, &mut bytes, |n| n.to_le_bytes()),
-        DType::F32 => each(&flat.to_vec1::<f32>()?, &mut bytes, |n| n.to_le_bytes()),
-        DType::F16 => each(&flat.to_vec1::<f16>()?, &mut bytes, |n| n.to_le_bytes()),
-        DType::BF16 => each(&flat.to_vec1::<bf16>()?, &mut bytes, |n| n.to_le_bytes()),
+        DType::U32 => each(&flat.to_vec1::<u32>()?, &mut bytes, u32::to_le_bytes),
+        DType::F32 => each(&flat.to_vec1::<f32>()?, &mut bytes, f32::to_le_bytes),
+        DType::F16 => each(&flat.to_vec1::<f16>()?, &mut bytes, f16::to_le_bytes),
+        DType::BF16 => each(&flat.to_vec1::<bf16>()?, &mut bytes, bf16::to_le_bytes),
         dtype => candle_core::bail!("no kernel takes {dtype:?}"),
     }
     Ok(bytes)
