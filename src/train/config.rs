@@ -508,6 +508,18 @@ mod tests {
     }
 
     #[test]
+    fn the_files_beside_the_program_can_be_loaded() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let load = |name: &str| Config::load(Some(&folder.join(name)), &[]).unwrap();
+        assert_eq!(load("strong.toml"), Config::default());
+        let plain = load("plain.toml");
+        assert!(matches!(plain.schedule.decay, Decay::Step { every: 40, .. }));
+        assert_eq!((plain.model.reduced, plain.data.people), (512, 8));
+        assert_eq!(load("small.toml").model.architecture, "resnet18-reid-x0.25");
+        assert_eq!(load("fine-tune-osnet.toml").optimizer.new_rate, 10.0);
+    }
+
+    #[test]
     fn wrong_settings_are_told_by_name() {
         for (setting, part) in [
             ("epochs", "PATH=VALUE"),

@@ -8,9 +8,12 @@ use rayon::prelude::*;
 use super::{plain_conv, with_numbers};
 use crate::layers::Conv;
 
-/// Sums of weights' gradients that are taken apart and added at the end, in this order on any
+/// Most sums of weights' gradients that are taken apart and added at the end, in this order on any
 /// number of threads.
 const PARTS: usize = 8;
+
+/// Fewest images of such a sum: a sum is as large as the weights.
+const IMAGES_A_PART: usize = 4;
 
 /// Columns that a matrix product should have at least: with fewer, reading and writing the result
 /// takes longer than computing it.
@@ -138,7 +141,7 @@ fn to_weight(x: &[f32], gradient: &[f32], batch: usize, conv: &Conv, planes: Pla
     let depth = conv.input * conv.kernel * conv.kernel;
     let cells = planes.output();
     let (x_size, gradient_size) = (conv.input * planes.input(), conv.output * cells);
-    let images_a_part = batch.div_ceil(PARTS);
+    let images_a_part = batch.div_ceil(PARTS).max(IMAGES_A_PART);
     let together = COLUMNS.div_ceil(cells).clamp(1, images_a_part);
     let parts: Vec<Vec<f32>> = x
         .par_chunks(images_a_part * x_size)

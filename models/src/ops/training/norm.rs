@@ -11,13 +11,21 @@ pub(super) struct Statistics {
     pub variance: Vec<f32>,
 }
 
-/// Sum of a plane in strands that the compiler puts side by side.
+/// Sums that the compiler puts side by side.
+const LANES: usize = 16;
+
+/// Sum of `of` a plane's numbers.
 #[inline(always)]
-fn plane_sum(values: impl ExactSizeIterator<Item = f32>) -> f64 {
-    const LANES: usize = 16;
+fn plane_sum(plane: &[f32], of: impl Fn(f32) -> f32) -> f64 {
     let mut lanes = [0.0_f32; LANES];
-    for (index, value) in values.enumerate() {
-        lanes[index % LANES] += value;
+    let (chunks, rest) = plane.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += of(*value);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane += of(*value);
     }
     f64::from(lanes.iter().sum::<f32>())
 }
@@ -40,12 +48,12 @@ pub(super) fn statistics(raw: &[f32], channels: usize, size: usize) -> Statistic
         .map(|channel| {
             let mut sum = 0.0;
             for plane in planes(raw, channels, size, channel) {
-                sum += plane_sum(plane.iter().copied());
+                sum += plane_sum(plane, |value| value);
             }
             let mean = (sum / count) as f32;
             let mut squares = 0.0;
             for plane in planes(raw, channels, size, channel) {
-                squares += plane_sum(plane.iter().map(|value| (value - mean) * (value - mean)));
+                squares += plane_sum(plane, |value| (value - mean) * (value - mean));
             }
             (mean, (squares / count) as f32)
         })
@@ -105,48 +113,63 @@ pub(super) fn backward(saved: &Saved, gradient: &[f32]) -> (Vec<f32>, Vec<f32>) 
     let (channels, size) = (saved.mean.len(), saved.size);
     let count = (gradient.len() / channels) as f64;
     // After a ReLU only what got through counts.
-    let passed = |at: usize, value: f32| match saved.output {
-        Some(output) if output[at] <= 0.0 => 0.0,
-        _ => value,
+    let masked;
+    let gradient = match saved.output {
+        Some(output) => {
+            masked = super::zip_parts(output, gradient, |y, g| if y > 0.0 { g } else { 0.0 });
+            &masked
+        }
+        None => gradient,
     };
     let sums: Vec<(f64, f64)> = (0..channels)
         .into_par_iter()
         .map(|channel| {
             let (mean, inverse) = (saved.mean[channel], saved.inverse[channel]);
             let (mut of_bias, mut of_weight) = (0.0, 0.0);
-            for image in 0..gradient.len() / (channels * size) {
-                let start = (image * channels + channel) * size;
-                let range = start..start + size;
-                of_bias += plane_sum(range.clone().map(|at| passed(at, gradient[at])));
-                of_weight += plane_sum(
-                    range.map(|at| passed(at, gradient[at]) * ((saved.raw[at] - mean) * inverse)),
-                );
+            let images = planes(gradient, channels, size, channel)
+                .zip(planes(saved.raw, channels, size, channel));
+            for (gradient, raw) in images {
+                of_bias += plane_sum(gradient, |value| value);
+                of_weight += centred_product(gradient, raw, mean);
             }
-            (of_weight, of_bias)
+            (of_weight * f64::from(inverse), of_bias)
         })
         .collect();
     let mut to_raw = vec![0.0_f32; gradient.len()];
     to_raw
         .par_chunks_exact_mut(size)
+        .zip(gradient.par_chunks_exact(size))
+        .zip(saved.raw.par_chunks_exact(size))
         .enumerate()
-        .for_each(|(plane, to_raw)| {
+        .for_each(|(plane, ((to_raw, gradient), raw))| {
             let channel = plane % channels;
             let (of_weight, of_bias) = sums[channel];
             let (mean, inverse) = (saved.mean[channel], saved.inverse[channel]);
             let scale = saved.weight[channel] * inverse;
             let centre = (of_bias / count) as f32;
             let slope = (of_weight / count) as f32 * inverse;
-            let start = plane * size;
-            let gradient = &gradient[start..start + size];
-            let raw = &saved.raw[start..start + size];
-            for (index, (to_raw, (gradient, raw))) in
-                to_raw.iter_mut().zip(gradient.iter().zip(raw)).enumerate()
-            {
-                let gradient = passed(start + index, *gradient);
+            for (to_raw, (gradient, raw)) in to_raw.iter_mut().zip(gradient.iter().zip(raw)) {
                 *to_raw = scale * (gradient - centre - (raw - mean) * slope);
             }
         });
     let mut to_affine: Vec<f32> = sums.iter().map(|sums| sums.0 as f32).collect();
     to_affine.extend(sums.iter().map(|sums| sums.1 as f32));
     (to_raw, to_affine)
+}
+
+/// Sum of gradient × (raw - mean) over a plane.
+#[inline(always)]
+fn centred_product(gradient: &[f32], raw: &[f32], mean: f32) -> f64 {
+    let mut lanes = [0.0_f32; LANES];
+    let (gradients, gradient_rest) = gradient.as_chunks::<LANES>();
+    let (raws, raw_rest) = raw.as_chunks::<LANES>();
+    for (gradient, raw) in gradients.iter().zip(raws) {
+        for lane in 0..LANES {
+            lanes[lane] += gradient[lane] * (raw[lane] - mean);
+        }
+    }
+    for (lane, (gradient, raw)) in lanes.iter_mut().zip(gradient_rest.iter().zip(raw_rest)) {
+        *lane += gradient * (raw - mean);
+    }
+    f64::from(lanes.iter().sum::<f32>())
 }
