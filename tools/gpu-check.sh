@@ -77,5 +77,11 @@ if [[ -f $here/gpu-peers.py ]] && python3 -c 'import torch' 2> /dev/null; then
 else
     say "left out pytorch: no gpu-peers.py beside this script, or no torch"
 fi
-((failed == 0)) && say "all done" || say "$failed steps failed: see their .log in $out"
+if ((dry)); then
+    say "dry run: none of these was run"
+elif ((failed == 0)); then
+    say "all done"
+else
+    say "$failed steps failed: see their .log in $out"
+fi
 exit $((failed > 0))
