@@ -9,6 +9,8 @@ use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use mtmc_models::detect::DetectionNetwork;
 use mtmc_models::network::is_embedder;
+use mtmc_models::ops::Precision;
+use mtmc_models::ops::profile::{self, LayerSum};
 use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
 use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, LoadedEmbedder, expected_tensors};
 use serde::Serialize;
@@ -40,6 +42,11 @@ pub struct BenchArgs {
     /// Seconds that each line is timed, after warming up
     #[arg(long, default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
+
+    /// On the CPU: where the time of a forward pass goes, layer by layer, with the share of what the
+    /// machine's matrix products could reach
+    #[arg(long, env = "MTMC_PROFILE", conflicts_with = "json")]
+    profile: bool,
 
     /// JSON, one object a line, in place of a table
     #[arg(long, env = "MTMC_JSON")]
@@ -92,7 +99,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         )?;
     }
     for (network, batches) in wanted(args) {
-        let mut bench = Bench::new(&network, &device, dtype)?;
+        let bench = Bench::new(&network, &device, dtype)?;
         for batch in batches {
             for what in bench.kinds() {
                 let times = bench.times(what, batch, args.seconds)?;
@@ -108,6 +115,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
                     rounds: times.len(),
                 };
                 print(&row, args.json, &mut out)?;
+                if args.profile && device.is_cpu() && *what == "forward" {
+                    print_layers(&bench.layers(batch)?, dtype, &mut out)?;
+                }
             }
         }
     }
@@ -128,11 +138,50 @@ fn print(row: &Row, json: bool, out: &mut impl std::io::Write) -> anyhow::Result
     Ok(())
 }
 
+/// The layers of a pass with their shares of its time and of what all threads could reach together.
+fn print_layers(
+    layers: &[LayerSum],
+    dtype: DType,
+    out: &mut impl std::io::Write,
+) -> anyhow::Result<()> {
+    let precision = match dtype {
+        DType::BF16 => Precision::Bf16,
+        _ => Precision::F32,
+    };
+    let threads = mtmc_models::ops::profile::threads() as f64;
+    // Without a kernel of its own there is no limit to compare with.
+    let limit = profile::peak(precision).map_or(f64::NAN, |one| one * threads);
+    let total: f64 = layers.iter().map(|layer| layer.seconds).sum();
+    writeln!(out, "  limit: {:.0} GFLOP/s", limit / 1e9)?;
+    writeln!(
+        out,
+        "  {:>8} {:>6} {:>8} {:>6} {:>5}  layer",
+        "ms", "time", "GFLOP/s", "limit", "times"
+    )?;
+    for layer in layers {
+        let rate = layer.operations / layer.seconds;
+        writeln!(
+            out,
+            "  {:>8.2} {:>5.1}% {:>8.1} {:>5.0}% {:>5}  {}",
+            layer.seconds * 1e3,
+            100.0 * layer.seconds / total,
+            rate / 1e9,
+            100.0 * rate / limit,
+            layer.count,
+            layer.layer
+        )?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
 /// What was asked for, or the table.
 fn wanted(args: &BenchArgs) -> Vec<(String, Vec<usize>)> {
-    let batches = |own: &[usize]| match args.batch.is_empty() {
-        true => own.to_vec(),
-        false => args.batch.iter().map(|batch| usize::from(*batch)).collect(),
+    let batches = |own: &[usize]| -> Vec<usize> {
+        if args.batch.is_empty() {
+            return own.to_vec();
+        }
+        args.batch.iter().map(|batch| usize::from(*batch)).collect()
     };
     if args.network.is_empty() {
         let row = |(name, own): &(&str, &[usize])| ((*name).to_string(), batches(own));
@@ -191,8 +240,39 @@ impl Bench {
         }
     }
 
+    /// One forward pass on the CPU, like layers together, what runs between them last.
+    fn layers(&self, batch: usize) -> anyhow::Result<Vec<LayerSum>> {
+        let (height, width) = self.size;
+        let input = Tensor::rand(0.0_f32, 1.0, (batch, 3, height, width), &Device::Cpu)?;
+        let pass = || -> anyhow::Result<()> {
+            match &self.network {
+                Network::Detector(detector) => match detector.network() {
+                    DetectionNetwork::Detr(network) => drop(network.forward(&input)?),
+                    DetectionNetwork::Dense(network) => drop(network.forward(&input)?),
+                },
+                Network::Embedder(embedder) => drop(embedder.network().forward(&input)?),
+            }
+            Ok(())
+        };
+        pass()?;
+        profile::start();
+        let started = Instant::now();
+        let done = pass();
+        let seconds = started.elapsed().as_secs_f64();
+        let mut layers = profile::sums(&profile::stop());
+        done?;
+        let inside: f64 = layers.iter().map(|layer| layer.seconds).sum();
+        layers.push(LayerSum {
+            layer: "between layers".to_string(),
+            count: 1,
+            operations: 0.0,
+            seconds: seconds - inside,
+        });
+        Ok(layers)
+    }
+
     /// Seconds of each round, rising.
-    fn times(&mut self, what: &str, batch: usize, limit: f64) -> anyhow::Result<Vec<f64>> {
+    fn times(&self, what: &str, batch: usize, limit: f64) -> anyhow::Result<Vec<f64>> {
         let (height, width) = self.size;
         let input = Tensor::rand(0.0_f32, 1.0, (batch, 3, height, width), &Device::Cpu)?;
         let dtype = if self.device.is_cpu() {

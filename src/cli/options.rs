@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use candle_core::{DType, Device, DeviceLocation};
 use clap::{Args, ValueEnum};
+use mtmc_models::layers::Precision as CpuPrecision;
 use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, LoadedEmbedder, Weights};
 
 use crate::pipeline::SyncMode;
@@ -21,7 +22,8 @@ pub struct ComputeArgs {
     #[arg(long, env = "MTMC_DEVICE", default_value = "auto")]
     pub device: String,
 
-    /// Numbers to compute with
+    /// Numbers to compute with. `auto` takes bf16 on a CPU that multiplies it in hardware
+    /// (AVX512-BF16), where it is faster and finds the same, and f32 anywhere else
     #[arg(long, env = "MTMC_PRECISION", default_value = "f32")]
     pub precision: Precision,
 
@@ -49,9 +51,11 @@ pub struct ModelArgs {
 /// Floating-point types of the networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
+    /// bf16 on CPUs that have it, else f32
+    Auto,
     /// 32 bits
     F32,
-    /// bfloat16; CUDA only
+    /// bfloat16: on CUDA for everything, on CPUs that have it for matrix products
     Bf16,
     /// 16 bits; CUDA only
     F16,
@@ -166,16 +170,18 @@ impl ComputeArgs {
     /// The device and the type of numbers, which must go together.
     pub fn device(&self) -> anyhow::Result<(Device, DType)> {
         let device = device(&self.device)?;
+        let quick = CpuPrecision::Bf16.available();
         let dtype = match self.precision {
-            Precision::F32 => DType::F32,
+            Precision::Auto if device.is_cpu() && quick => DType::BF16,
+            Precision::Auto | Precision::F32 => DType::F32,
             Precision::Bf16 => DType::BF16,
             Precision::F16 => DType::F16,
         };
-        if device.is_cpu() && dtype != DType::F32 {
-            bail!(
-                "--precision {:?} needs a CUDA device; the CPU computes in f32",
-                self.precision
-            );
+        if device.is_cpu() && dtype == DType::BF16 && !quick {
+            bail!("--precision bf16: this CPU has no AVX512-BF16; `auto` takes f32 then");
+        }
+        if device.is_cpu() && dtype == DType::F16 {
+            bail!("--precision f16 needs a CUDA device; CPUs compute in f32 or bf16");
         }
         Ok((device, dtype))
     }
