@@ -4,7 +4,7 @@
 //! through, for inference through [`crate::ops`], batch norms folded into the convolutions before
 //! them (see [`Mode`]). Networks mention neither mode nor device.
 
-use candle_core::{D, DType, Device, Module, ModuleT, Result, Tensor};
+use candle_core::{DType, Device, Module, ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::ops::{self, SampleShape};
@@ -819,7 +819,7 @@ impl DeformableAttention {
         let value = value.reshape((batch, shape.total_cells(), heads, size / heads))?;
         let weights = self.attention_weights.forward(query)?;
         let weights = weights.reshape((batch, queries, heads, points))?;
-        let weights = candle_nn::ops::softmax(&weights, D::Minus1)?;
+        let weights = ops::softmax(&weights)?;
         // Offsets are in half boxes, shared out over the points of a level.
         let offsets = self.sampling_offsets.forward(query)?;
         let offsets = offsets.reshape((batch, queries, heads, points, 2))?;

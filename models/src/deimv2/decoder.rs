@@ -6,7 +6,7 @@ use candle_core::{D, DType, Module, Result, Tensor};
 
 use super::blocks::{Gate, RmsNorm, SwiGlu};
 use crate::layers::{Activation, DeformableAttention, Linear, Mlp, MultiHeadAttention, Params};
-use crate::ops::{SampleShape, top_k_indices};
+use crate::ops::{self, SampleShape, top_k_indices};
 use crate::rtdetr::{candidates, flatten_levels, inverse_sigmoid, pick};
 
 /// Sizes of the decoder.
@@ -230,7 +230,7 @@ impl EdgeDecoder {
     fn boxes(&self, first: &Tensor, corners: &Tensor) -> Result<Tensor> {
         let (batch, queries, _) = first.dims3()?;
         let chances = corners.reshape((batch * queries * 4, BINS))?;
-        let chances = candle_nn::ops::softmax(&chances, D::Minus1)?;
+        let chances = ops::softmax(&chances)?;
         let offsets = chances
             .matmul(&self.offsets)?
             .reshape((batch, queries, 4))?;
@@ -266,7 +266,7 @@ pub fn weighting_function(up: f32, reg_scale: f32) -> Vec<f32> {
 fn quality_features(corners: &Tensor) -> Result<Tensor> {
     let (batch, queries, _) = corners.dims3()?;
     let chances = corners.reshape((batch, queries, 4, BINS))?;
-    let chances = candle_nn::ops::softmax(&chances, D::Minus1)?;
+    let chances = ops::softmax(&chances)?;
     let (sorted, _) = chances.contiguous()?.sort_last_dim(false)?;
     let top = sorted.narrow(D::Minus1, 0, TOP_BINS)?;
     let mean = top.mean_keepdim(D::Minus1)?;

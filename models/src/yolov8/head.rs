@@ -4,6 +4,7 @@ use candle_core::{D, DType, Device, Module, Result, Tensor};
 
 use crate::detect::DenseOutput;
 use crate::layers::{Conv, ConvNormAct, Params};
+use crate::ops;
 
 use super::STRIDES;
 use super::blocks::ConvBlock;
@@ -114,7 +115,7 @@ fn cells_last(x: &Tensor) -> Result<Tensor> {
 pub fn decode(distances: &Tensor, bins: &Tensor, sizes: &[(usize, usize); 3]) -> Result<Tensor> {
     let (batch, cells, _) = distances.dims3()?;
     let distances = distances.reshape((batch, cells, 4, bins.dim(0)?))?;
-    let distances = candle_nn::ops::softmax(&distances, D::Minus1)?
+    let distances = ops::softmax(&distances)?
         .broadcast_mul(bins)?
         .sum(D::Minus1)?; // [batch, cells, 4]
     let (centres, strides) = cell_grid(sizes, distances.device())?;
