@@ -533,17 +533,24 @@ async fn wrong_requests_are_problems_before_any_upgrade() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_a_task_are_bounded() {
-    let service = Service::waiting().await;
-    let task = service.start_task().await;
-    let most = service.hub(task).settings().max_clients_per_task;
+async fn clients_are_bounded_of_a_task_and_in_all() {
+    let mut settings = waiting();
+    settings.live.max_clients_per_task = 20;
+    settings.live.max_clients = 30;
+    let service = Service::start(0, settings).await;
+    let (task, other) = (service.start_task().await, service.start_task().await);
     let mut sockets = Vec::new();
-    for _ in 0..most {
+    for _ in 0..20 {
         sockets.push(service.connect(task, "").await.unwrap());
     }
     let (status, _) = service.refused(task, "").await;
     assert_eq!(status, 429);
-    assert_eq!(service.app.sockets.count(), most);
+    for _ in 0..10 {
+        sockets.push(service.connect(other, "").await.unwrap());
+    }
+    let (status, _) = service.refused(other, "").await;
+    assert_eq!(status, 503);
+    assert_eq!(service.app.sockets.count(), 30);
 }
 
 /// A raw task from its first frame to its end: all frames of both cameras, in order, and the pictures

@@ -442,7 +442,7 @@ fn missing_and_broken_objects_are_skipped_and_counted() {
     let told = server.get("/metrics").text();
     for camera in ["c09", "c12"] {
         let labels = format!("{{environment=\"default\",camera=\"{camera}\",reason=\"broken\"}}");
-        let line = format!("mtmc_frames_skipped_total{labels} 1\n");
+        let line = format!("mtmc_frames_skipped_total{labels} 1.0\n");
         assert!(told.contains(&line), "no {line} in {told}");
     }
 }
