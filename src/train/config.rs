@@ -426,7 +426,7 @@ fn parse_setting(setting: &str) -> Result<toml::Table, TrainError> {
     let (path, value) = (path.trim(), value.trim());
     let typed = format!("{path} = {value}").parse::<toml::Table>();
     typed
-        .or_else(|_| format!("{path} = {:?}", value).parse::<toml::Table>())
+        .or_else(|_| format!("{path} = {value:?}").parse::<toml::Table>())
         .map_err(|error| TrainError::Setting(format!("{setting}: {}", error.message())))
 }
 
@@ -513,7 +513,10 @@ mod tests {
         let load = |name: &str| Config::load(Some(&folder.join(name)), &[]).unwrap();
         assert_eq!(load("strong.toml"), Config::default());
         let plain = load("plain.toml");
-        assert!(matches!(plain.schedule.decay, Decay::Step { every: 40, .. }));
+        assert!(matches!(
+            plain.schedule.decay,
+            Decay::Step { every: 40, .. }
+        ));
         assert_eq!((plain.model.reduced, plain.data.people), (512, 8));
         assert_eq!(load("small.toml").model.architecture, "resnet18-reid-x0.25");
         assert_eq!(load("fine-tune-osnet.toml").optimizer.new_rate, 10.0);

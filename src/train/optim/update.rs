@@ -185,10 +185,10 @@ impl InplaceOp3 for Remember {
             }
             Method::Adam { beta1, beta2, .. } => {
                 let decay = self.0.decay as f32;
-                remember_means((first, second), gradient, parameter, decay, (beta1, beta2));
+                remember_means(first, second, gradient, parameter, decay, (beta1, beta2));
             }
             Method::AdamW { beta1, beta2, .. } => {
-                remember_means((first, second), gradient, parameter, 0.0, (beta1, beta2));
+                remember_means(first, second, gradient, parameter, 0.0, (beta1, beta2));
             }
         }
         Ok(())
@@ -224,7 +224,8 @@ fn remember_speed(
 }
 
 fn remember_means(
-    means: (&mut [f32], &mut [f32]),
+    mean: &mut [f32],
+    square: &mut [f32],
     gradient: &[f32],
     parameter: &[f32],
     decay: f32,
@@ -233,10 +234,7 @@ fn remember_means(
     let (beta1, beta2) = (betas.0 as f32, betas.1 as f32);
     let (rest1, rest2) = ((1.0 - betas.0) as f32, (1.0 - betas.1) as f32);
     let inputs = gradient.par_chunks(PART).zip(parameter.par_chunks(PART));
-    let memory = means
-        .0
-        .par_chunks_mut(PART)
-        .zip(means.1.par_chunks_mut(PART));
+    let memory = mean.par_chunks_mut(PART).zip(square.par_chunks_mut(PART));
     memory
         .zip(inputs)
         .for_each(|((mean, square), (gradient, parameter))| {

@@ -144,7 +144,7 @@ pub struct Network {
 
 enum Encoder {
     /// Metric losses see the features before the neck.
-    Neck(ResNet50),
+    Neck(Box<ResNet50>),
     /// All losses see the same features.
     Plain(Box<dyn EmbeddingNetwork>),
 }
@@ -182,7 +182,7 @@ impl Network {
         let layers = Layers::named(&description.architecture);
         let encoder = match (layers, ResNet50Config::of(description)) {
             (Some(layers), Some(config)) if config.neck && config.reduced.is_none() => {
-                Encoder::Neck(ResNet50::with_layers(layers, &config, &params)?)
+                Encoder::Neck(Box::new(ResNet50::with_layers(layers, &config, &params)?))
             }
             _ => Encoder::Plain(network::build_embedder(description, &params)?),
         };

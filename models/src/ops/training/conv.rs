@@ -123,8 +123,8 @@ fn to_input(weight: &[f32], gradient: &[f32], conv: &Conv, planes: Planes) -> Ve
         |unfolded, (to_x, gradient)| {
             // [depth, cells] = weightᵀ [depth, output] × gradient [output, cells]
             product(
-                Matrix::columns(weight, depth),
-                Matrix::rows(gradient, cells),
+                &Matrix::columns(weight, depth),
+                &Matrix::rows(gradient, cells),
                 unfolded,
                 [depth, conv.output, cells],
                 false,
@@ -165,8 +165,8 @@ fn to_weight(x: &[f32], gradient: &[f32], batch: usize, conv: &Conv, planes: Pla
                 }
                 // [output, depth] += gradient [output, width] × unfoldedᵀ [width, depth]
                 product(
-                    Matrix::rows(&gathered, width),
-                    Matrix::columns(&unfolded, width),
+                    &Matrix::rows(&gathered, width),
+                    &Matrix::columns(&unfolded, width),
                     &mut sum,
                     [conv.output, width, depth],
                     index > 0,
@@ -326,7 +326,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// `result` (`[m, n]` by rows) = or += `a` (`[m, k]`) × `b` (`[k, n]`), on this thread alone.
-fn product(a: Matrix, b: Matrix, result: &mut [f32], [m, k, n]: [usize; 3], add: bool) {
+fn product(a: &Matrix, b: &Matrix, result: &mut [f32], [m, k, n]: [usize; 3], add: bool) {
     assert!(a.holds(m, k) && b.holds(k, n) && result.len() >= m * n);
     // SAFETY: both matrices and the result were just found to hold every element that is read or
     // written, and the result is borrowed alone.
