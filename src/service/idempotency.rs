@@ -424,7 +424,9 @@ impl Idempotency {
         W: Future<Output = Result<Response, Problem>> + Send + 'static,
     {
         let Some(key) = key else {
-            return work(None).await;
+            // Half done would be worse than undone: a task that is stored, but that nobody runs.
+            let done = tokio::spawn(work(None)).await;
+            return done.map_err(|error| Problem::internal(&error))?;
         };
         let once = Once {
             key: key.clone(),
