@@ -169,11 +169,12 @@ fn the_definition_equals_pytorch() {
     check(Mode::Evaluation, 1.3e-4);
 }
 
-// Batch norms folded and 1×1 merged into 3×3 kernels round elsewhere than the reference does; see
-// above for how far apart PyTorch's own f32 and f64 are.
+// Batch norms folded and 1×1 merged into 3×3 kernels round elsewhere than the reference does, and
+// 3×3 kernels by minimal filtering round more (2.1e-4 with AVX-512); see above for how far apart
+// PyTorch's own f32 and f64 are.
 #[test]
 fn the_folded_network_equals_pytorch() {
-    check(Mode::Inference, 2e-4);
+    check(Mode::Inference, 3e-4);
 }
 
 #[test]

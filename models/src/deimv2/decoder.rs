@@ -5,7 +5,9 @@
 use candle_core::{D, DType, Module, Result, Tensor};
 
 use super::blocks::{Gate, RmsNorm, SwiGlu};
-use crate::layers::{Activation, DeformableAttention, Linear, Mlp, MultiHeadAttention, Params};
+use crate::layers::{
+    Activation, DeformableAttention, Linear, Mlp, MultiHeadAttention, Params, Precision,
+};
 use crate::ops::{self, SampleShape, top_k_indices};
 use crate::rtdetr::{candidates, flatten_levels, inverse_sigmoid, pick};
 
@@ -79,6 +81,8 @@ impl Decoder {
     /// # Errors
     /// A tensor is missing or has the wrong shape.
     pub fn new(config: &DecoderConfig, params: &Params) -> Result<Self> {
+        // Scores and boxes come from here, of a few hundred rows: little to win, digits to lose.
+        let params = &params.clone().precision(Precision::F32);
         let hidden = config.hidden;
         let Some(last) = config.layers.checked_sub(1) else {
             candle_core::bail!("a decoder needs layers")

@@ -6,7 +6,7 @@ use candle_core::{D, Device, Module, Result, Tensor};
 use super::conv_norm;
 use crate::layers::{
     Activation, Conv, ConvNormAct, DeformableAttention, LayerNorm, Linear, Mlp, MultiHeadAttention,
-    Params,
+    Params, Precision,
 };
 use crate::ops::{SampleShape, top_k_indices};
 
@@ -71,6 +71,8 @@ impl Decoder {
     /// # Errors
     /// A tensor is missing or has the wrong shape.
     pub fn new(config: &DecoderConfig, params: &Params) -> Result<Self> {
+        // Scores and boxes come from the heads: little to win there, digits to lose.
+        let exact = params.clone().precision(Precision::F32);
         let hidden = config.hidden;
         let mut input_proj = Vec::new();
         for index in 0..LEVELS {
@@ -85,12 +87,12 @@ impl Decoder {
         for index in 0..config.layers {
             let layer = params.pp("decoder").pp("layers").pp(index);
             layers.push(DecoderLayer::new(config, &layer)?);
-            let head = params.pp("dec_score_head").pp(index);
+            let head = exact.pp("dec_score_head").pp(index);
             score_heads.push(Linear::new(hidden, config.classes, &head)?);
-            let head = params.pp("dec_bbox_head").pp(index);
+            let head = exact.pp("dec_bbox_head").pp(index);
             bbox_heads.push(Mlp::new(&box_sizes, Activation::Relu, &head)?);
         }
-        let enc_output = params.pp("enc_output");
+        let enc_output = exact.pp("enc_output");
         Ok(Self {
             config: config.clone(),
             input_proj,
@@ -98,12 +100,12 @@ impl Decoder {
                 Linear::new(hidden, hidden, &enc_output.pp(0))?,
                 LayerNorm::new(hidden, &enc_output.pp(1))?,
             ),
-            enc_score_head: Linear::new(hidden, config.classes, &params.pp("enc_score_head"))?,
-            enc_bbox_head: Mlp::new(&box_sizes, Activation::Relu, &params.pp("enc_bbox_head"))?,
+            enc_score_head: Linear::new(hidden, config.classes, &exact.pp("enc_score_head"))?,
+            enc_bbox_head: Mlp::new(&box_sizes, Activation::Relu, &exact.pp("enc_bbox_head"))?,
             query_pos_head: Mlp::new(
                 &[4, 2 * hidden, hidden],
                 Activation::Relu,
-                &params.pp("query_pos_head"),
+                &exact.pp("query_pos_head"),
             )?,
             layers,
             score_heads,

@@ -85,8 +85,9 @@ impl Packed {
             Weight::Product(Product::new(precision, &weight, conv))
         } else if Winograd::suits(conv) {
             Weight::Winograd(Winograd::new(conv, &weight))
-        } else if prefers_product(conv) && precision.available() {
-            Weight::Product(Product::new(precision, &weight, conv))
+        } else if prefers_product(conv) && Precision::F32.available() {
+            // Few layers: those that halve the resolution, on which all others build.
+            Weight::Product(Product::new(Precision::F32, &weight, conv))
         } else if prefers_direct(conv) {
             Weight::Direct(direct::pack(conv, &weight))
         } else {
