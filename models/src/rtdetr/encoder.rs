@@ -237,8 +237,8 @@ impl FusionBlock {
 
 /// RepVGG layer (Ding et al., 2021): 3×3 and 1×1 side by side, one 3×3 at inference.
 pub(crate) enum RepConv {
-    Merged(ConvNormAct),
-    Branches(ConvNormAct, ConvNormAct),
+    Merged(Box<ConvNormAct>),
+    Branches(Box<[ConvNormAct; 2]>),
 }
 
 impl RepConv {
@@ -249,10 +249,8 @@ impl RepConv {
         );
         let (params3, params1) = (params.pp("conv1"), params.pp("conv2"));
         if params.mode().is_plain() {
-            return Ok(Self::Branches(
-                conv_norm(three, &params3)?,
-                conv_norm(one, &params1)?,
-            ));
+            let branches = [conv_norm(three, &params3)?, conv_norm(one, &params1)?];
+            return Ok(Self::Branches(Box::new(branches)));
         }
         let weight3 = params3.pp("conv").get(three.weight_shape(), "weight")?;
         let weight1 = params1.pp("conv").get(one.weight_shape(), "weight")?;
@@ -265,7 +263,7 @@ impl RepConv {
             &(weight3 + weight1)?,
             Some(&(bias3 + bias1)?),
         )?;
-        Ok(Self::Merged(merged))
+        Ok(Self::Merged(Box::new(merged)))
     }
 }
 
@@ -273,7 +271,8 @@ impl Module for RepConv {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Merged(conv) => conv.forward(x),
-            Self::Branches(three, one) => {
+            Self::Branches(branches) => {
+                let [three, one] = &**branches;
                 Activation::Silu.apply(&(three.forward(x)? + one.forward(x)?)?)
             }
         }

@@ -160,9 +160,11 @@ struct Run {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m512, __m512bh, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_epi32,
-        _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
+
+    use std::mem::transmute;
 
     use super::{Block, COLUMNS, LANES, ROWS, Run};
 
@@ -216,17 +218,21 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn add_f32(sum: __m512, values: __m512, factor: std::arch::x86_64::__m512i) -> __m512 {
+    fn add_f32(sum: __m512, values: __m512, factor: __m512i) -> __m512 {
         let factor = std::arch::x86_64::_mm512_castsi512_ps(factor);
         _mm512_fmadd_ps(values, factor, sum)
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
-    fn add_bf16(sum: __m512, values: __m512, factor: std::arch::x86_64::__m512i) -> __m512 {
+    fn add_bf16(sum: __m512, values: __m512, factor: __m512i) -> __m512 {
         // SAFETY: 64 bytes each, for which every pattern is valid.
-        let (values, factor): (__m512bh, __m512bh) =
-            unsafe { (std::mem::transmute(values), std::mem::transmute(factor)) };
+        let (values, factor) = unsafe {
+            (
+                transmute::<__m512, __m512bh>(values),
+                transmute::<__m512i, __m512bh>(factor),
+            )
+        };
         _mm512_dpbf16_ps(sum, values, factor)
     }
 
