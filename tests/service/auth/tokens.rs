@@ -13,7 +13,7 @@ use mtmc::service::auth::secret::Secret;
 use mtmc::service::settings::ServiceSettings;
 use serde_json::{Value, json};
 
-use crate::server::{assert_problem, open};
+use super::server::{assert_problem, open};
 
 const ISSUER: &str = "https://id.example";
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -58,7 +58,7 @@ fn signed(algorithm: Algorithm, claims: &Value, key: &[u8]) -> String {
 }
 
 fn golden() -> Value {
-    serde_json::from_str(include_str!("../goldens/jwt.json")).unwrap()
+    serde_json::from_str(include_str!("../../goldens/jwt.json")).unwrap()
 }
 
 #[test]

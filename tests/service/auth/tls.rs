@@ -12,7 +12,7 @@ use rcgen::CertifiedKey;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::server::open;
+use super::server::open;
 
 /// A certificate of its own for `localhost`, written to the files of the settings.
 fn write(folder: &Path) -> (TlsSettings, CertificateDer<'static>) {

@@ -2,8 +2,8 @@
 
 use mtmc::service::api;
 
+use super::server::{assert_problem, guarded, open};
 use crate::http;
-use crate::server::{assert_problem, guarded, open};
 
 const TASK: &str = "00000000-0000-4000-8000-000000000000";
 

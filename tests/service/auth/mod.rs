@@ -1,11 +1,6 @@
 //! Who may do what, over real connections to a service in this process: keys, tokens, tickets, roles,
 //! limits, other sites' pages, TLS.
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "../http/mod.rs"]
-mod http;
-
 mod keys;
 mod limits;
 mod roles;

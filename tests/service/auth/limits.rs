@@ -8,8 +8,8 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use mtmc::service::settings::ServiceSettings;
 
+use super::server::{assert_problem, guarded, open};
 use crate::http;
-use crate::server::{assert_problem, guarded, open};
 
 const TASKS: &str = "/api/v1/processing-tasks";
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use mtmc::service::settings::ServiceSettings;
 use serde_json::{Value, json};
 
-use crate::server::{assert_problem, guarded};
+use super::server::{assert_problem, guarded};
 
 #[test]
 fn a_key_is_made_used_and_revoked() {
