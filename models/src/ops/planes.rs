@@ -4,10 +4,10 @@
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::{Activation, training};
 use super::cpu::math::sum;
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::{Activation, training};
 
 /// Whether tensors are of the kind that the passes here take: f32 in order on the CPU, and nobody
 /// asks for gradients.

@@ -157,6 +157,12 @@ mod tests {
             let parts: Vec<_> = crops.iter().map(|(image, r)| (*image, r.sides())).collect();
             let plan = preprocessor.plan(&parts).unwrap();
             assert_eq!(plan.frames.len(), 2);
+            let places = parts
+                .iter()
+                .map(|(_, [_, _, width, height])| (*width, *height));
+            for (placement, size) in plan.placements.iter().zip(places) {
+                assert_eq!(*placement, preprocessor.place(size).unwrap().placement);
+            }
             let bytes: Vec<u8> = frames.iter().flat_map(|f| f.as_raw().clone()).collect();
             let inputs = [
                 Tensor::new(bytes, &Device::Cpu).unwrap(),

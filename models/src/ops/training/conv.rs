@@ -38,6 +38,47 @@ impl Planes {
     }
 }
 
+/// A dense convolution as the product of weights and unfolded input, image by image.
+pub(super) fn forward(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
+    let (batch, _, height, width) = x.dims4()?;
+    let outputs = |size: usize| (size + 2 * conv.padding + 1).saturating_sub(conv.kernel);
+    let planes = Planes {
+        height,
+        width,
+        rows: outputs(height),
+        columns: outputs(width),
+    };
+    let depth = conv.input * conv.kernel * conv.kernel;
+    let cells = planes.output();
+    if cells == 0 || planes.input() == 0 || weight.dims4()? != conv.weight_shape() {
+        candle_core::bail!("{:?} does not fit {:?}", weight.dims(), x.dims());
+    }
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let mut output = vec![0.0_f32; batch * conv.output * cells];
+    with_numbers(&x, |x| {
+        with_numbers(&weight, |weight| {
+            let images = output
+                .par_chunks_exact_mut(conv.output * cells)
+                .zip(x.par_chunks_exact(conv.input * planes.input()));
+            images.for_each_init(
+                || vec![0.0_f32; depth * cells],
+                |unfolded, (output, x)| {
+                    unfold(x, unfolded, 0, cells, conv, planes);
+                    product(
+                        &Matrix::rows(weight, depth),
+                        &Matrix::rows(unfolded, cells),
+                        output,
+                        [conv.output, depth, cells],
+                        false,
+                    );
+                },
+            );
+        })
+    })??;
+    let shape = (batch, conv.output, planes.rows, planes.columns);
+    Tensor::from_vec(output, shape, x.device())
+}
+
 /// Gradients of input (unless nobody asks for it) and weights. `gradient`: contiguous, of the
 /// output's shape.
 pub(super) fn backward(

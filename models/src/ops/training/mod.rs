@@ -47,8 +47,8 @@ pub(crate) struct Norm<'a> {
 /// Share of a batch's statistics in the running ones.
 const MOMENTUM: f64 = 0.1;
 
-/// Convolution without bias, batch norm by the batch's statistics, then `conv.activation`, which is
-/// ReLU or nothing.
+/// Convolution without bias, batch norm by the batch's statistics, then `conv.activation`: ReLU in the
+/// same step, others by candle after it.
 ///
 /// # Errors
 /// The shapes do not fit.
@@ -56,7 +56,10 @@ pub(crate) fn conv_norm(x: &Tensor, weight: &Tensor, norm: &Norm, conv: &Conv) -
     let relu = match conv.activation {
         Activation::Relu => true,
         Activation::Identity => false,
-        other => candle_core::bail!("{other:?} after a batch norm that is learnt"),
+        other => {
+            let conv = conv.activation(Activation::Identity);
+            return other.apply(&conv_norm(x, weight, norm, &conv)?);
+        }
     };
     let x = x.contiguous()?;
     let raw = plain_conv(&x, weight, conv)?;
@@ -112,9 +115,13 @@ pub(crate) fn max_pool2d(x: &Tensor, window: Window) -> Result<Tensor> {
     x.contiguous()?.apply_op1(MaxPool(window))
 }
 
-/// By the kernels for inference, without activation.
+/// By the kernels for inference, without activation, but for 3×3 at stride 1: those save products at
+/// the cost of digits, which an optimiser that divides by small gradients needs.
 fn plain_conv(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
     let conv = conv.activation(Activation::Identity);
+    if conv.kernel == 3 && conv.stride == 1 && conv.groups == 1 {
+        return conv::forward(&x.detach(), &weight.detach(), &conv);
+    }
     Conv2d::new(conv, &weight.detach(), None)?.forward(&x.detach())
 }
 
