@@ -230,6 +230,15 @@ fn wrong_input_is_named() {
     fails("frames a second are not known");
     environment("frame_rate = 4.0\n");
     fails("the size of its pictures is not known");
+    // Settings of the file may be given as flags.
+    let flag = ["--min-bbox-overlap-ratio-in-quadrant", "0"];
+    let output = replay(folder, "environment.toml", &folder.join("out"), &flag);
+    let message = text(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        message.contains("--min-bbox-overlap-ratio-in-quadrant: min_overlap_ratio = 0: must be"),
+        "{message}"
+    );
     std::fs::create_dir_all(folder.join("door/det")).unwrap();
     let info = "[Sequence]\nname=door\nimDir=img1\nframeRate=4\nseqLength=3\nimWidth=640\n\
                 imHeight=480\nimExt=.jpg\n";

@@ -12,7 +12,12 @@ use crate::store::RetentionPolicy;
 pub struct KeepingArgs {
     /// Where tasks, people and messages are kept: a SQLite file, or `postgres://…`; by default
     /// store.sqlite in the data folder
-    #[arg(long, env = "MTMC_DATABASE", value_name = "ADDRESS", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "MTMC_DATABASE",
+        value_name = "ADDRESS",
+        hide_env_values = true
+    )]
     database: Option<String>,
 
     /// Frames of a task, all cameras together, after which its state is saved to go on from

@@ -9,7 +9,7 @@ use clap::Args;
 use super::progress::{Progress, stop_on_ctrl_c};
 use super::track::write_summary;
 use super::world;
-use crate::config::Environment;
+use crate::config::{Environment, Overrides};
 use crate::eval::folder::read_info;
 use crate::homography::Calibration;
 use crate::pipeline::{
@@ -27,6 +27,9 @@ pub struct ReplayArgs {
     /// The environment's file: cameras, map, links, settings
     #[arg(short, long, env = "MTMC_ENVIRONMENT", value_name = "FILE.toml")]
     environment: PathBuf,
+
+    #[command(flatten)]
+    overrides: Overrides,
 
     /// Folder with CAMERA/det/det.txt (and perhaps CAMERA/det/embeddings.safetensors and
     /// CAMERA/seqinfo.ini, as `mtmc sim` writes them) or CAMERA.txt for every camera: MOT Challenge
@@ -70,7 +73,7 @@ pub struct ReplayArgs {
 /// # Errors
 /// The environment or a file of detections is wrong, or results cannot be written.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<()> {
-    let mut environment = world::load(&args.environment)?;
+    let mut environment = world::load(&args.environment, &args.overrides)?;
     let described = describe(args, &environment)?;
     if args.ignore_map {
         environment.homography.enabled = false;

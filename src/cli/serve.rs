@@ -47,6 +47,9 @@ pub struct ServeArgs {
     )]
     environments: Vec<PathBuf>,
 
+    #[command(flatten)]
+    overrides: Overrides,
+
     /// Source of cameras that name none, such as `s3://bucket/{environment}/{camera}/`
     #[arg(long, env = "MTMC_SOURCE_TEMPLATE", value_name = "TEMPLATE")]
     source_template: Option<String>,
@@ -170,12 +173,10 @@ fn network(role: &'static str, weights: &str) -> anyhow::Result<NetworkInfo> {
 
 fn environments(args: &ServeArgs) -> anyhow::Result<Vec<Environment>> {
     if args.environments.is_empty() {
-        return Ok(vec![
-            Environment::standard_with(&Overrides::from_process())?,
-        ]);
+        return Ok(vec![Environment::standard_with(&args.overrides)?]);
     }
     args.environments
         .iter()
-        .map(|file| world::load(file))
+        .map(|file| world::load(file, &args.overrides))
         .collect()
 }

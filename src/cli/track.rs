@@ -15,7 +15,7 @@ use super::snapshots::{Outputs, add_environment, add_weights, snapshots};
 use super::sources::{NamedSource, Opening, total_frames};
 use super::world;
 use crate::annotate::privacy::Privacy;
-use crate::config::Environment;
+use crate::config::{Environment, Overrides};
 use crate::pipeline::{
     self, Camera, CameraState, Control, Fingerprint, Interrupted, Networks, Options,
     PipelineMetrics, Summary, SyncMode,
@@ -36,6 +36,9 @@ pub struct TrackArgs {
     /// identity across them, a place on the map, and handoffs
     #[arg(long, env = "MTMC_ENVIRONMENT", value_name = "FILE")]
     environment: Option<PathBuf>,
+
+    #[command(flatten)]
+    overrides: Overrides,
 
     #[command(flatten)]
     model: ModelArgs,
@@ -249,7 +252,7 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     args.model.compute.start_threads()?;
     // What can be wrong with the sources is told before minutes go into weights.
     let file = match &args.environment {
-        Some(file) => Some(world::load(file)?),
+        Some(file) => Some(world::load(file, &args.overrides)?),
         None => None,
     };
     let sources = match &file {
@@ -286,7 +289,7 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
         Some(environment) => Some(environment.clone()),
         None if embedder.is_some() => {
             let names: Vec<String> = sources.iter().map(|source| source.name.clone()).collect();
-            Some(world::of_cameras(&names)?)
+            Some(world::of_cameras(&names, &args.overrides)?)
         }
         None => None,
     };

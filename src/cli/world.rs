@@ -10,14 +10,14 @@ use crate::config::{Environment, Overrides};
 use crate::pipeline::{Shared, World};
 use crate::sink::{EventSink, MapSink, TrajectorySink, WorldSink};
 
-/// The environment of a file, under the requirement document's environment variables.
-pub fn load(file: &Path) -> anyhow::Result<Environment> {
-    Ok(Environment::load(file, &Overrides::from_process())?)
+/// The environment of a file, under variables and flags.
+pub fn load(file: &Path, overrides: &Overrides) -> anyhow::Result<Environment> {
+    Ok(Environment::load(file, overrides)?)
 }
 
 /// An environment of cameras of which only names are known.
-pub fn of_cameras(names: &[String]) -> anyhow::Result<Environment> {
-    Ok(Environment::of_cameras(names, &Overrides::from_process())?)
+pub fn of_cameras(names: &[String], overrides: &Overrides) -> anyhow::Result<Environment> {
+    Ok(Environment::of_cameras(names, overrides)?)
 }
 
 /// Gallery, map and handoffs of an environment, writing into `out`; `sizes` are the cameras'

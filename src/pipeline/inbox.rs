@@ -179,9 +179,7 @@ impl Inbox {
     pub(super) fn push(&self, camera: usize, message: Read) -> bool {
         let mut state = self.lock();
         if matches!(message, Read::Frame { .. }) {
-            while !state.over
-                && state.queues[camera].frames >= self.throttle.limit(self.bound)
-            {
+            while !state.over && state.queues[camera].frames >= self.throttle.limit(self.bound) {
                 match self.overflow {
                     Overflow::DropOldest => state.queues[camera].drop_oldest(),
                     Overflow::Wait => {

@@ -24,9 +24,9 @@ pub mod people;
 pub mod problem;
 pub mod settings;
 pub mod tasks;
+pub mod tls;
 #[cfg(feature = "otel")]
 pub mod traces;
-pub mod tls;
 pub mod uploads;
 
 use std::future::Future;
@@ -177,7 +177,14 @@ pub async fn serve(
     let (router, _) = api::router(app.clone());
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let permits = app.limits.connections.clone();
-    let served = connections::serve(listener, tls, &app.settings.limits, permits, handle, service);
+    let served = connections::serve(
+        listener,
+        tls,
+        &app.settings.limits,
+        permits,
+        handle,
+        service,
+    );
     let served = served.await;
     retaining.abort();
     app.store.close().await?;

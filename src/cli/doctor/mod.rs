@@ -51,6 +51,9 @@ pub struct DoctorArgs {
     )]
     environments: Vec<PathBuf>,
 
+    #[command(flatten)]
+    overrides: Overrides,
+
     /// Source of cameras that name none, such as `s3://bucket/{environment}/{camera}/`
     #[arg(long, env = "MTMC_SOURCE_TEMPLATE", value_name = "TEMPLATE")]
     source_template: Option<String>,
@@ -180,13 +183,13 @@ fn finish(findings: &Findings, json: bool) -> anyhow::Result<()> {
 fn catalog(args: &DoctorArgs, findings: &mut Findings) -> Catalog {
     let mut environments: Vec<Environment> = Vec::new();
     if args.environments.is_empty() {
-        match Environment::standard_with(&Overrides::from_process()) {
+        match Environment::standard_with(&args.overrides) {
             Ok(standard) => environments.push(standard),
             Err(error) => findings.fail("environment", error, "correct the variables named"),
         }
     }
     for file in &args.environments {
-        match world::load(file) {
+        match world::load(file, &args.overrides) {
             Ok(environment) => environments.push(environment),
             Err(error) => findings.fail(
                 "environment",

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::world;
-use crate::config::Environment;
+use crate::config::{Environment, Overrides};
 use crate::eval::across::Camera;
 use crate::eval::across::handoffs::{Clock, Handoffs, Reported};
 
@@ -57,7 +57,7 @@ impl HandoffArgs {
         let Some(cameras) = cameras else {
             bail!("--handoffs compares boxes of cameras, but --map measures places without them");
         };
-        let environment = world::load(environment)?;
+        let environment = world::load(environment, &Overrides::from_process())?;
         let (cameras, clocks) = in_order(&environment, cameras)?;
         let reported = read(events)?;
         Ok(Some(Handoffs::of(&cameras, &clocks, &reported)))

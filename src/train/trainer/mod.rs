@@ -120,8 +120,7 @@ impl Trainer {
         config.check()?;
         let description = describe(&config, start)?;
         let people = set.people().to_vec();
-        let (variables, from) =
-            initial(&description, people.len(), config.seed, start, device)?;
+        let (variables, from) = initial(&description, people.len(), config.seed, start, device)?;
         let network = Network::new(&description, &variables, device)?;
         let parameters = parameters(&config, &variables, &from);
         let optimizer = Optimizer::new(config.optimizer.method, parameters)?;
