@@ -16,7 +16,7 @@ use mtmc::service::catalog::Catalog;
 use mtmc::service::live::{Draft, Hub, Kind};
 use mtmc::service::networks::ServiceNetworks;
 use mtmc::service::settings::ServiceSettings;
-use mtmc::service::tasks::{TaskKind, TaskRequest};
+use mtmc::service::tasks::{Started, TaskKind, TaskRequest};
 use mtmc::service::{self, App};
 use serde::Serialize;
 use tokio_tungstenite::connect_async;
@@ -78,8 +78,10 @@ async fn run(clients: usize, pictured: usize) -> anyhow::Result<()> {
     };
     let task = app
         .tasks
-        .start(TaskKind::Raw, request, Arc::new(environment));
-    let task = task.await?;
+        .start(TaskKind::Raw, request, Arc::new(environment), |_| None);
+    let Started::New(task) = task.await? else {
+        anyhow::bail!("a task without a key was there before");
+    };
     let origin = Instant::now();
     let mut listening = Vec::new();
     for index in 0..clients {

@@ -39,7 +39,7 @@ struct Wire {
 }
 
 impl Wire {
-    fn new(events: Receiver<Event>, live: bool) -> Box<dyn FrameSource> {
+    fn open(events: Receiver<Event>, live: bool) -> Box<dyn FrameSource> {
         let info = SourceInfo {
             name: "wire".to_string(),
             frame_rate: None,
@@ -60,7 +60,7 @@ impl Wire {
         for event in events {
             send.send(event).unwrap();
         }
-        Self::new(receive, false)
+        Self::open(receive, false)
     }
 }
 
@@ -306,7 +306,7 @@ fn live_drops_the_oldest_while_the_detector_is_busy() {
     let (send, receive) = channel();
     let (entered, batches) = channel();
     let (let_on, on) = channel();
-    let mut run = Run::new(vec![(Wire::new(receive, false), None)], live(LONG));
+    let mut run = Run::new(vec![(Wire::open(receive, false), None)], live(LONG));
     run.detector.gate = Some(Gate {
         entered: Mutex::new(entered),
         on: Mutex::new(on),
@@ -341,8 +341,8 @@ fn live_counts_what_comes_after_its_step() {
     let (first, first_out) = channel();
     let (second, second_out) = channel();
     let sources = vec![
-        (Wire::new(first_out, false), None),
-        (Wire::new(second_out, false), None),
+        (Wire::open(first_out, false), None),
+        (Wire::open(second_out, false), None),
     ];
     let summary = Run::new(sources, live(Duration::ZERO)).go(|watch| {
         first.send(Event::Frame(1, 0)).unwrap();
@@ -369,8 +369,8 @@ fn live_goes_on_without_a_camera_that_never_answers() {
     let (send, receive) = channel();
     let (_silent, never) = channel();
     let sources = vec![
-        (Wire::new(receive, false), None),
-        (Wire::new(never, false), None),
+        (Wire::open(receive, false), None),
+        (Wire::open(never, false), None),
     ];
     let summary = Run::new(sources, live(Duration::from_millis(5))).go(|watch| {
         for number in 1..=5 {
@@ -389,7 +389,7 @@ fn a_run_that_waits_for_a_silent_source_can_be_stopped() {
     let (_silent, never) = channel();
     let sources = vec![
         (Wire::of(frames(1..=3)), None),
-        (Wire::new(never, false), None),
+        (Wire::open(never, false), None),
     ];
     let summary = Run::new(sources, SyncMode::Lossless).go(|watch| {
         watch.until(0, |camera| camera.read == 3);
@@ -491,11 +491,11 @@ fn a_live_source_that_ends_is_opened_again_and_its_time_is_when_it_arrives() {
     let (again, again_out) = channel();
     let mut next = Some(again_out);
     let reopen: Reopen = Box::new(move |_| match next.take() {
-        Some(events) => Ok(Wire::new(events, true)),
+        Some(events) => Ok(Wire::open(events, true)),
         None => Err(failure("gone")),
     });
     let mut all = Vec::new();
-    let mut run = Run::new(vec![(Wire::new(receive, true), Some(reopen))], live(LONG));
+    let mut run = Run::new(vec![(Wire::open(receive, true), Some(reopen))], live(LONG));
     run.options.max_frames = Some(3);
     let summary = run.go(|watch| {
         // What the source says of its time does not count.
@@ -521,7 +521,7 @@ fn a_live_source_that_ends_has_ended_where_nobody_may_try_again() {
     send.send(Event::Frame(1, 0)).unwrap();
     send.send(Event::End).unwrap();
     let reopen: Reopen = Box::new(|_| Err(failure("never asked")));
-    let mut run = Run::new(vec![(Wire::new(receive, true), Some(reopen))], live(LONG));
+    let mut run = Run::new(vec![(Wire::open(receive, true), Some(reopen))], live(LONG));
     run.options.reconnect.give_up = Some(Duration::ZERO);
     let (_, summary) = run.results();
     let camera = &summary.cameras[0];
@@ -535,7 +535,7 @@ fn a_live_source_that_ends_has_ended_where_nobody_may_try_again() {
 #[test]
 fn counters_can_be_watched() {
     let (send, receive) = channel();
-    let sources = vec![(Wire::new(receive, false), None)];
+    let sources = vec![(Wire::open(receive, false), None)];
     let summary = Run::new(sources, SyncMode::Lossless).go(|watch| {
         let before = watch.metrics.snapshot();
         assert_eq!(before.cameras[0].state, CameraState::Waiting);

@@ -1,5 +1,7 @@
 //! From images to detections: what all detection networks share around their forward pass.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
@@ -54,6 +56,9 @@ pub enum DetectionNetwork {
     /// With dense predictions.
     Dense(Box<dyn DenseNetwork>),
 }
+
+/// Pixels of the input that a cell of the coarsest level stands for.
+const STRIDE: u32 = 32;
 
 /// IoU above which dense predictions suppress each other if nothing else is asked for; the
 /// default of the first requirement document's `RTDETR_NMS_THRESHOLD`.
@@ -195,13 +200,42 @@ impl Detector for LoadedDetector {
 }
 
 impl LoadedDetector {
-    /// Detects in all images at once.
+    /// Detects in all images at once, or, for a dense network, in those at once whose letterboxes
+    /// are alike: an image's detections do not depend on what else is in the batch.
     fn together(
         &self,
         images: &[&RgbImage],
         options: &DetectOptions,
     ) -> Result<Vec<Vec<Detection>>> {
-        let (input, placements) = self.preprocessor.batch(images, &self.device)?;
+        if matches!(self.network, DetectionNetwork::Detr(_)) {
+            return self.in_one(images, &self.preprocessor, options);
+        }
+        let mut alike: BTreeMap<(u32, u32), (Preprocessor, Vec<usize>)> = BTreeMap::new();
+        for (index, image) in images.iter().enumerate() {
+            let trimmed = self.preprocessor.trimmed(image.dimensions(), STRIDE)?;
+            let (_, group) = alike
+                .entry(trimmed.input())
+                .or_insert_with(|| (trimmed, Vec::new()));
+            group.push(index);
+        }
+        let mut lists = vec![Vec::new(); images.len()];
+        for (preprocessor, group) in alike.values() {
+            let images: Vec<&RgbImage> = group.iter().map(|&index| images[index]).collect();
+            let found = self.in_one(&images, preprocessor, options)?;
+            for (&index, found) in group.iter().zip(found) {
+                lists[index] = found;
+            }
+        }
+        Ok(lists)
+    }
+
+    fn in_one(
+        &self,
+        images: &[&RgbImage],
+        preprocessor: &Preprocessor,
+        options: &DetectOptions,
+    ) -> Result<Vec<Vec<Detection>>> {
+        let (input, placements) = preprocessor.batch(images, &self.device)?;
         let input = input.to_dtype(self.dtype)?;
         let mut lists = match &self.network {
             DetectionNetwork::Detr(network) => {

@@ -24,8 +24,11 @@ const LETTERBOX_GREY: u8 = 114;
 /// Brings images to the input of one network.
 #[derive(Debug, Clone)]
 pub struct Preprocessor {
+    /// Of the input.
     width: u32,
     height: u32,
+    /// What a letterboxed image has to fit into: the input, or what it was before it was trimmed.
+    room: (u32, u32),
     resize: ResizeMode,
     interpolation: Interpolation,
     mean: [f32; 3],
@@ -80,11 +83,34 @@ impl Preprocessor {
         Self {
             width: description.input_width as u32,
             height: description.input_height as u32,
+            room: (
+                description.input_width as u32,
+                description.input_height as u32,
+            ),
             resize: description.resize,
             interpolation: description.interpolation,
             mean: description.mean,
             std: description.std,
         }
+    }
+
+    /// The same with an input as small as images of that width and height allow: of a letterbox no more
+    /// border is kept than makes the sides multiples of `stride`. The image is as large in it as before.
+    ///
+    /// # Errors
+    /// An image without pixels.
+    pub fn trimmed(&self, image: (u32, u32), stride: u32) -> Result<Self> {
+        let (width, height) = self.place(image)?.inner;
+        Ok(Self {
+            width: width.next_multiple_of(stride).min(self.width),
+            height: height.next_multiple_of(stride).min(self.height),
+            ..self.clone()
+        })
+    }
+
+    /// Width and height of the input in pixels.
+    pub fn input(&self) -> (u32, u32) {
+        (self.width, self.height)
     }
 
     /// A batch of images as `[batch, 3, height, width]`, f32, and where each of them lies.
@@ -176,8 +202,9 @@ impl Preprocessor {
                 placement,
             });
         }
-        let scale = (f64::from(self.width) / f64::from(width))
-            .min(f64::from(self.height) / f64::from(height));
+        let (room_width, room_height) = self.room;
+        let scale = (f64::from(room_width) / f64::from(width))
+            .min(f64::from(room_height) / f64::from(height));
         let size = |side: u32, limit: u32| {
             ((f64::from(side) * scale).round_ties_even() as u32).clamp(1, limit)
         };
@@ -248,6 +275,31 @@ mod tests {
         assert!((data[2 * 64 * 64 + 32 * 64] - 0.2).abs() < 1e-6);
         let bbox = placements[0].from_input(&BBox::from_xyxy(0.0, 16.0, 64.0, 48.0));
         assert_eq!(bbox, BBox::from_xyxy(0.0, 0.0, 128.0, 64.0));
+    }
+
+    // By hand: 100×60 into 64×64 is 64×38 (38.4 rounded); rows come in eights, so 40, one above.
+    #[test]
+    fn trimming_takes_border_away_and_nothing_else() {
+        let image = RgbImage::from_fn(100, 60, |x, y| image::Rgb([x as u8, y as u8, 7]));
+        let whole = Preprocessor::new(&description(ResizeMode::Letterbox));
+        let trimmed = whole.trimmed((100, 60), 8).unwrap();
+        assert_eq!(trimmed.input(), (64, 40));
+        let (large, at_large) = whole.batch(&[&image], &Device::Cpu).unwrap();
+        let (small, at_small) = trimmed.batch(&[&image], &Device::Cpu).unwrap();
+        let inside = large.narrow(2, 13, 38).unwrap();
+        let same = small.narrow(2, 1, 38).unwrap();
+        let numbers = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(numbers(inside), numbers(same));
+        let bbox = BBox::from_xyxy(3.0, 14.0, 20.0, 30.0);
+        let lower = BBox::from_xyxy(3.0, 2.0, 20.0, 18.0);
+        assert_eq!(
+            at_large[0].from_input(&bbox),
+            at_small[0].from_input(&lower)
+        );
+        // What is stretched has no border.
+        let stretched = Preprocessor::new(&description(ResizeMode::Stretch));
+        let trimmed = stretched.trimmed((100, 60), 8).unwrap();
+        assert_eq!(trimmed.input(), (64, 64));
     }
 
     #[test]

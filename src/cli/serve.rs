@@ -60,7 +60,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     detection: DetectionArgs,
 
-    /// Re-ID weights: a .safetensors file, or a name of `mtmc models list`, fetched if absent
+    /// Re-ID weights: a .safetensors file, or a name of `mtmc models list`, fetched if absent; by
+    /// default the environments' `reid.model`
     #[arg(long, env = "REID_MODEL_PATH", value_name = "WEIGHTS")]
     reid: Option<String>,
 
@@ -100,12 +101,17 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     args.model.compute.start_threads()?;
     let operating = &args.operating;
     let _log = operating.start_log()?;
-    let catalog = Catalog::new(environments(args)?, args.source_template.as_deref())?;
+    let environments = environments(args)?;
+    let reid = world::encoder_weights(args.reid.as_deref(), &environments)?;
     let detector = args.model.load()?;
-    let embedder = match &args.reid {
-        Some(weights) => Some(args.model.compute.embedder(weights)?),
+    let embedder = match &reid {
+        Some(weights) => {
+            let compute = &args.model.compute;
+            Some(world::load_encoder(compute, weights, &environments)?)
+        }
         None => None,
     };
+    let catalog = Catalog::new(environments, args.source_template.as_deref())?;
     let detect = args.detection.options(&detector, 0.1)?;
     let mut settings = ServiceSettings {
         listen: args.listen,
@@ -131,14 +137,14 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     };
     let (device, precision) = args.model.compute.names()?;
     let mut about = vec![network("detector", &args.model.weights)?];
-    if let Some(weights) = &args.reid {
+    if let Some(weights) = &reid {
         about.push(network("embedder", weights)?);
     }
     let networks = ServiceNetworks {
         detector: Some(detector),
         detector_name: args.model.weights.clone(),
         embedder,
-        embedder_name: args.reid.clone().unwrap_or_default(),
+        embedder_name: reid.unwrap_or_default(),
         about,
         device,
         precision,

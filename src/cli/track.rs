@@ -47,7 +47,7 @@ pub struct TrackArgs {
     detection: DetectionArgs,
 
     /// Re-ID weights: a .safetensors file, or a name of `mtmc models list`, fetched if absent.
-    /// Trackers that use appearance get it; off if not given
+    /// Trackers that use appearance get it; by default the environment's `reid.model`, else off
     #[arg(long, env = "REID_MODEL_PATH", value_name = "WEIGHTS")]
     reid: Option<String>,
 
@@ -267,12 +267,14 @@ pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     };
     let sync = args.sync_mode(&sources)?;
     let detector = args.model.load()?;
-    let reid = args.reid.clone().or_else(|| {
-        let model = file.as_ref()?.reid.model.as_ref()?;
-        Some(model.to_string_lossy().into_owned())
-    });
+    let described = file.as_slice();
+    let reid = world::encoder_weights(args.reid.as_deref(), described)?;
     let embedder = match &reid {
-        Some(weights) => Some(args.model.compute.embedder(weights)?),
+        Some(weights) => Some(world::load_encoder(
+            &args.model.compute,
+            weights,
+            described,
+        )?),
         None => None,
     };
     let options = Options {

@@ -185,7 +185,7 @@ impl Checked for HomographySettings {
 pub struct ReidSettings {
     /// Weights of the encoder; none: identities go by place alone (`REID_MODEL_PATH`).
     pub model: Option<PathBuf>,
-    /// What the weights are expected to be (`REID_MODEL_TYPE`); they say themselves what they are.
+    /// What the weights must be (`REID_MODEL_TYPE`); they say themselves what they are. Default any.
     #[serde(rename = "type")]
     pub kind: Option<EncoderType>,
     /// Frames after which a track is looked at anew. Default 30 (`REID_REFRESH_INTERVAL_FRAMES`).

@@ -9,8 +9,9 @@ use std::collections::BTreeSet;
 use mtmc_models::Embedding;
 
 use super::Gallery;
-use super::associate::{CameraWork, Evidence, coming};
+use super::associate::CameraWork;
 use super::birth::Unexplained;
+use super::pair::{Evidence, coming};
 use super::person::Look;
 use crate::tracker::assignment::{Assignment, SparseCosts};
 

@@ -162,6 +162,55 @@ fn with_encoder_and_calibration_everything_is_healthy() {
 }
 
 #[test]
+fn the_encoder_of_an_environment_is_taken_if_it_is_of_the_family_that_is_expected() {
+    let place = place(1);
+    let weights = place.made_up("osnet-x0.25", [256, 128]);
+    let hall = place.at("hall.toml");
+    let cameras = std::fs::read_to_string(&hall).unwrap();
+    let with = |family: &str| {
+        let reid = format!("{cameras}[reid]\nmodel = '{weights}'\ntype = \"{family}\"\n");
+        std::fs::write(&hall, reid).unwrap();
+    };
+    with("osnet");
+    let service = place.serve();
+    let network = &service.get("/info").json()["networks"][1];
+    assert_eq!(network["role"], "embedder");
+    assert_eq!(network["architecture"], "osnet-x0.25");
+    drop(service);
+    with("clip");
+    let told = place.refused();
+    assert!(
+        told.contains("holds osnet-x0.25, but environment hall expects clip"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_start_whose_client_goes_away_is_done_whole_or_not_at_all() {
+    let (_place, service) = serve(1, &["--max-queued", "64"], &[]);
+    let body = hall().to_string();
+    let length = body.len();
+    let request = format!(
+        "POST {TASKS}/start HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    );
+    for number in 0..24 {
+        let mut socket = TcpStream::connect(&service.address).unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        // Gone before, while and after it is done.
+        std::thread::sleep(Duration::from_micros(250 * number));
+    }
+    // Nobody's task waits for ever, and the limit of tasks is not used up by any.
+    complete_task(&service);
+    wait("all that were begun", || {
+        let tasks = service.json(&format!("{TASKS}?limit=100"));
+        let tasks = tasks["tasks"].as_array().unwrap();
+        assert!(!tasks.is_empty() && tasks.len() <= 25);
+        tasks.iter().all(|task| task["status"] == "COMPLETED")
+    });
+}
+
+#[test]
 fn numbers_tell_what_a_task_did_and_nothing_that_clients_made_up() {
     let (_place, service) = serve(6, &[], &[]);
     let before = Numbers::of_server(&service);

@@ -302,11 +302,7 @@ fn marks([vector, crop]: &[Vec<u8>; 2]) -> [Vec<u8>; 3] {
         packed.extend(number.iter().rev());
     }
     let middle = crop.len() / 2;
-    [
-        telling.concat(),
-        packed,
-        crop[middle..middle + 16].to_vec(),
-    ]
+    [telling.concat(), packed, crop[middle..middle + 16].to_vec()]
 }
 
 /// Which marks any file below a folder holds.

@@ -121,8 +121,14 @@ impl Place {
     }
 
     /// A network of made-up weights: the smallest detectors find something everywhere.
-    pub fn add_made_up(&mut self, flag: &str, architecture: &str, [height, width]: [usize; 2]) {
-        let encoder = flag == "--reid";
+    pub fn add_made_up(&mut self, flag: &str, architecture: &str, size: [usize; 2]) {
+        let weights = self.made_up(architecture, size);
+        self.add(&[flag, &weights]);
+    }
+
+    /// The path of such weights.
+    pub fn made_up(&self, architecture: &str, [height, width]: [usize; 2]) -> String {
+        let encoder = architecture.starts_with("osnet");
         let classes = if encoder {
             &[][..]
         } else {
@@ -142,7 +148,7 @@ impl Place {
         let metadata = [("mtmc".to_string(), metadata)].into_iter().collect();
         let tensors = made_up.tensors();
         safetensors::serialize_to_file(tensors, Some(metadata), &self.at(&name)).unwrap();
-        self.add(&[flag, &self.text(&name)]);
+        self.text(&name)
     }
 
     /// Calibrations, `calibrations`, of cameras that all show the video of PETS09-S2L1: every so many
@@ -173,12 +179,23 @@ impl Place {
 
     /// The same with more arguments.
     pub fn serve_with(&self, more: &[&str]) -> Server {
+        Server::start(self.command().args(more))
+    }
+
+    /// What a service does not start with is told on standard error.
+    pub fn refused(&self) -> String {
+        let output = self.command().output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    fn command(&self) -> Command {
         let mut command = mtmc();
         command.args(["serve", "--listen", "127.0.0.1:0"]);
-        command.args(&self.arguments).args(more);
+        command.args(&self.arguments);
         for (name, value) in &self.variables {
             command.env(name, value);
         }
-        Server::start(&mut command)
+        command
     }
 }

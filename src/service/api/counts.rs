@@ -41,7 +41,10 @@ pub fn routes() -> OpenApiRouter<SharedApp> {
 /// Times that were asked for, or their defaults, in milliseconds.
 fn window(from: Option<Timestamp>, to: Option<Timestamp>) -> Result<(i64, i64), Problem> {
     let to_ms = to.unwrap_or_else(moments::now).as_millisecond();
-    let from_ms = from.map_or(to_ms.saturating_sub(DAY_MS), |from| from.as_millisecond());
+    let from_ms = from.map_or(
+        to_ms.saturating_sub(DAY_MS),
+        jiff::Timestamp::as_millisecond,
+    );
     if from_ms >= to_ms {
         return Err(Problem::invalid("from: must be before `to`"));
     }

@@ -158,8 +158,8 @@ async fn people(
     let filter = PeopleFilter {
         environment_id: query.environment_id,
         task_id: query.task_id,
-        from_ms: query.from.map(|from| from.as_millisecond()),
-        to_ms: query.to.map(|to| to.as_millisecond()),
+        from_ms: query.from.map(jiff::Timestamp::as_millisecond),
+        to_ms: query.to.map(jiff::Timestamp::as_millisecond),
         merged: query.merged,
         cursor: query.cursor,
         limit,

@@ -229,7 +229,7 @@ async fn list(
         )));
     }
     let filter = TaskFilter {
-        status: query.status.map(|status| status.word()),
+        status: query.status.map(TaskStatus::word),
         environment_id: query.environment_id,
         route: Some(kind.name().to_string()),
         cursor: query.cursor,

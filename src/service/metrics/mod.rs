@@ -1,8 +1,8 @@
 //! What the service counts, for monitoring: Prometheus' text format at `/metrics`.
 //!
 //! Requests are counted as they come ([`http`]). Everything else is collected when it is asked for:
-//! the counters of running tasks and the totals of those that ended ([`runs`]), the process
-//! ([`process`]), memory and tasks. Labels are few and known in advance: environments and cameras of
+//! the counters of running tasks and the totals of those that ended, the process
+//! itself, memory and tasks. Labels are few and known in advance: environments and cameras of
 //! the catalog, routes as they are written in the program. Nothing that a client sends becomes one.
 
 mod family;

@@ -73,6 +73,10 @@ fn number(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[expect(
+    clippy::single_range_in_vec_init,
+    reason = "one part is a list of one range"
+)]
 mod tests {
     use proptest::prelude::*;
 

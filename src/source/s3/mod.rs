@@ -4,7 +4,7 @@
 //! order of their keys with the numbers that the same images have in a folder
 //! ([`FolderSource`](super::FolderSource)). What fails in passing is tried again, with pauses that
 //! grow and are cut by chance, until a deadline. An object that is missing, empty, broken, too
-//! large or refused is skipped and counted with its key and its [`SkipKind`]; a store that cannot
+//! large or refused is skipped and counted with its key and its [`SkipKind`](crate::source::SkipKind); a store that cannot
 //! be reached is an error, after which [`FrameSource::reopen`] goes on with the frame that was due.
 //!
 //! ```no_run
