@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
+use crate::ops::cpu::pixels::spread;
 use crate::{BBox, Description, Error, Interpolation, ResizeMode, Result};
 
 mod crop;
@@ -229,14 +230,14 @@ impl Preprocessor {
     /// Interleaved bytes to planes of `(value / 255 - mean) / std`, rounded in PyTorch's order.
     fn normalise(&self, image: &RgbImage, planes: &mut [f32]) {
         let pixels = (self.width * self.height) as usize;
-        for (channel, plane) in planes.chunks_exact_mut(pixels).enumerate() {
+        let table = |channel: usize| {
             let (mean, std) = (self.mean[channel], self.std[channel]);
-            let table: [f32; 256] = std::array::from_fn(|v| (v as f32 / 255.0 - mean) / std);
-            let values = image.as_raw().iter().skip(channel).step_by(3);
-            for (out, &value) in plane.iter_mut().zip(values) {
-                *out = table[usize::from(value)];
-            }
-        }
+            std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std)
+        };
+        let (red, rest) = planes.split_at_mut(pixels);
+        let (green, blue) = rest.split_at_mut(pixels);
+        let tables = std::array::from_fn(table);
+        spread([red, green, blue], image.as_raw(), &tables);
     }
 }
 

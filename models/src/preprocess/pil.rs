@@ -5,6 +5,9 @@
 
 use image::RgbImage;
 
+use super::opencv::row_and_more;
+use crate::ops::cpu::pixels::{Span, sum_columns, sum_rows};
+
 /// Bits behind the point of a weight: 32 less 8 of the pixel and 2 for overshoot.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 
@@ -36,17 +39,12 @@ impl Filter {
     }
 }
 
-/// Weights of the source positions `start..start + weights.len()` for one target position.
-struct Window {
-    start: usize,
-    weights: Vec<i32>,
-}
-
-fn windows(source: u32, target: u32, filter: Filter) -> Vec<Window> {
+/// For each target position the source positions that it is made of, which are `unit` apart.
+fn spans(source: u32, target: u32, filter: Filter, unit: usize) -> Vec<Span> {
     let scale = f64::from(source) / f64::from(target);
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
-    let mut windows = Vec::with_capacity(target as usize);
+    let mut spans = Vec::with_capacity(target as usize);
     for position in 0..target {
         let center = (f64::from(position) + 0.5) * scale;
         // As Pillow rounds: half up, by truncation after adding a half.
@@ -60,9 +58,12 @@ fn windows(source: u32, target: u32, filter: Filter) -> Vec<Window> {
             .iter()
             .map(|w| (w / sum * f64::from(1 << PRECISION_BITS)).round() as i32)
             .collect();
-        windows.push(Window { start, weights });
+        spans.push(Span {
+            at: start * unit,
+            weights,
+        });
     }
-    windows
+    spans
 }
 
 /// Resizes to `width` × `height`. The image and the target must have pixels.
@@ -89,45 +90,26 @@ pub(super) fn rows_first(source: (u32, u32), target: (u32, u32)) -> bool {
     rows > 0 && rows > 2 * columns
 }
 
-fn to_byte(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
-const HALF: i32 = 1 << (PRECISION_BITS - 1);
-
 fn resize_columns(image: &RgbImage, width: u32, filter: Filter) -> RgbImage {
-    let windows = windows(image.width(), width, filter);
-    let source_row = image.width() as usize * 3;
-    let mut output = Vec::with_capacity((width * image.height()) as usize * 3);
-    for source in image.as_raw().chunks_exact(source_row) {
-        for window in &windows {
-            let mut sums = [HALF; 3];
-            let pixels = source[window.start * 3..].chunks_exact(3);
-            for (pixel, &weight) in pixels.zip(&window.weights) {
-                for (sum, &value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(value) * weight;
-                }
-            }
-            output.extend(sums.map(to_byte));
-        }
+    let spans = spans(image.width(), width, filter, 3);
+    let row = width as usize * 3;
+    let mut output = vec![0_u8; row * image.height() as usize + 1];
+    for y in 0..image.height() as usize {
+        // Its last byte is the next row's first, which comes after it.
+        let line = &mut output[y * row..=(y + 1) * row];
+        sum_columns(line, &row_and_more(image, y), &spans, PRECISION_BITS);
     }
+    output.pop();
     RgbImage::from_raw(width, image.height(), output).unwrap_or_default()
 }
 
 fn resize_rows(image: &RgbImage, height: u32, filter: Filter) -> RgbImage {
-    let windows = windows(image.height(), height, filter);
     let row = image.width() as usize * 3;
-    let mut sums = vec![HALF; row];
-    let mut output = Vec::with_capacity(row * height as usize);
-    for window in &windows {
-        sums.fill(HALF);
-        let lines = image.as_raw()[window.start * row..].chunks_exact(row);
-        for (line, &weight) in lines.zip(&window.weights) {
-            for (sum, &value) in sums.iter_mut().zip(line) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        output.extend(sums.iter().map(|&sum| to_byte(sum)));
+    let spans = spans(image.height(), height, filter, row);
+    let mut output = vec![0_u8; row * height as usize];
+    for (line, span) in output.chunks_exact_mut(row).zip(&spans) {
+        let rows = &image.as_raw()[span.at..];
+        sum_rows(line, rows, &span.weights, PRECISION_BITS);
     }
     RgbImage::from_raw(image.width(), height, output).unwrap_or_default()
 }

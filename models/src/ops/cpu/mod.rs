@@ -11,7 +11,7 @@ pub mod linear;
 pub mod math;
 pub mod norm;
 pub mod panels;
-
+pub mod pixels;
 pub mod pool;
 pub mod product;
 mod simd;

@@ -1,0 +1,62 @@
+//! What comes before a detector's forward pass: a 1920×1080 frame to its input, on one thread.
+//!
+//! ```text
+//! cargo bench -p mtmc-models --bench preprocess
+//! ```
+
+#![allow(clippy::print_stdout)]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use candle_core::Device;
+use mtmc_models::Description;
+use mtmc_models::Interpolation::{OpencvBilinear, PilBicubic, PilBilinear};
+use mtmc_models::ResizeMode::{Letterbox, Stretch};
+use mtmc_models::preprocess::Preprocessor;
+use mtmc_models::testing::{made_up_description, made_up_image};
+
+/// Seconds that each case runs at least.
+const SECONDS: f64 = 1.0;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    mtmc_models::ops::set_threads(1)?;
+    let frame = made_up_image(1920, 1080, 1);
+    let cases = [
+        ("as OpenCV, stretched", 640, Stretch, OpencvBilinear),
+        ("as OpenCV, letterbox", 640, Letterbox, OpencvBilinear),
+        ("as Pillow, stretched", 640, Stretch, PilBilinear),
+        ("as Pillow, stretched", 416, Stretch, PilBilinear),
+        ("as Pillow, bicubic", 416, Stretch, PilBicubic),
+    ];
+    for (name, side, resize, interpolation) in cases {
+        let description = Description {
+            input_width: side,
+            input_height: side,
+            resize,
+            interpolation,
+            ..made_up_description("rtdetr-l")
+        };
+        let preprocessor = Preprocessor::new(&description).trimmed((1920, 1080), 32)?;
+        let (width, height) = preprocessor.input();
+        let (fastest, median) = times(|| {
+            let _ = black_box(preprocessor.batch(&[black_box(&frame)], &Device::Cpu));
+        });
+        println!("{name}, {width}x{height}: fastest {fastest:.2} ms, median {median:.2} ms");
+    }
+    Ok(())
+}
+
+/// Milliseconds of a run, the fastest and the median.
+fn times(mut run: impl FnMut()) -> (f64, f64) {
+    run();
+    let mut times = Vec::new();
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < SECONDS || times.len() < 5 {
+        let start = Instant::now();
+        run();
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    (times[0], times[times.len() / 2])
+}
