@@ -1,7 +1,7 @@
 //! Crops a second of the encoders, network alone and from frames on, with made-up weights.
 //!
 //! ```text
-//! cargo bench -p mtmc-models --bench encoders -- [ARCHITECTURE …] [BATCH …] [threads=N] [bf16]
+//! cargo bench -p mtmc-models --bench encoders -- [ARCHITECTURE …] [BATCH …] [threads=N] [bf16] [profile]
 //! python tests/oracle/encoder_speed.py …   # the same for PyTorch and ONNX Runtime
 //! ```
 
@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use mtmc_models::network::is_embedder;
+use mtmc_models::ops::profile;
 use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
 use mtmc_models::{BBox, Crop, Description, Embedder, LoadedEmbedder, expected_tensors};
 
@@ -21,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut names = Vec::new();
     let mut batches = Vec::new();
     let mut threads = std::thread::available_parallelism()?.get();
-    let mut dtype = DType::F32;
+    let (mut dtype, mut profile) = (DType::F32, false);
     for argument in std::env::args().skip(1) {
         if let Ok(batch) = argument.parse::<usize>() {
             batches.push(batch);
@@ -29,6 +30,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             threads = count.parse()?;
         } else if argument == "bf16" {
             dtype = DType::BF16;
+        } else if argument == "profile" {
+            profile = true;
         } else if is_embedder(&argument) {
             names.push(argument);
         }
@@ -45,6 +48,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let embedder = embedder(&name, dtype)?;
         for &batch in &batches {
             network(&name, &embedder, batch)?;
+            if profile {
+                layers(&embedder, batch)?;
+                continue;
+            }
             whole(&name, &embedder, batch)?;
         }
     }
@@ -68,6 +75,23 @@ fn network(name: &str, embedder: &LoadedEmbedder, batch: usize) -> mtmc_models::
         embedder.network().forward(&input)?;
         Ok(())
     })
+}
+
+/// Where a pass goes, layer by layer.
+fn layers(embedder: &LoadedEmbedder, batch: usize) -> mtmc_models::Result<()> {
+    let input = Tensor::rand(-2.0_f32, 2.0, (batch, 3, 256, 128), &Device::Cpu)?;
+    profile::start();
+    embedder.network().forward(&input)?;
+    for sum in profile::sums(&profile::stop()) {
+        println!(
+            "{:8.2} ms {:7.1} GFLOP/s {:3} times {}",
+            sum.seconds * 1e3,
+            sum.operations / sum.seconds / 1e9,
+            sum.count,
+            sum.layer
+        );
+    }
+    Ok(())
 }
 
 fn whole(name: &str, embedder: &LoadedEmbedder, batch: usize) -> mtmc_models::Result<()> {

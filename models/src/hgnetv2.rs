@@ -7,7 +7,7 @@
 use candle_core::{DType, Module, Result, Tensor};
 
 use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
-use crate::ops::{Window, max_pool2d};
+use crate::ops::max_of_four;
 
 /// Sizes of one stage.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,34 +157,11 @@ impl HgNetV2 {
     }
 }
 
-/// One number times the activations plus another: `lab.scale` and `lab.bias`, each `[1]`.
-enum Affine {
-    Numbers { scale: f64, bias: f64 },
-    Tensors { scale: Tensor, bias: Tensor },
-}
-
-impl Affine {
-    fn new(params: &Params) -> Result<Self> {
-        let scale = params.get(1, "scale")?;
-        let bias = params.get(1, "bias")?;
-        if params.mode().is_plain() {
-            return Ok(Self::Tensors { scale, bias });
-        }
-        let number = |x: Tensor| x.to_dtype(DType::F32)?.squeeze(0)?.to_scalar::<f32>();
-        Ok(Self::Numbers {
-            scale: f64::from(number(scale)?),
-            bias: f64::from(number(bias)?),
-        })
-    }
-}
-
-impl Module for Affine {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Numbers { scale, bias } => x.affine(*scale, *bias),
-            Self::Tensors { scale, bias } => x.broadcast_mul(scale)?.broadcast_add(bias),
-        }
-    }
+/// One number times the activations plus another: `lab.scale` and `lab.bias`, each `[1]`; for
+/// training alone.
+struct Affine {
+    scale: Tensor,
+    bias: Tensor,
 }
 
 /// Convolution `conv`, batch norm `bn`, and, after an activation, the affine block `lab` of the
@@ -196,32 +173,48 @@ struct ConvLayer {
 
 impl ConvLayer {
     fn new(conv: Conv, affine: bool, params: &Params) -> Result<Self> {
-        let affine = if affine && conv.activation != Activation::Identity {
-            Some(Affine::new(&params.pp("lab"))?)
-        } else {
-            None
-        };
+        let layer = ConvNormAct::with_norm(conv, params, "bn")?;
+        if !affine || conv.activation == Activation::Identity {
+            return Ok(Self {
+                conv: layer,
+                affine: None,
+            });
+        }
+        let params = params.pp("lab");
+        let (scale, bias) = (params.get(1, "scale")?, params.get(1, "bias")?);
+        if params.mode().is_plain() {
+            return Ok(Self {
+                conv: layer,
+                affine: Some(Affine { scale, bias }),
+            });
+        }
+        let number = |x: Tensor| x.to_dtype(DType::F32)?.squeeze(0)?.to_scalar::<f32>();
         Ok(Self {
-            conv: ConvNormAct::with_norm(conv, params, "bn")?,
-            affine,
+            conv: layer.scaled(number(scale)?, number(bias)?)?,
+            affine: None,
         })
     }
 
     fn relu(conv: Conv, affine: bool, params: &Params) -> Result<Self> {
         Self::new(conv.activation(Activation::Relu), affine, params)
     }
-}
 
-impl ConvLayer {
     /// The layer on the channels of all `parts`.
-    fn forward_parts(&self, parts: &[Tensor]) -> Result<Tensor> {
-        let parts: Vec<&Tensor> = parts.iter().collect();
-        self.finish(self.conv.forward_parts(&parts)?)
+    fn forward_parts(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        self.finish(self.conv.forward_parts(parts)?)
+    }
+
+    /// The layer plus `added`.
+    fn forward_sum(&self, x: &Tensor, added: &Tensor) -> Result<Tensor> {
+        if self.affine.is_some() {
+            return self.forward(x)? + added;
+        }
+        self.conv.forward_sum(&[x], added, false)
     }
 
     fn finish(&self, y: Tensor) -> Result<Tensor> {
         match &self.affine {
-            Some(affine) => affine.forward(&y),
+            Some(Affine { scale, bias }) => y.broadcast_mul(scale)?.broadcast_add(bias),
             None => Ok(y),
         }
     }
@@ -245,7 +238,8 @@ impl Stem {
     fn new(config: &HgNetV2Config, params: &Params) -> Result<Self> {
         let (middle, output) = config.stem;
         let layer = |name: &str, conv| ConvLayer::relu(conv, config.affine, &params.pp(name));
-        let two = |input, output| Conv::new(input, output, 2).padding(0);
+        // Even kernels keep the size by a row and a column of zeros at the far ends.
+        let two = |input, output| Conv::new(input, output, 2).padding(0).far(1);
         Ok(Self {
             stem1: layer("stem1", Conv::new(3, middle, 3).stride(2))?,
             stem2a: layer("stem2a", two(middle, middle / 2))?,
@@ -256,18 +250,11 @@ impl Stem {
     }
 
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        // Even kernels keep the size by a row and a column of zeros at the far ends.
-        let pad = |x: &Tensor| x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1);
-        let x = pad(&self.stem1.forward(images)?)?;
-        let branch = self.stem2a.forward(&x)?;
-        let branch = self.stem2b.forward(&pad(&branch)?)?;
-        let pool = Window {
-            kernel: 2,
-            stride: 1,
-            padding: 0,
-        };
-        let x = Tensor::cat(&[&max_pool2d(&x, pool)?, &branch], 1)?;
-        self.stem4.forward(&self.stem3.forward(&x)?)
+        let x = self.stem1.forward(images)?;
+        let branch = self.stem2b.forward(&self.stem2a.forward(&x)?)?;
+        let pooled = max_of_four(&x)?;
+        let x = self.stem3.forward_parts(&[&pooled, &branch])?;
+        self.stem4.forward(&x)
     }
 }
 
@@ -381,8 +368,13 @@ impl Module for Block {
             outputs.push(y.clone());
         }
         let [squeeze, excite] = &self.aggregation;
-        let y = excite.forward(&squeeze.forward_parts(&outputs)?)?;
-        if self.residual { y + x } else { Ok(y) }
+        let outputs: Vec<&Tensor> = outputs.iter().collect();
+        let y = squeeze.forward_parts(&outputs)?;
+        if self.residual {
+            excite.forward_sum(&y, x)
+        } else {
+            excite.forward(&y)
+        }
     }
 }
 

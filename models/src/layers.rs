@@ -118,6 +118,8 @@ pub struct Conv {
     pub stride: usize,
     /// Zeros around the input, in pixels.
     pub padding: usize,
+    /// Further rows and columns of zeros at the far ends: even kernels keep the size by one.
+    pub far: usize,
     /// Channel groups; equal to `input` for a depthwise convolution.
     pub groups: usize,
     /// What follows.
@@ -133,6 +135,7 @@ impl Conv {
             kernel,
             stride: 1,
             padding: (kernel - 1) / 2,
+            far: 0,
             groups: 1,
             activation: Activation::Identity,
         }
@@ -156,6 +159,11 @@ impl Conv {
         Self { padding, ..self }
     }
 
+    /// The same with further zeros at the far ends.
+    pub fn far(self, far: usize) -> Self {
+        Self { far, ..self }
+    }
+
     /// The same with another number of groups.
     pub fn groups(self, groups: usize) -> Self {
         Self { groups, ..self }
@@ -164,6 +172,24 @@ impl Conv {
     /// The same followed by an activation.
     pub fn activation(self, activation: Activation) -> Self {
         Self { activation, ..self }
+    }
+
+    /// Rows and columns of the output for those of the input; `None` where the kernel is larger.
+    pub fn output_size(&self, height: usize, width: usize) -> Option<(usize, usize)> {
+        let side = |size: usize| {
+            let places = (size + 2 * self.padding + self.far).checked_sub(self.kernel)?;
+            Some(places / self.stride + 1)
+        };
+        Some((side(height)?, side(width)?))
+    }
+
+    /// `x` with its zeros at the far ends, and the convolution that is left for that.
+    pub(crate) fn with_far_zeros(&self, x: &Tensor) -> Result<(Tensor, Self)> {
+        if self.far == 0 {
+            return Ok((x.clone(), *self));
+        }
+        let padded = x.pad_with_zeros(2, 0, self.far)?;
+        Ok((padded.pad_with_zeros(3, 0, self.far)?, self.far(0)))
     }
 
     /// Shape of the weight: `[output, input / groups, kernel, kernel]`.
@@ -284,6 +310,37 @@ impl ConvNormAct {
         }
     }
 
+    /// [`ConvNormAct::forward_parts`] plus `added`, which has the shape of the result; `relu` makes
+    /// zeros of what is then below zero.
+    ///
+    /// # Errors
+    /// The shapes do not fit, or the device fails.
+    pub fn forward_sum(&self, parts: &[&Tensor], added: &Tensor, relu: bool) -> Result<Tensor> {
+        if let ConvForm::Fused(conv) = &self.form {
+            return conv.forward_sum(parts, added, relu);
+        }
+        let y = self.forward_parts(parts)?;
+        if relu {
+            ops::add_relu(&y, added)
+        } else {
+            y + added
+        }
+    }
+
+    /// The same with what the activation gives multiplied by `scale`, and `shift` added; only for
+    /// inference.
+    ///
+    /// # Errors
+    /// The layer was built for training.
+    pub fn scaled(self, scale: f32, shift: f32) -> Result<Self> {
+        match self.form {
+            ConvForm::Fused(conv) => Ok(Self {
+                form: ConvForm::Fused(conv.scaled(scale, shift)),
+            }),
+            ConvForm::Plain { .. } => candle_core::bail!("layers for training scale by tensors"),
+        }
+    }
+
     /// An inference convolution from weights that are final already.
     ///
     /// # Errors
@@ -307,6 +364,7 @@ impl Module for ConvNormAct {
                 norm,
                 training,
             } => {
+                let (x, conv) = &conv.with_far_zeros(x)?;
                 let quick = *training && ops::training::takes(x, conv);
                 if quick && let Some(norm) = norm.as_ref().and_then(learnt_norm) {
                     return ops::training::conv_norm(x, weight, &norm, conv);

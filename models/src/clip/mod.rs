@@ -337,7 +337,7 @@ impl Norms {
 
 impl EmbeddingNetwork for ClipVit {
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        self.vectors(images, None)
+        crate::ops::on_threads(images, || self.vectors(images, None))
     }
 
     fn dim(&self) -> usize {

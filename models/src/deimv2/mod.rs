@@ -17,7 +17,9 @@ use candle_core::{Result, Tensor};
 
 use crate::detect::{DetrNetwork, DetrOutput};
 use crate::hgnetv2::{HgNetV2, HgNetV2Config};
+
 use crate::layers::Params;
+use crate::ops::on_threads;
 
 pub use decoder::{Decoder, DecoderConfig, DecoderTrace, weighting_function};
 pub use encoder::{Encoder, EncoderConfig, EncoderKind};
@@ -138,7 +140,7 @@ impl Deimv2 {
 
 impl DetrNetwork for Deimv2 {
     fn forward(&self, images: &Tensor) -> Result<DetrOutput> {
-        let trace = self.trace(images)?;
+        let trace = on_threads(images, || self.trace(images))?;
         Ok(DetrOutput {
             logits: trace.decoder.logits,
             boxes: trace.decoder.boxes,

@@ -4,7 +4,8 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::{cpu, reference, training};
+use super::planes::{fused, with_numbers};
+use super::{cpu, profile, reference, training};
 
 /// Square windows of a pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,31 @@ impl CustomOp1 for CpuMaxPool {
         let shape = Shape::from((batch, channels, rows, columns));
         Ok((CpuStorage::F32(output), shape))
     }
+}
+
+/// The largest of every number of the planes and its neighbours to the right, below, and both;
+/// beyond the far ends lie zeros, which count.
+///
+/// # Errors
+/// `x` has other than four dimensions, or the device fails.
+pub fn max_of_four(x: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = x.dims4()?;
+    if !fused(&[x]) || height * width == 0 {
+        let window = Window {
+            kernel: 2,
+            stride: 1,
+            padding: 0,
+        };
+        let padded = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
+        return max_pool2d(&padded, window);
+    }
+    let describe = || (format!("largest of four, {:?}", x.dims()), 0.0);
+    let output = profile::timed(describe, || {
+        with_numbers(&[x], |numbers| {
+            cpu::pool::max_of_four(numbers[0], height, width)
+        })
+    })?;
+    Tensor::from_vec(output, (batch, channels, height, width), x.device())
 }
 
 #[cfg(test)]
@@ -165,6 +191,18 @@ mod tests {
             let gradients = loss.backward().unwrap();
             let found = numbers(gradients.get(&x).unwrap());
             assert_eq!(found, expected, "{window:?}");
+        }
+    }
+
+    // The plain version pads with zeros and pools.
+    #[test]
+    fn largest_of_four_counts_zeros_beyond_the_ends() {
+        for (height, width) in [(1, 1), (1, 5), (4, 1), (7, 33)] {
+            let x = (planes(height, width) - 0.5).unwrap();
+            let tracked = Var::from_tensor(&x).unwrap();
+            let expected = max_of_four(tracked.as_tensor()).unwrap();
+            assert_eq!(expected.dims(), x.dims());
+            assert_eq!(numbers(&max_of_four(&x).unwrap()), numbers(&expected));
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::cpu::block::{Block, COLUMNS, Factors, Precision, ROWS, multiply};
+use super::cpu::block::{Block, COLUMNS, Factors, Operands, Precision, ROWS, Unit, multiply_block};
 
 /// One run of one layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,9 +99,7 @@ pub fn peak(precision: Precision) -> Option<f64> {
     /// Steps of a sum: a panel of them takes 12 KiB.
     const STEPS: usize = 64;
     const ROUNDS: usize = 2000;
-    if !precision.available() {
-        return None;
-    }
+    let unit = Unit::of(precision)?;
     let panel = [0; STEPS * COLUMNS];
     let factors = [0; STEPS * ROWS];
     let mut sums: Block = [[0.0; COLUMNS]; ROWS];
@@ -110,8 +108,12 @@ pub fn peak(precision: Precision) -> Option<f64> {
     for _ in 0..20 {
         let start = Instant::now();
         for _ in 0..ROUNDS {
-            let factors = Factors::Packed(std::hint::black_box(&factors));
-            multiply(precision, &mut sums, &panel, factors, STEPS, COLUMNS);
+            let operands = Operands {
+                panel: &panel,
+                factors: Factors::Packed(std::hint::black_box(&factors)),
+                steps: STEPS,
+            };
+            multiply_block(unit, &operands, &mut sums);
             std::hint::black_box(&sums);
         }
         best = best.min(start.elapsed().as_secs_f64() / ROUNDS as f64);

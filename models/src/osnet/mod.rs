@@ -16,7 +16,7 @@ use crate::embed::EmbeddingNetwork;
 use crate::layers::{
     Activation, Conv, ConvNormAct, InstanceNorm, LinearNormAct, Params, Precision, forward_all,
 };
-use crate::ops::{Window, halve, max_pool2d, plane_means};
+use crate::ops::{Window, halve, max_pool2d, on_threads, plane_means};
 
 use block::{Block, BlockConfig, conv_relu};
 
@@ -135,8 +135,8 @@ impl OsNet {
     }
 }
 
-impl EmbeddingNetwork for OsNet {
-    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+impl OsNet {
+    fn vectors(&self, images: &Tensor) -> Result<Tensor> {
         let pool = Window {
             kernel: 3,
             stride: 2,
@@ -147,6 +147,12 @@ impl EmbeddingNetwork for OsNet {
             x = stage.forward(&x)?;
         }
         self.fc.forward(&plane_means(&self.last.forward(&x)?)?)
+    }
+}
+
+impl EmbeddingNetwork for OsNet {
+    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        on_threads(images, || self.vectors(images))
     }
 
     fn dim(&self) -> usize {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::embed::EmbeddingNetwork;
 use crate::layers::Params;
+use crate::ops::on_threads;
 use crate::{Description, Variant};
 
 pub use backbone::Backbone;
@@ -207,7 +208,7 @@ impl ResNet50 {
 
 impl EmbeddingNetwork for ResNet50 {
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        self.finish(&self.pooled(images)?)
+        on_threads(images, || self.finish(&self.pooled(images)?))
     }
 
     fn dim(&self) -> usize {

@@ -17,7 +17,9 @@ use candle_core::{Result, Tensor};
 
 use crate::detect::{DetrNetwork, DetrOutput};
 use crate::hgnetv2::{HgNetV2, HgNetV2Config};
+
 use crate::layers::{Conv, ConvNormAct, Params};
+use crate::ops::on_threads;
 
 pub use decoder::{Decoder, DecoderConfig, DecoderTrace};
 pub(crate) use decoder::{candidates, flatten_levels, inverse_sigmoid, pick};
@@ -157,7 +159,7 @@ impl RtDetr {
 
 impl DetrNetwork for RtDetr {
     fn forward(&self, images: &Tensor) -> Result<DetrOutput> {
-        let trace = self.trace(images)?;
+        let trace = on_threads(images, || self.trace(images))?;
         Ok(DetrOutput {
             logits: trace.decoder.logits,
             boxes: trace.decoder.boxes,

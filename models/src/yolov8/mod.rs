@@ -16,6 +16,7 @@ use candle_core::{Module, Result, Tensor};
 
 use crate::detect::{DenseNetwork, DenseOutput};
 use crate::layers::Params;
+use crate::ops::on_threads;
 use crate::ops::upsample_nearest;
 
 pub use blocks::{C2f, ConvBlock, Sppf};
@@ -103,8 +104,10 @@ impl YoloV8 {
 
 impl DenseNetwork for YoloV8 {
     fn forward(&self, images: &Tensor) -> Result<DenseOutput> {
-        let levels = self.neck.forward(&self.backbone(images)?)?;
-        self.head.forward(&levels)
+        on_threads(images, || {
+            let levels = self.neck.forward(&self.backbone(images)?)?;
+            self.head.forward(&levels)
+        })
     }
 }
 

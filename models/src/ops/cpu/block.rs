@@ -1,10 +1,14 @@
 //! Register blocks of matrix products: eight rows of factors by up to 48 columns, in f32 or in
-//! bfloat16 with f32 sums. Sums stay in registers while both operands pass by.
+//! bfloat16 with f32 sums. Sums stay in registers while both operands pass by; bias, activation and
+//! what is added follow before they are stored.
 //!
 //! Every sum is taken in one order, from the first step to the last, whatever is computed beside
 //! it: no bit of a result depends on batches, tiles or threads.
 
 #![allow(unsafe_code)] // vector instructions
+
+use super::finish::End;
+use super::simd::{self, Level};
 
 /// Rows of a block: output channels of a convolution, rows of a linear layer.
 pub const ROWS: usize = 8;
@@ -12,7 +16,9 @@ pub const ROWS: usize = 8;
 /// Columns of a panel: three AVX-512 vectors.
 pub const COLUMNS: usize = 48;
 
-const LANES: usize = 16;
+/// Steps that a panel takes through a block at once: it stays in the first-level cache, 24 KiB, while
+/// all rows pass by.
+pub const STEPS: usize = 128;
 
 /// The sums of a block.
 pub type Block = [[f32; COLUMNS]; ROWS];
@@ -31,7 +37,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Precision that `depth` numbers of a sum take.
+    /// Words that `depth` numbers of a sum take.
     pub fn steps(self, depth: usize) -> usize {
         match self {
             Self::F32 => depth,
@@ -41,22 +47,24 @@ impl Precision {
 
     /// Whether the machine has the registers, and the instructions, for blocks of these.
     pub fn available(self) -> bool {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let vectors = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq");
-            match self {
-                Self::F32 => vectors,
-                Self::Bf16 => vectors && is_x86_feature_detected!("avx512bf16"),
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            false
+        self.available_at(simd::level())
+    }
+
+    /// Whether vector units of `level` of this machine have them.
+    pub(crate) fn available_at(self, level: Level) -> bool {
+        match self {
+            Self::F32 => level > Level::Plain,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16 => level == Level::Avx512 && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Bf16 => false,
         }
     }
+}
+
+/// Equal parts, each of at most [`STEPS`], that `steps` are taken in: their length.
+pub fn part_of(steps: usize) -> usize {
+    steps.div_ceil(steps.div_ceil(STEPS).max(1)).max(1)
 }
 
 /// The factors that a panel is multiplied by.
@@ -69,28 +77,95 @@ pub enum Factors<'a> {
     Rows {
         /// From the first row's first word on.
         words: &'a [u32],
-        /// Precision from one row to the next.
+        /// Words from one row to the next.
         pitch: usize,
         /// How many rows there are, at least one; at most [`ROWS`] are used.
         count: usize,
     },
 }
 
-/// Sums of the products of a panel, `[steps, COLUMNS]`, with rows of factors: the first `columns`
-/// of each row of `output`, or a few more.
+/// What is multiplied.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    /// `[steps, COLUMNS]`.
+    pub panel: &'a [u32],
+    /// The other side.
+    pub factors: Factors<'a>,
+    /// Words of a sum.
+    pub steps: usize,
+}
+
+/// Where the sums of a block go.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// The first number of the first row.
+    pub start: *mut f32,
+    /// Numbers from one row to the next.
+    pub pitch: usize,
+    /// Rows that exist, at most [`ROWS`].
+    pub rows: usize,
+    /// Columns that exist, at most [`COLUMNS`].
+    pub columns: usize,
+    /// Sums go on from what is there.
+    pub resumed: bool,
+}
+
+impl Target {
+    /// All of a block, anew.
+    pub fn block(block: &mut Block, rows: usize, columns: usize) -> Self {
+        Self {
+            start: block.as_mut_ptr().cast(),
+            pitch: COLUMNS,
+            rows,
+            columns,
+            resumed: false,
+        }
+    }
+}
+
+/// Numbers of a precision by vector units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unit {
+    /// What is multiplied.
+    pub precision: Precision,
+    /// By which units.
+    pub level: Level,
+}
+
+impl Unit {
+    /// That of the machine, where there are blocks for it.
+    pub fn of(precision: Precision) -> Option<Self> {
+        Self::at(precision, simd::level())
+    }
+
+    /// That of units which the machine has, where there are blocks for it.
+    pub fn at(precision: Precision, level: Level) -> Option<Self> {
+        let level = level.min(simd::machine());
+        let available = precision.available_at(level);
+        available.then_some(Self { precision, level })
+    }
+}
+
+/// Sums of the products of a panel with rows of factors, into `target`, with `end` where these are
+/// the last steps.
+///
+/// # Safety
+/// Rows and columns of `target` may be written by this thread alone, and hold numbers if sums go
+/// on; what `end` adds is as large.
 ///
 /// # Panics
-/// If an operand is too short, `columns` is more than a panel has, or the machine has no such
-/// blocks.
-pub fn multiply(
-    words: Precision,
-    output: &mut Block,
-    panel: &[u32],
-    factors: Factors<'_>,
-    steps: usize,
-    columns: usize,
-) {
-    assert!(panel.len() >= steps * COLUMNS && columns <= COLUMNS);
+/// If an operand is too short or the target is larger than a block.
+pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end: Option<&End<'_>>) {
+    let Operands {
+        panel,
+        factors,
+        steps,
+    } = *operands;
+    assert!(panel.len() >= steps * COLUMNS);
+    assert!(target.columns <= COLUMNS && target.rows <= ROWS);
+    if target.columns == 0 || target.rows == 0 {
+        return;
+    }
     let (rows, step) = match factors {
         Factors::Packed(factors) => {
             assert!(factors.len() >= steps * ROWS);
@@ -115,31 +190,46 @@ pub fn multiply(
         let run = Run {
             panel: panel.as_ptr(),
             rows,
-            step,
             steps,
+            target,
+            end,
         };
-        let vectors = columns.div_ceil(LANES);
-        // SAFETY: whoever has packed words for blocks has asked whether the machine can multiply
-        // them; the operands hold all steps, as was just checked.
+        let vectors = target.columns.div_ceil(16);
+        // SAFETY: a unit is one that the machine has; the operands hold all steps, as was just
+        // checked; the target by this function's contract.
         unsafe {
-            match (words, vectors, step) {
-                (Precision::F32, 3, ROWS) => x86::f32_block::<3, ROWS>(output, &run),
-                (Precision::F32, 2, ROWS) => x86::f32_block::<2, ROWS>(output, &run),
-                (Precision::F32, _, ROWS) => x86::f32_block::<1, ROWS>(output, &run),
-                (Precision::F32, 3, _) => x86::f32_block::<3, 1>(output, &run),
-                (Precision::F32, 2, _) => x86::f32_block::<2, 1>(output, &run),
-                (Precision::F32, ..) => x86::f32_block::<1, 1>(output, &run),
-                (Precision::Bf16, 3, ROWS) => x86::bf16_block::<3, ROWS>(output, &run),
-                (Precision::Bf16, 2, ROWS) => x86::bf16_block::<2, ROWS>(output, &run),
-                (Precision::Bf16, _, ROWS) => x86::bf16_block::<1, ROWS>(output, &run),
-                (Precision::Bf16, 3, _) => x86::bf16_block::<3, 1>(output, &run),
-                (Precision::Bf16, 2, _) => x86::bf16_block::<2, 1>(output, &run),
-                (Precision::Bf16, ..) => x86::bf16_block::<1, 1>(output, &run),
+            match (unit.level, unit.precision, vectors, step) {
+                (Level::Avx2 | Level::Plain, _, _, ROWS) => avx2::block::<ROWS>(&run),
+                (Level::Avx2 | Level::Plain, ..) => avx2::block::<1>(&run),
+                (_, Precision::F32, 3, ROWS) => avx512::f32_block::<3, ROWS>(&run),
+                (_, Precision::F32, 2, ROWS) => avx512::f32_block::<2, ROWS>(&run),
+                (_, Precision::F32, _, ROWS) => avx512::f32_block::<1, ROWS>(&run),
+                (_, Precision::F32, 3, _) => avx512::f32_block::<3, 1>(&run),
+                (_, Precision::F32, 2, _) => avx512::f32_block::<2, 1>(&run),
+                (_, Precision::F32, ..) => avx512::f32_block::<1, 1>(&run),
+                (_, Precision::Bf16, 3, ROWS) => avx512::bf16_block::<3, ROWS>(&run),
+                (_, Precision::Bf16, 2, ROWS) => avx512::bf16_block::<2, ROWS>(&run),
+                (_, Precision::Bf16, _, ROWS) => avx512::bf16_block::<1, ROWS>(&run),
+                (_, Precision::Bf16, 3, _) => avx512::bf16_block::<3, 1>(&run),
+                (_, Precision::Bf16, 2, _) => avx512::bf16_block::<2, 1>(&run),
+                (_, Precision::Bf16, ..) => avx512::bf16_block::<1, 1>(&run),
             }
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("there are no blocks for this machine: {words:?} {output:?} {rows:?} {step}");
+    {
+        let _: ([*const u32; ROWS], usize) = (rows, step);
+        unreachable!(
+            "there are no blocks for this machine: {unit:?}, {}",
+            end.is_some()
+        );
+    }
+}
+
+/// [`multiply`] into a block, anew.
+pub fn multiply_block(unit: Unit, operands: &Operands<'_>, block: &mut Block) {
+    // SAFETY: the whole block is this thread's.
+    unsafe { multiply(unit, operands, Target::block(block, ROWS, COLUMNS), None) };
 }
 
 /// The bits of numbers.
@@ -148,25 +238,29 @@ pub fn bits(numbers: &[f32]) -> &[u32] {
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), numbers.len()) }
 }
 
-/// Operands of one block.
+/// Operands and target of one block.
 #[cfg(target_arch = "x86_64")]
-struct Run {
+struct Run<'a> {
     panel: *const u32,
     rows: [*const u32; ROWS],
-    step: usize,
     steps: usize,
+    target: Target,
+    end: Option<&'a End<'a>>,
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+mod avx512 {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512, __m512bh, __m512i, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
+        _mm512_setzero_ps, _mm512_storeu_ps,
     };
-
     use std::mem::transmute;
 
-    use super::{Block, COLUMNS, LANES, ROWS, Run};
+    use super::{COLUMNS, ROWS, Run};
+    use crate::ops::cpu::finish;
+
+    const LANES: usize = 16;
 
     /// One function for each kind of words: `$add` multiplies and adds.
     macro_rules! block {
@@ -174,14 +268,30 @@ mod x86 {
             /// `VECTORS` vectors of columns; the factors of a row are `STEP` words apart.
             ///
             /// # Safety
-            /// The panel holds `steps` times [`COLUMNS`] words, every row all its factors.
+            /// The panel holds `steps` times [`COLUMNS`] words, every row all its factors; the
+            /// target as [`super::multiply`] wants it, `VECTORS` vectors at most.
             #[target_feature(enable = $features)]
-            pub unsafe fn $name<const VECTORS: usize, const STEP: usize>(
-                output: &mut Block,
-                run: &Run,
-            ) {
-                debug_assert_eq!(run.step, STEP);
+            pub unsafe fn $name<const VECTORS: usize, const STEP: usize>(run: &Run<'_>) {
+                let target = run.target;
+                // The last vector's columns that exist.
+                let mask = u16::MAX >> (VECTORS * LANES - target.columns);
+                let masked = mask != u16::MAX;
                 let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+                if target.resumed {
+                    for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
+                        for (vector, sum) in sums.iter_mut().enumerate() {
+                            // SAFETY: what the mask leaves out is not read.
+                            *sum = unsafe {
+                                let at = target.start.add(row * target.pitch + vector * LANES);
+                                if vector + 1 == VECTORS {
+                                    _mm512_maskz_loadu_ps(mask, at)
+                                } else {
+                                    _mm512_loadu_ps(at)
+                                }
+                            };
+                        }
+                    }
+                }
                 let mut panel = run.panel;
                 let rows = run.rows;
                 for at in 0..run.steps {
@@ -206,10 +316,23 @@ mod x86 {
                         }
                     }
                 }
-                for (output, sums) in output.iter_mut().zip(&sums) {
-                    for (output, sum) in output.chunks_exact_mut(LANES).zip(sums) {
-                        // SAFETY: the chunk holds LANES numbers, stores need no alignment.
-                        unsafe { _mm512_storeu_ps(output.as_mut_ptr(), *sum) };
+                // A copy, so that the sums' own place need not be in memory.
+                let mut sums = sums;
+                if let Some(end) = run.end {
+                    // SAFETY: what is added is as large as the target.
+                    unsafe { finish::avx512::block(&mut sums, end, target.rows, mask) };
+                }
+                for (row, sums) in sums.iter().enumerate().take(target.rows) {
+                    for (vector, sum) in sums.iter().enumerate() {
+                        // SAFETY: rows and columns of the target.
+                        unsafe {
+                            let at = target.start.add(row * target.pitch + vector * LANES);
+                            if masked && vector + 1 == VECTORS {
+                                _mm512_mask_storeu_ps(at, mask, *sum);
+                            } else {
+                                _mm512_storeu_ps(at, *sum);
+                            }
+                        }
                     }
                 }
             }
@@ -219,8 +342,7 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn add_f32(sum: __m512, values: __m512, factor: __m512i) -> __m512 {
-        let factor = std::arch::x86_64::_mm512_castsi512_ps(factor);
-        _mm512_fmadd_ps(values, factor, sum)
+        _mm512_fmadd_ps(values, _mm512_castsi512_ps(factor), sum)
     }
 
     #[inline]
@@ -236,6 +358,200 @@ mod x86 {
         _mm512_dpbf16_ps(sum, values, factor)
     }
 
-    block!(f32_block, "avx512f", add_f32);
-    block!(bf16_block, "avx512f,avx512bf16", add_bf16);
+    block!(f32_block, "avx512f,avx512bw,avx512vl,avx512dq", add_f32);
+    block!(
+        bf16_block,
+        "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16",
+        add_bf16
+    );
+}
+
+/// Blocks in parts that fit sixteen registers of eight numbers: four rows by up to 24 columns.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+
+    use super::{Block, COLUMNS, ROWS, Run};
+    use crate::ops::cpu::finish;
+
+    const LANES: usize = 8;
+    /// Rows and vectors of a part.
+    const HEIGHT: usize = 4;
+    const WIDTH: usize = 3;
+
+    /// The factors of a row are `STEP` words apart.
+    ///
+    /// # Safety
+    /// As those for AVX-512, for any number of columns.
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn block<const STEP: usize>(run: &Run<'_>) {
+        let target = run.target;
+        let mut sums: Block = [[0.0; COLUMNS]; ROWS];
+        if target.resumed {
+            for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
+                // SAFETY: rows and columns of the target.
+                unsafe {
+                    let from = target.start.add(row * target.pitch);
+                    std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), target.columns);
+                }
+            }
+        }
+        for first in (0..target.rows).step_by(HEIGHT) {
+            for column in (0..target.columns).step_by(WIDTH * LANES) {
+                let vectors = (target.columns - column).div_ceil(LANES);
+                // SAFETY: by this function's contract.
+                unsafe {
+                    match vectors {
+                        1 => part::<1, STEP>(run, &mut sums, first, column),
+                        2 => part::<2, STEP>(run, &mut sums, first, column),
+                        _ => part::<3, STEP>(run, &mut sums, first, column),
+                    }
+                }
+            }
+        }
+        for (row, sums) in sums.iter().enumerate().take(target.rows) {
+            // SAFETY: rows and columns of the target; what is added is as large.
+            unsafe {
+                let to = target.start.add(row * target.pitch);
+                match run.end {
+                    Some(end) => finish::row(to, &sums[..target.columns], end, row),
+                    None => std::ptr::copy_nonoverlapping(sums.as_ptr(), to, target.columns),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn part<const VECTORS: usize, const STEP: usize>(
+        run: &Run<'_>,
+        sums: &mut Block,
+        first: usize,
+        column: usize,
+    ) {
+        let mut local = [[_mm256_setzero_ps(); VECTORS]; HEIGHT];
+        // SAFETY: a block has room for whole vectors of all columns that a panel has.
+        unsafe {
+            for (row, local) in local.iter_mut().enumerate() {
+                for (vector, sum) in local.iter_mut().enumerate() {
+                    let at = sums[first + row].as_ptr().add(column + vector * LANES);
+                    *sum = _mm256_loadu_ps(at);
+                }
+            }
+            let mut panel = run.panel.add(column).cast::<f32>();
+            let rows: [*const f32; HEIGHT] = std::array::from_fn(|row| {
+                if STEP == ROWS {
+                    run.rows[0].add(first + row).cast()
+                } else {
+                    run.rows[first + row].cast()
+                }
+            });
+            for at in 0..run.steps {
+                let values: [_; VECTORS] =
+                    std::array::from_fn(|vector| _mm256_loadu_ps(panel.add(vector * LANES)));
+                panel = panel.add(COLUMNS);
+                for row in 0..HEIGHT {
+                    let factor = _mm256_set1_ps(*rows[row].add(at * STEP));
+                    for vector in 0..VECTORS {
+                        let sum = &mut local[row][vector];
+                        *sum = _mm256_fmadd_ps(values[vector], factor, *sum);
+                    }
+                }
+            }
+            for (row, local) in local.iter().enumerate() {
+                for (vector, sum) in local.iter().enumerate() {
+                    let at = sums[first + row].as_mut_ptr().add(column + vector * LANES);
+                    _mm256_storeu_ps(at, *sum);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::finish::{Bias, Finish};
+    use super::*;
+    use crate::ops::Activation;
+
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let number = |i: u32| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32;
+        (0..count as u32)
+            .map(|i| number(i) / 8_388_608.0 - 1.0)
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(150))]
+
+        // By the definition, in double precision; in one go and in two.
+        #[test]
+        fn blocks_are_sums_of_products(
+            rows in 1..=ROWS, columns in 1..=COLUMNS, steps in 1_usize..40, cut in 0_usize..40,
+            packed: bool, wide: bool, across: bool, relu: bool, adds: bool,
+        ) {
+            let level = if wide { Level::Avx512 } else { Level::Avx2 };
+            let Some(unit) = Unit::at(Precision::F32, level) else { return Ok(()) };
+            let pitch = COLUMNS + 5;
+            let panel = numbers(steps * COLUMNS, 1);
+            // `[steps, ROWS]`, or the other way round.
+            let factors = numbers(steps * ROWS, 2);
+            let bias = numbers(COLUMNS, 3);
+            let added = numbers(ROWS * pitch, 4);
+            let mut output = vec![7.0; ROWS * pitch];
+            let finish = Finish {
+                activation: if relu { Activation::Relu } else { Activation::Silu },
+                scale: 0.7,
+                shift: -0.2,
+            };
+            let end = End {
+                bias: if across { Bias::Columns(&bias) } else { Bias::Rows(&bias) },
+                finish,
+                added: adds.then_some((added.as_ptr(), pitch)),
+                relu: adds,
+            };
+            let cut = cut.min(steps);
+            for (from, to) in [(0, cut), (cut, steps)] {
+                let factors = if packed {
+                    Factors::Packed(bits(&factors[from * ROWS..to * ROWS]))
+                } else {
+                    Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows }
+                };
+                let operands = Operands {
+                    panel: bits(&panel[from * COLUMNS..to * COLUMNS]), factors, steps: to - from,
+                };
+                let start = output.as_mut_ptr();
+                let target = Target { start, pitch, rows, columns, resumed: from > 0 };
+                if to > from {
+                    // SAFETY: the output has `pitch` numbers for every row of a block.
+                    unsafe { multiply(unit, &operands, target, (to == steps).then_some(&end)) };
+                }
+            }
+            for row in 0..ROWS {
+                for column in 0..pitch {
+                    let found = output[row * pitch + column];
+                    if row >= rows || column >= columns {
+                        prop_assert_eq!(found, 7.0);
+                        continue;
+                    }
+                    let mut sum = f64::from(bias[if across { column } else { row }]);
+                    for step in 0..steps {
+                        let at = if packed { step * ROWS + row } else { row * steps + step };
+                        sum += f64::from(panel[step * COLUMNS + column]) * f64::from(factors[at]);
+                    }
+                    let active = if relu { sum.max(0.0) } else { sum / (1.0 + (-sum).exp()) };
+                    let mut expected = active * 0.7 - 0.2;
+                    if adds {
+                        expected = (expected + f64::from(added[row * pitch + column])).max(0.0);
+                    }
+                    prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
+                }
+            }
+        }
+    }
 }

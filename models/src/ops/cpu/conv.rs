@@ -1,20 +1,22 @@
-//! Convolution, channels first. Depthwise ones run plane by plane. Where the machine has AVX-512,
-//! dense ones are filtered with fewer products if they are 3×3 at stride 1 ([`Winograd`]), are matrix
-//! products if they are 1×1 or have many outputs ([`Product`]), and run directly otherwise
-//! ([`direct`]); elsewhere
-//! as tiles of im2col that stay in the cache, each multiplied by the weights and finished (bias,
-//! activation) while it is warm.
+//! Convolution, channels first. Depthwise ones run plane by plane. Dense ones are filtered with fewer
+//! products if they are 3×3 at stride 1 ([`Winograd`]), are matrix products if they are 1×1 or have
+//! many outputs ([`Product`]), and run directly otherwise ([`direct`]); where the machine has no
+//! kernels for that, as tiles of im2col that stay in the cache, each multiplied by the weights and
+//! finished while it is warm.
 
 #![allow(unsafe_code)] // `gemm` takes raw pointers, and threads write into one output
+
+use std::cell::RefCell;
 
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use super::block::Precision;
+use super::block::{Precision, ROWS, Unit};
 use super::depthwise::{self, PlaneShape};
-use super::direct;
-use super::math::{epilogue, finish};
+use super::direct::{self, BandShape};
+use super::finish::{self, Bias, End, Finish};
 use super::product::{Grid, Product, Source, is_pointwise};
+use super::simd::{self, Level};
 use super::winograd::Winograd;
 use crate::layers::Conv;
 
@@ -29,7 +31,18 @@ const PRODUCTS_A_JOB: usize = 1 << 20;
 pub struct Packed {
     conv: Conv,
     weight: Weight,
-    bias: Vec<f32>, // [output]
+    bias: Vec<f32>, // [output], filled up with zeros to whole register blocks
+    finish: Finish,
+    level: Level,
+}
+
+/// What is added to the outputs of a convolution.
+#[derive(Clone, Copy)]
+pub struct Added<'a> {
+    /// As large as the output.
+    pub data: &'a [f32],
+    /// What is below zero then becomes zero.
+    pub relu: bool,
 }
 
 enum Weight {
@@ -78,26 +91,62 @@ unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
+impl Shared {
+    /// The number `index`. A method, so that closures capture the whole, which may cross threads.
+    ///
+    /// # Safety
+    /// It lies within what the pointer was made for, or just after it.
+    pub unsafe fn at(&self, index: usize) -> *mut f32 {
+        // SAFETY: by this function's contract.
+        unsafe { self.0.add(index) }
+    }
+}
+
 impl Packed {
     /// `weight` as `[output, input / groups, kernel, kernel]`, `bias` as `[output]`.
     pub fn new(conv: &Conv, weight: Vec<f32>, bias: Vec<f32>, precision: Precision) -> Self {
-        let weight = if is_pointwise(conv) && precision.available() {
-            Weight::Product(Product::new(precision, &weight, conv))
-        } else if Winograd::suits(conv) {
+        Self::at(conv, weight, bias, precision, simd::level())
+    }
+
+    /// The same by vector units of `level` or below.
+    pub fn at(
+        conv: &Conv,
+        weight: Vec<f32>,
+        mut bias: Vec<f32>,
+        precision: Precision,
+        level: Level,
+    ) -> Self {
+        let exact = Unit::at(Precision::F32, level);
+        let weight = if is_pointwise(conv)
+            && let Some(unit) = Unit::at(precision, level).or(exact)
+        {
+            Weight::Product(Product::new(unit, &weight, conv))
+        } else if level == Level::Avx512 && Winograd::suits(conv) {
             Weight::Winograd(Winograd::new(conv, &weight))
-        } else if prefers_product(conv) && Precision::F32.available() {
+        } else if prefers_product(conv)
+            && let Some(unit) = exact
+        {
             // Few layers: those that halve the resolution, on which all others build.
-            Weight::Product(Product::new(Precision::F32, &weight, conv))
-        } else if prefers_direct(conv) {
+            Weight::Product(Product::new(unit, &weight, conv))
+        } else if prefers_direct(conv) && exact.is_some() {
             Weight::Direct(direct::pack(conv, &weight))
         } else {
             Weight::Rows(weight)
         };
+        bias.resize(conv.output.next_multiple_of(ROWS), 0.0);
         Self {
             conv: *conv,
             weight,
             bias,
+            finish: Finish::new(conv.activation),
+            level: level.min(simd::machine()),
         }
+    }
+
+    /// Multiplies what the activation gives, and adds a number.
+    pub fn scale(&mut self, scale: f32, shift: f32) {
+        self.finish.scale = scale;
+        self.finish.shift = shift;
     }
 
     /// Number of output channels.
@@ -107,127 +156,190 @@ impl Packed {
 
     /// Whether [`Packed::run`] takes an input whose channels lie in several tensors.
     pub fn takes_parts(&self) -> bool {
-        matches!(self.weight, Weight::Product(_)) && is_pointwise(&self.conv)
+        match &self.weight {
+            Weight::Product(_) => is_pointwise(&self.conv),
+            Weight::Direct(_) => true,
+            Weight::Winograd(_) | Weight::Rows(_) => false,
+        }
+    }
+
+    /// Whether [`Packed::run`] adds to its outputs.
+    pub fn adds(&self) -> bool {
+        matches!(self.weight, Weight::Product(_))
     }
 
     /// Convolves `[batch, input, height, width]`; gives the output and its height and width. The
     /// input is one tensor, or, see [`Packed::takes_parts`], several with its channels in turn.
     ///
     /// # Errors
-    /// The input is smaller than the kernel.
-    pub fn run(&self, parts: &[Source<'_>], size: Size) -> Result<(Vec<f32>, usize, usize)> {
+    /// The input is smaller than the kernel, or what is to be added does not fit.
+    pub fn run(
+        &self,
+        parts: &[Source<'_>],
+        size: Size,
+        added: Option<Added<'_>>,
+    ) -> Result<(Vec<f32>, usize, usize)> {
         let [input, ..] = parts else {
             bail!("convolution of nothing");
         };
         let input = input.data;
-        let Conv {
-            kernel,
-            stride,
-            padding,
-            ..
-        } = self.conv;
-        if size.height + 2 * padding < kernel || size.width + 2 * padding < kernel {
+        let Some((height, width)) = self.conv.output_size(size.height, size.width) else {
             bail!(
                 "convolution of {kernel}×{kernel} on {}×{}",
                 size.height,
-                size.width
+                size.width,
+                kernel = self.conv.kernel,
             );
+        };
+        let count = size.batch * self.conv.output * height * width;
+        if added.is_some_and(|added| added.data.len() != count || !self.adds()) {
+            bail!("what is added to a convolution does not fit");
         }
-        let height = (size.height + 2 * padding - kernel) / stride + 1;
-        let width = (size.width + 2 * padding - kernel) / stride + 1;
-        let mut output = vec![0.0; size.batch * self.conv.output * height * width];
-        let depthwise = self.conv.groups == self.conv.input && self.conv.groups == self.conv.output;
+        let mut output = Vec::with_capacity(count);
+        let target = Shared(output.as_mut_ptr());
         let extent = Extent {
             input: size,
             out_height: height,
             out_width: width,
         };
-        match &self.weight {
-            Weight::Product(product) => {
-                let grid = Grid {
-                    size,
-                    output: (height, width),
-                };
-                product.run(parts, &self.bias, grid, &mut output);
+        let depthwise = self.conv.groups == self.conv.input && self.conv.groups == self.conv.output;
+        // SAFETY: there is room for all outputs, which nobody else knows of; each kernel writes
+        // all of them.
+        unsafe {
+            match &self.weight {
+                Weight::Product(product) => {
+                    let grid = Grid {
+                        size,
+                        output: (height, width),
+                    };
+                    product.run(parts, &self.bias, self.finish, grid, added, target.0);
+                }
+                Weight::Winograd(winograd) => {
+                    winograd.run(input, &self.bias, self.finish, size, target.0);
+                }
+                Weight::Direct(weight) => self.directly(weight, parts, extent, target),
+                Weight::Rows(weight) if depthwise => {
+                    self.depthwise(weight, input, extent, target);
+                }
+                Weight::Rows(weight) => self.dense(weight, input, extent, target),
             }
-            Weight::Winograd(winograd) => winograd.run(input, &self.bias, size, &mut output),
-            Weight::Direct(weight) => self.directly(weight, input, extent, &mut output),
-            Weight::Rows(weight) if depthwise => {
-                self.depthwise(weight, input, extent, &mut output);
-            }
-            Weight::Rows(weight) => self.dense(weight, input, extent, &mut output),
+            output.set_len(count);
         }
         Ok((output, height, width))
     }
 
-    fn depthwise(&self, weight: &[f32], input: &[f32], extent: Extent, output: &mut [f32]) {
+    /// What follows the sums of the channels from `first` on.
+    fn end(&self, first: usize) -> End<'_> {
+        End {
+            bias: Bias::Rows(&self.bias[first..]),
+            finish: self.finish,
+            added: None,
+            relu: false,
+        }
+    }
+
+    /// # Safety
+    /// The output may be written, all of it, by nobody else.
+    unsafe fn depthwise(&self, weight: &[f32], input: &[f32], extent: Extent, output: Shared) {
         let (size, height, width) = (extent.input, extent.out_height, extent.out_width);
         let taps = self.conv.kernel * self.conv.kernel;
         let shape = PlaneShape {
             in_height: size.height,
             in_width: size.width,
+            out_height: height,
             out_width: width,
             conv: self.conv,
         };
         let together = (PRODUCTS_A_JOB / 8).div_ceil((height * width * taps).max(1));
-        output
-            .par_chunks_mut(height * width)
-            .zip(input.par_chunks(size.height * size.width))
-            .enumerate()
+        let plane = |buffer: &mut Vec<f32>, plane: usize| {
+            let channel = plane % self.conv.output;
+            let weight = &weight[channel * taps..(channel + 1) * taps];
+            let input = &input[plane * size.cells()..(plane + 1) * size.cells()];
+            let end = self.end(channel);
+            // SAFETY: a plane of the output, which no other job writes.
+            unsafe {
+                let output = output.at(plane * height * width);
+                depthwise::plane(output, input, weight, shape, &end, buffer);
+            }
+        };
+        let planes = size.batch * self.conv.output;
+        if planes <= together || rayon::current_num_threads() == 1 {
+            let mut buffer = Vec::new();
+            (0..planes).for_each(|index| plane(&mut buffer, index));
+            return;
+        }
+        (0..planes)
+            .into_par_iter()
             .with_min_len(together)
-            .for_each_init(Vec::new, |buffer, (plane, (output, input))| {
-                let channel = plane % self.conv.output;
-                let weight = &weight[channel * taps..(channel + 1) * taps];
-                depthwise::plane(output, input, weight, shape, buffer);
-                epilogue(output, self.bias[channel], self.conv.activation);
-            });
+            .for_each_init(Vec::new, plane);
     }
 
-    fn directly(&self, weight: &[f32], input: &[f32], extent: Extent, output: &mut [f32]) {
+    /// # Safety
+    /// The output may be written, all of it, by nobody else.
+    unsafe fn directly(
+        &self,
+        weight: &[f32],
+        sources: &[Source<'_>],
+        extent: Extent,
+        output: Shared,
+    ) {
+        thread_local! {
+            static BAND: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        let channels: usize = sources.iter().map(|source| source.channels).sum();
+        assert_eq!(channels, self.conv.input);
         let (size, height, width) = (extent.input, extent.out_height, extent.out_width);
-        let image_size = self.conv.input * size.height * size.width;
-        let shape = |first, rows| direct::BandShape {
-            height: size.height,
-            width: size.width,
+        let shape = |image: usize, first: usize, rows: usize| BandShape {
+            image,
+            size,
             first,
             rows,
             out_width: width,
         };
         // As many rows as the cache holds, but enough bands for all threads. Every sum is one
         // block's, so its order does not depend on where bands end.
-        let row_bytes = 4 * shape(0, 1).pitch(&self.conv) * self.conv.input * self.conv.stride;
-        let fitting = (TILE_BYTES / row_bytes.max(1)).max(1);
         let share = (size.batch * height).div_ceil(2 * rayon::current_num_threads());
-        let rows = fitting.min(share).clamp(1, height);
+        let fitting = shape(0, 0, 1).fitting(&self.conv);
+        let rows = height.div_ceil(height.div_ceil(fitting.min(share).clamp(1, height)));
         let bands = height.div_ceil(rows);
         let depth = self.conv.input * self.conv.kernel * self.conv.kernel;
         let products = rows * width * self.conv.output * depth;
-        let shared = Shared(output.as_mut_ptr());
-        (0..size.batch * bands)
+        let layer = direct::Layer {
+            conv: &self.conv,
+            weight,
+            bias: &self.bias,
+            finish: self.finish,
+            level: self.level,
+        };
+        let job = |index: usize| {
+            let (image, first) = (index / bands, index % bands * rows);
+            let shape = shape(image, first, rows.min(height - first));
+            BAND.with_borrow_mut(|band| {
+                if band.len() < shape.size(&self.conv) {
+                    band.resize(shape.size(&self.conv), 0.0);
+                }
+                direct::fill(band, sources, &shape, &self.conv);
+                let start = (image * self.conv.output * height + first) * width;
+                // SAFETY: rows of this band, which no other job writes.
+                unsafe {
+                    direct::run(band, &layer, &shape, height * width, output.at(start));
+                }
+            });
+        };
+        let jobs = size.batch * bands;
+        if rayon::current_num_threads() == 1 {
+            (0..jobs).for_each(job);
+            return;
+        }
+        (0..jobs)
             .into_par_iter()
             .with_min_len(PRODUCTS_A_JOB.div_ceil(products.max(1)))
-            .for_each_init(Vec::new, |buffer, index| {
-                let (image, first) = (index / bands, index % bands * rows);
-                let shape = shape(first, rows.min(height - first));
-                buffer.resize(shape.size(&self.conv), 0.0);
-                let input = &input[image * image_size..(image + 1) * image_size];
-                direct::fill(buffer, input, &shape, &self.conv);
-                // Captured whole, not its pointer alone, so that it may cross threads.
-                let shared = &shared;
-                direct::run(buffer, weight, &shape, &self.conv, |channel, y, x, sums| {
-                    let plane = image * self.conv.output + channel;
-                    // SAFETY: row `y` of this plane belongs to this band alone, and `run` gives
-                    // columns within the row.
-                    let row = unsafe {
-                        let start = shared.0.add((plane * height + y) * width + x);
-                        std::slice::from_raw_parts_mut(start, sums.len())
-                    };
-                    finish(row, sums, self.bias[channel], self.conv.activation);
-                });
-            });
+            .for_each(job);
     }
 
-    fn dense(&self, weight: &[f32], input: &[f32], extent: Extent, output: &mut [f32]) {
+    /// # Safety
+    /// The output may be written, all of it, by nobody else.
+    unsafe fn dense(&self, weight: &[f32], input: &[f32], extent: Extent, output: Shared) {
         let (size, height, width) = (extent.input, extent.out_height, extent.out_width);
         let depth = self.conv.input / self.conv.groups * self.conv.kernel * self.conv.kernel;
         let cells = height * width;
@@ -241,7 +353,6 @@ impl Packed {
             .next_multiple_of(16);
         let tiles_per_image = cells.div_ceil(tile);
         let tiles = size.batch * self.conv.groups * tiles_per_image;
-        let shared = Shared(output.as_mut_ptr());
         (0..tiles)
             .into_par_iter()
             .for_each_init(Vec::new, |buffer, index| {
@@ -256,11 +367,14 @@ impl Packed {
                     cells,
                     depth,
                 };
-                self.dense_tile(weight, input, size, shared, &tile, buffer);
+                // SAFETY: the tile's outputs are no other one's.
+                unsafe { self.dense_tile(weight, input, size, output, &tile, buffer) };
             });
     }
 
-    fn dense_tile(
+    /// # Safety
+    /// The tile's outputs may be written.
+    unsafe fn dense_tile(
         &self,
         weight: &[f32],
         input: &[f32],
@@ -276,7 +390,10 @@ impl Packed {
         let start = (tile.image * self.conv.input + tile.group * group_in) * plane;
         let input = &input[start..start + group_in * plane];
         // A pointwise convolution needs no unfolding: the input is the matrix already.
-        let pointwise = self.conv.kernel == 1 && self.conv.stride == 1 && self.conv.padding == 0;
+        let pointwise = is_pointwise(&Conv {
+            groups: 1,
+            ..self.conv
+        });
         let (matrix, row_stride) = if pointwise {
             (&input[tile.columns.start..], plane)
         } else {
@@ -293,7 +410,7 @@ impl Packed {
         // `row_stride` between rows (both asserted); the output of this tile is group_out rows of
         // `columns` numbers at stride `cells`, inside the output and touched by no other tile.
         unsafe {
-            let destination = output.0.add(offset);
+            let destination = output.at(offset);
             gemm::gemm(
                 group_out,
                 columns,
@@ -315,11 +432,13 @@ impl Packed {
                 false,
                 gemm::Parallelism::None,
             );
+            let end = self.end(tile.group * group_out);
+            let mut sums = Vec::with_capacity(columns);
             for channel in 0..group_out {
-                let row =
-                    std::slice::from_raw_parts_mut(destination.add(channel * tile.cells), columns);
-                let bias = self.bias[tile.group * group_out + channel];
-                epilogue(row, bias, self.conv.activation);
+                let row = destination.add(channel * tile.cells);
+                sums.clear();
+                sums.extend_from_slice(std::slice::from_raw_parts(row, columns));
+                finish::row(row, &sums, &end, channel);
             }
         }
     }
@@ -334,7 +453,7 @@ fn prefers_product(conv: &Conv) -> bool {
 /// 1.5 to 4 times as fast as the product by `gemm` for every shape of the networks here (one core
 /// of an AMD EPYC, beside other load).
 fn prefers_direct(conv: &Conv) -> bool {
-    conv.groups == 1 && conv.input > 1 && conv.stride <= 2 && direct::available()
+    conv.groups == 1 && conv.input > 1 && conv.stride <= 2
 }
 
 struct Tile {
@@ -400,25 +519,43 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
 
+    use super::Level;
     use crate::layers::{Activation, Conv};
     use crate::ops::{Conv2d, Precision, reference};
 
-    /// Largest difference between the kernel and the plain version, relative to the largest number.
-    fn difference(conv: Conv, batch: usize, height: usize, width: usize) -> f32 {
+    /// Largest difference between the kernel and the plain version, relative to the largest number,
+    /// by vector units of `level` at most, on one thread or on three.
+    fn difference_at(
+        conv: Conv,
+        [batch, height, width]: [usize; 3],
+        level: Level,
+        threads: usize,
+    ) -> f32 {
         let run = || -> candle_core::Result<f32> {
             let device = Device::Cpu;
             let x = Tensor::randn(0_f32, 1.0, (batch, conv.input, height, width), &device)?;
             let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
             let bias = Tensor::randn(0_f32, 1.0, conv.output, &device)?;
-            let expected = reference::conv2d(&x, &weight, Some(&bias), &conv)?;
+            let (padded, plain) = conv.with_far_zeros(&x)?;
+            let expected = reference::conv2d(&padded, &weight, Some(&bias), &plain)?;
             let expected = conv.activation.apply(&expected)?;
-            let found = Conv2d::new(conv, &weight, Some(&bias))?.forward(&x)?;
+            let layer = Conv2d::at_level(conv, &weight, &bias, Precision::F32, level)?;
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let found = pool.build().unwrap().install(|| layer.forward(&x))?;
             assert_eq!(found.dims(), expected.dims());
             let scale = expected.abs()?.max_all()?.to_scalar::<f32>()?;
             let error = (found - expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
             Ok(error / scale.max(1.0))
         };
         run().unwrap()
+    }
+
+    fn difference(conv: Conv, batch: usize, height: usize, width: usize) -> f32 {
+        difference_at(conv, [batch, height, width], Level::Avx512, 1)
+    }
+
+    fn level() -> impl Strategy<Value = Level> {
+        prop_oneof![Just(Level::Plain), Just(Level::Avx2), Just(Level::Avx512)]
     }
 
     fn activation() -> impl Strategy<Value = Activation> {
@@ -436,22 +573,34 @@ mod tests {
         fn dense_equals_plain(
             groups in 1_usize..4, group_in in 1_usize..9, group_out in 1_usize..9,
             kernel in 1_usize..6, stride in 1_usize..3, padding in 0_usize..3,
-            batch in 1_usize..3, height in 5_usize..24, width in 5_usize..40, act in activation(),
+            far in 0_usize..2, batch in 1_usize..3, height in 5_usize..24, width in 5_usize..40,
+            act in activation(), level in level(), threads in prop_oneof![Just(1), Just(3)],
         ) {
             let conv = Conv::new(groups * group_in, groups * group_out, kernel)
-                .stride(stride).padding(padding).groups(groups).activation(act);
-            prop_assert!(difference(conv, batch, height, width) < 1e-5);
+                .stride(stride).padding(padding).far(far).groups(groups).activation(act);
+            prop_assert!(difference_at(conv, [batch, height, width], level, threads) < 1e-5);
+        }
+
+        // Enough channels for gathered products, and for parts of sums.
+        #[test]
+        fn wide_equals_plain(
+            input in 1_usize..320, output in 60_usize..90, kernel in prop_oneof![Just(1), Just(3)],
+            stride in 1_usize..3, batch in 1_usize..3, height in 3_usize..9, width in 3_usize..30,
+            act in activation(), level in level(), threads in prop_oneof![Just(1), Just(3)],
+        ) {
+            let conv = Conv::new(input, output, kernel).stride(stride).activation(act);
+            prop_assert!(difference_at(conv, [batch, height, width], level, threads) < 3e-5);
         }
 
         #[test]
         fn depthwise_equals_plain(
             channels in 1_usize..9, kernel in 1_usize..6, stride in 1_usize..4,
             padding in 0_usize..4, batch in 1_usize..3, height in 5_usize..24,
-            width in 5_usize..40, act in activation(),
+            width in 5_usize..40, far in 0_usize..2, act in activation(), level in level(),
         ) {
             let conv = Conv::depthwise(channels, kernel)
-                .stride(stride).padding(padding).activation(act);
-            prop_assert!(difference(conv, batch, height, width) < 1e-5);
+                .stride(stride).padding(padding).far(far).activation(act);
+            prop_assert!(difference_at(conv, [batch, height, width], level, 1) < 1e-5);
         }
     }
 
@@ -481,10 +630,12 @@ mod tests {
         fn channels_in_parts_equal_plain(
             parts in prop::collection::vec(1_usize..30, 1..5), output in 1_usize..70,
             batch in 1_usize..4, height in 1_usize..12, width in 1_usize..40, bf16: bool,
+            kernel in prop_oneof![Just(1), Just(3)], relu: bool,
         ) {
-            let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
             let run = || -> candle_core::Result<f32> {
-                let conv = Conv::new(parts.iter().sum(), output, 1).activation(Activation::Silu);
+                let bf16 = bf16 && kernel == 1;
+                let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
+                let conv = Conv::new(parts.iter().sum(), output, kernel).activation(Activation::Silu);
                 let device = Device::Cpu;
                 let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
                 let bias = Tensor::randn(0_f32, 1.0, output, &device)?;
@@ -496,16 +647,20 @@ mod tests {
                 let tensors: Vec<&Tensor> = tensors.iter().collect();
                 let precision = if precision.available() { precision } else { Precision::F32 };
                 let layer = Conv2d::with_precision(conv, &weight, Some(&bias), precision)?;
-                let found = layer.forward_parts(&tensors)?;
+                let layer = layer.scaled(0.75, -0.5);
+                let added = Tensor::randn(0_f32, 1.0, (batch, output, height, width), &device)?;
+                let found = layer.forward_sum(&tensors, &added, relu)?;
                 let x = rounded(&Tensor::cat(&tensors, 1)?, precision)?;
                 let weight = rounded(&weight, precision)?;
                 let expected = reference::conv2d(&x, &weight, Some(&bias), &conv)?.silu()?;
+                let expected = (expected.affine(0.75, -0.5)? + added)?;
+                let expected = if relu { expected.relu()? } else { expected };
                 let scale = expected.abs()?.max_all()?.to_scalar::<f32>()?;
                 let error = (found - expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
                 Ok(error / scale.max(1.0))
             };
             let off = run().unwrap();
-            prop_assert!(off < 1e-5, "off by {}", off);
+            prop_assert!(off < 2e-5, "off by {}", off);
         }
     }
 

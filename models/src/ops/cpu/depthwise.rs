@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)] // vector instructions
 
-use super::block::Precision;
-use super::simd::dispatch;
+use super::finish::{self, End};
+use super::simd::{Level, dispatch, level};
 use crate::layers::Conv;
 
 /// Sizes of a channel.
@@ -13,7 +13,9 @@ pub(super) struct PlaneShape {
     pub in_height: usize,
     /// Its columns.
     pub in_width: usize,
-    /// Columns of the output.
+    /// Rows of the output.
+    pub out_height: usize,
+    /// Its columns.
     pub out_width: usize,
     /// Kernel, stride and padding.
     pub conv: Conv,
@@ -84,140 +86,145 @@ fn taps_body<const SIDE: usize>(
     }
 }
 
-/// The same with fused multiply-add, every vector of outputs in one register.
+/// A channel where it lies, with fused multiply-add: what masks leave out is padding.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn taps_avx512<const SIDE: usize>(
-    output: &mut [f32],
-    split: &[f32],
-    weight: &[f32],
-    shape: PlaneShape,
-) {
+mod avx512 {
     use std::arch::x86_64::{
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        __m512, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+        _mm512_permutex2var_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps,
     };
-    let (stride, pitch) = (shape.conv.stride, pitch(shape));
-    let rows = output.len() / shape.out_width;
-    assert!(weight.len() == SIDE * SIDE && (1..=SIDE).contains(&stride));
-    assert!(((rows - 1) * stride + SIDE) * stride * pitch <= split.len());
-    let mut taps = [[_mm512_setzero_ps(); SIDE]; SIDE];
-    let mut offsets = [0; SIDE];
-    for kx in 0..SIDE {
-        offsets[kx] = kx % stride * pitch + kx / stride;
-        for ky in 0..SIDE {
-            taps[ky][kx] = _mm512_set1_ps(weight[ky * SIDE + kx]);
+
+    use super::super::finish::{self, End};
+    use super::PlaneShape;
+
+    const LANES: usize = 16;
+
+    /// Which of [`LANES`] neighbours from `start` on lie within `0..size`.
+    fn within(start: isize, size: usize) -> u16 {
+        let before = (-start).clamp(0, LANES as isize) as u32;
+        let after = (start + LANES as isize - size as isize).clamp(0, LANES as isize) as u32;
+        if before + after >= LANES as u32 {
+            return 0;
         }
+        (u16::MAX << before) & (u16::MAX >> after)
     }
-    for (y, line) in output.chunks_exact_mut(shape.out_width).enumerate() {
-        for (part, out) in line.chunks_mut(LANES).enumerate() {
-            let mut sum = _mm512_setzero_ps();
-            for (ky, taps) in taps.iter().enumerate() {
-                let row = (y * stride + ky) * stride * pitch + part * LANES;
-                for (tap, offset) in taps.iter().zip(&offsets) {
-                    // SAFETY: all rows lie in `split`, as was just asserted, and a row has room for
-                    // whole vectors of outputs and the kernel beside them.
-                    let values = unsafe { _mm512_loadu_ps(split.as_ptr().add(row + offset)) };
-                    sum = _mm512_fmadd_ps(values, *tap, sum);
+
+    /// `SIDE`×`SIDE` taps at stride `STRIDE`, 1 or 2, into `output`.
+    ///
+    /// # Safety
+    /// The output has room for all rows of `shape` at its width; `input` and `weight` are as
+    /// large as `shape` says.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub unsafe fn plane<const SIDE: usize, const STRIDE: usize>(
+        output: *mut f32,
+        input: &[f32],
+        weight: &[f32],
+        shape: PlaneShape,
+        end: &End<'_>,
+    ) {
+        let (height, width) = (shape.in_height, shape.in_width);
+        assert!(input.len() >= height * width && weight.len() >= SIDE * SIDE);
+        let mut taps = [[_mm512_setzero_ps(); SIDE]; SIDE];
+        for (row, taps) in taps.iter_mut().enumerate() {
+            for (column, tap) in taps.iter_mut().enumerate() {
+                *tap = _mm512_set1_ps(weight[row * SIDE + column]);
+            }
+        }
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let padding = shape.conv.padding as isize;
+        for first in (0..shape.out_width).step_by(LANES) {
+            let starts: [isize; SIDE] =
+                std::array::from_fn(|kx| (first * STRIDE + kx) as isize - padding);
+            let low = starts.map(|start| within(start, width));
+            let high = starts.map(|start| within(start + LANES as isize, width));
+            let kept = u16::MAX >> (LANES - LANES.min(shape.out_width - first));
+            for y in 0..shape.out_height {
+                let mut sum = _mm512_setzero_ps();
+                for (ky, taps) in taps.iter().enumerate() {
+                    let row = (y * STRIDE + ky).wrapping_sub(padding as usize);
+                    if row >= height {
+                        continue;
+                    }
+                    let row = input.as_ptr().wrapping_add(row * width);
+                    for kx in 0..SIDE {
+                        let at = row.wrapping_offset(starts[kx]);
+                        // SAFETY: masks leave out what is not in the row.
+                        let values: __m512 = unsafe {
+                            let values = _mm512_maskz_loadu_ps(low[kx], at);
+                            if STRIDE == 1 {
+                                values
+                            } else {
+                                let at = at.wrapping_add(LANES);
+                                let more = _mm512_maskz_loadu_ps(high[kx], at);
+                                _mm512_permutex2var_ps(values, even, more)
+                            }
+                        };
+                        sum = _mm512_fmadd_ps(values, taps[kx], sum);
+                    }
+                }
+                let mut sums = [[sum]];
+                // SAFETY: nothing is added but bias; the mask leaves out what is beyond the row.
+                unsafe {
+                    finish::avx512::block(&mut sums, end, 1, kept);
+                    let at = output.add(y * shape.out_width + first);
+                    _mm512_mask_storeu_ps(at, kept, sums[0][0]);
                 }
             }
-            let mask = u16::MAX >> (LANES - out.len());
-            // SAFETY: the mask leaves out what `out` has no room for.
-            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, sum) };
         }
     }
 }
 
 dispatch! {
-    fn five_by_five_plain(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
+    fn five_by_five(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
         taps_body::<5>
 }
 
 dispatch! {
-    fn three_by_three_plain(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
+    fn three_by_three(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) =
         taps_body::<3>
-}
-
-fn five_by_five(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) {
-    #[cfg(target_arch = "x86_64")]
-    if Precision::F32.available() {
-        // SAFETY: the machine has the feature.
-        return unsafe { taps_avx512::<5>(output, split, weight, shape) };
-    }
-    five_by_five_plain(output, split, weight, shape);
-}
-
-fn three_by_three(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) {
-    #[cfg(target_arch = "x86_64")]
-    if Precision::F32.available() {
-        // SAFETY: the machine has the feature.
-        return unsafe { taps_avx512::<3>(output, split, weight, shape) };
-    }
-    three_by_three_plain(output, split, weight, shape);
 }
 
 dispatch! {
     fn any(output: &mut [f32], split: &[f32], weight: &[f32], shape: PlaneShape) = taps_body::<0>
 }
 
-/// One channel's convolution into `output`, which is zero; `buffer` is room that calls may share.
-pub(super) fn plane(
-    output: &mut [f32],
+/// One channel's convolution into `output`; `buffer` is room that calls may share.
+///
+/// # Safety
+/// The output has room for all rows of `shape` at its width, and may be written.
+pub(super) unsafe fn plane(
+    output: *mut f32,
     input: &[f32],
     weight: &[f32],
     shape: PlaneShape,
+    end: &End<'_>,
     buffer: &mut Vec<f32>,
 ) {
     let conv = shape.conv;
-    if let (Ok(weight), 1, 1) = (weight.try_into(), conv.stride, conv.padding) {
-        pad(buffer, input, shape);
-        three(output, buffer, weight, shape.in_width);
-        return;
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: by this function's contract; the machine has the instructions.
+        unsafe {
+            match (conv.kernel, conv.stride) {
+                (3, 1) => return avx512::plane::<3, 1>(output, input, weight, shape, end),
+                (3, 2) => return avx512::plane::<3, 2>(output, input, weight, shape, end),
+                (5, 1) => return avx512::plane::<5, 1>(output, input, weight, shape, end),
+                (5, 2) => return avx512::plane::<5, 2>(output, input, weight, shape, end),
+                _ => {}
+            }
+        }
     }
-    let out_rows = output.len() / shape.out_width.max(1);
-    let rows = (out_rows.max(1) - 1) * conv.stride + conv.kernel;
+    let rows = (shape.out_height.max(1) - 1) * conv.stride + conv.kernel;
     split(buffer, input, shape, rows);
+    let taken = buffer.len();
+    buffer.resize(taken + shape.out_height * shape.out_width, 0.0);
+    let (padded, sums) = buffer.split_at_mut(taken);
     match conv.kernel {
-        5 | 3 if conv.stride > conv.kernel || output.is_empty() => {
-            any(output, buffer, weight, shape);
-        }
-        5 => five_by_five(output, buffer, weight, shape),
-        3 => three_by_three(output, buffer, weight, shape),
-        _ => any(output, buffer, weight, shape),
+        5 | 3 if conv.stride > conv.kernel || sums.is_empty() => any(sums, padded, weight, shape),
+        5 => five_by_five(sums, padded, weight, shape),
+        3 => three_by_three(sums, padded, weight, shape),
+        _ => any(sums, padded, weight, shape),
     }
-}
-
-/// Copies a channel with zeros all around: a row above and below, one number left and right.
-fn pad(buffer: &mut Vec<f32>, input: &[f32], shape: PlaneShape) {
-    let (height, width) = (shape.in_height, shape.in_width);
-    buffer.clear();
-    buffer.resize((height + 2) * (width + 2), 0.0);
-    let rows = buffer.chunks_exact_mut(width + 2).skip(1);
-    for (row, source) in rows.zip(input.chunks_exact(width)) {
-        row[1..=width].copy_from_slice(source);
-    }
-}
-
-/// Every sum in registers: the rows of 3×3 kernels are read where they are, nothing is added up in
-/// memory.
-#[inline(always)]
-fn three_body(output: &mut [f32], padded: &[f32], weight: &[f32; 9], width: usize) {
-    let pitch = width + 2;
-    for (y, out) in output.chunks_exact_mut(width).enumerate() {
-        let row = |ky: usize| &padded[(y + ky) * pitch..][..pitch];
-        let (a, b, c) = (row(0), row(1), row(2));
-        let (a, a1, a2) = (&a[..width], &a[1..=width], &a[2..]);
-        let (b, b1, b2) = (&b[..width], &b[1..=width], &b[2..]);
-        let (c, c1, c2) = (&c[..width], &c[1..=width], &c[2..]);
-        for x in 0..width {
-            let upper = weight[0] * a[x] + weight[1] * a1[x] + weight[2] * a2[x];
-            let middle = weight[3] * b[x] + weight[4] * b1[x] + weight[5] * b2[x];
-            let lower = weight[6] * c[x] + weight[7] * c1[x] + weight[8] * c2[x];
-            out[x] += upper + middle + lower;
-        }
-    }
-}
-
-dispatch! {
-    /// A 3×3 kernel at stride 1 over a channel with zeros around it.
-    fn three(output: &mut [f32], padded: &[f32], weight: &[f32; 9], width: usize) = three_body
+    // SAFETY: by this function's contract.
+    unsafe { finish::row(output, sums, end, 0) };
 }

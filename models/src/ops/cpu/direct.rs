@@ -1,43 +1,34 @@
 //! Direct convolution: no unfolded copy of the input, sums kept in registers.
 //!
-//! The input is padded once and, for stride 2, split by the parity of rows and columns, so that
-//! neighbouring outputs read neighbouring numbers through every tap. Rows follow each other
+//! A band of the input is padded once and, for stride 2, split by the parity of rows and columns,
+//! so that neighbouring outputs read neighbouring numbers through every tap. Rows follow each other
 //! without a gap: a block of outputs may run over the end of a row, and what falls on the padding
 //! there is thrown away. A register block of output channels × neighbouring outputs stays put
 //! while all inputs pass by.
 
 #![allow(unsafe_code)] // vector instructions
 
+use super::block::{COLUMNS, ROWS, Target};
+use super::conv::Size;
+use super::finish::{self, Bias, End, Finish};
+use super::product::Source;
+use super::simd::Level;
+use super::words;
 use crate::layers::Conv;
 
-/// Output channels of a register block.
-pub const CHANNELS: usize = 8;
+/// Bytes that a band of the input may take: half of a core's second-level cache.
+const BAND_BYTES: usize = 512 * 1024;
 
-/// Neighbouring outputs of a register block: three AVX-512 vectors.
-pub const COLUMNS: usize = 48;
-
-/// Whether the machine has the registers that the blocks are made for.
-pub fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
-}
-
-/// Weights in the order in which they are read: `[output / CHANNELS, input, ky, kx, CHANNELS]`,
-/// filled up with zeros.
+/// Weights in the order in which they are read: `[output / ROWS, input, ky, kx, ROWS]`, filled up
+/// with zeros.
 pub fn pack(conv: &Conv, weight: &[f32]) -> Vec<f32> {
     let depth = conv.input * conv.kernel * conv.kernel;
-    let blocks = conv.output.div_ceil(CHANNELS);
-    let mut packed = vec![0.0; blocks * depth * CHANNELS];
+    let blocks = conv.output.div_ceil(ROWS);
+    let mut packed = vec![0.0; blocks * depth * ROWS];
     for (channel, row) in weight.chunks_exact(depth).enumerate() {
-        let block = &mut packed[channel / CHANNELS * depth * CHANNELS..];
+        let block = &mut packed[channel / ROWS * depth * ROWS..];
         for (at, value) in row.iter().enumerate() {
-            block[at * CHANNELS + channel % CHANNELS] = *value;
+            block[at * ROWS + channel % ROWS] = *value;
         }
     }
     packed
@@ -46,10 +37,10 @@ pub fn pack(conv: &Conv, weight: &[f32]) -> Vec<f32> {
 /// How a band of output rows lies in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct BandShape {
+    /// Image of the batch.
+    pub image: usize,
     /// Input rows and columns.
-    pub height: usize,
-    /// Input columns.
-    pub width: usize,
+    pub size: Size,
     /// First output row.
     pub first: usize,
     /// Output rows.
@@ -60,9 +51,8 @@ pub struct BandShape {
 
 impl BandShape {
     /// Columns of a padded row, of one parity.
-    pub fn pitch(&self, conv: &Conv) -> usize {
-        let needed = self.out_width + (conv.kernel - 1) / conv.stride;
-        needed.max((self.width + conv.padding).div_ceil(conv.stride))
+    fn pitch(&self, conv: &Conv) -> usize {
+        self.out_width + (conv.kernel - 1) / conv.stride
     }
 
     /// Numbers of one channel and parity, with room for the last block to run over.
@@ -75,37 +65,48 @@ impl BandShape {
     pub fn size(&self, conv: &Conv) -> usize {
         conv.input * conv.stride * conv.stride * self.plane(conv)
     }
+
+    /// Output rows of a band that the cache holds.
+    pub fn fitting(&self, conv: &Conv) -> usize {
+        let row = 4 * self.pitch(conv) * conv.input * conv.stride;
+        (BAND_BYTES / row.max(1)).max(1)
+    }
 }
 
 /// Copies the input rows that the band's outputs see into `band`, padded and split by parity:
 /// `[input, row parity, column parity, row × column]`.
-pub fn fill(band: &mut [f32], input: &[f32], shape: &BandShape, conv: &Conv) {
+pub fn fill(band: &mut [f32], sources: &[Source<'_>], shape: &BandShape, conv: &Conv) {
     let (plane, pitch, stride) = (shape.plane(conv), shape.pitch(conv), conv.stride);
     let rows = (shape.rows - 1) * stride + conv.kernel;
-    band.fill(0.0);
-    for (channel, band) in band.chunks_exact_mut(stride * stride * plane).enumerate() {
-        let source = &input[channel * shape.height * shape.width..];
+    let cells = shape.size.cells();
+    let planes = sources.iter().flat_map(|source| {
+        let start = shape.image * source.channels;
+        (start..start + source.channels).map(|plane| &source.data[plane * cells..][..cells])
+    });
+    let bands = band.chunks_exact_mut(stride * stride * plane);
+    for (band, source) in bands.zip(planes) {
         for row in 0..rows {
             let y = (shape.first * stride + row).wrapping_sub(conv.padding);
-            if y >= shape.height {
-                continue;
-            }
-            let line = &source[y * shape.width..(y + 1) * shape.width];
             let start = row % stride * stride * plane + row / stride * pitch;
-            if stride == 1 {
-                let target = &mut band[start + conv.padding..];
-                target[..shape.width].copy_from_slice(line);
-                continue;
-            }
             for parity in 0..stride {
-                // The first number of this parity that lies in the row, and its column.
-                let column = conv.padding.saturating_sub(parity).div_ceil(stride);
-                let first = column * stride + parity - conv.padding;
-                let numbers = line.get(first..).unwrap_or_default().iter();
-                let target = band[start + parity * plane + column..].iter_mut();
-                for (target, value) in target.zip(numbers.step_by(stride)) {
-                    *target = *value;
+                let target = &mut band[start + parity * plane..][..pitch];
+                if y >= shape.size.height {
+                    target.fill(0.0);
+                    continue;
                 }
+                let line = &source[y * shape.size.width..(y + 1) * shape.size.width];
+                // The first number of this parity that lies in the row, and its column.
+                let column = conv
+                    .padding
+                    .saturating_sub(parity)
+                    .div_ceil(stride)
+                    .min(pitch);
+                let first = (column * stride + parity).saturating_sub(conv.padding);
+                let numbers = line.get(first..).unwrap_or_default();
+                let count = numbers.len().div_ceil(stride).min(pitch - column);
+                target[..column].fill(0.0);
+                words::every(&mut target[column..column + count], numbers, stride);
+                target[column + count..].fill(0.0);
             }
         }
     }
@@ -124,106 +125,272 @@ fn tap_offsets(shape: &BandShape, conv: &Conv) -> Vec<usize> {
     offsets
 }
 
-struct Taps<'a> {
-    band: &'a [f32],
+/// Operands and target of one block.
+struct Run<'a> {
+    /// The band from the first output's place on.
+    values: *const f32,
+    channels: usize,
     channel_size: usize,
     offsets: &'a [usize],
-    weight: &'a [f32],
+    /// `[channels, taps, ROWS]`.
+    weight: *const f32,
+    target: Target,
+    end: &'a End<'a>,
 }
 
-type Block = [[f32; COLUMNS]; CHANNELS];
+/// Weights, and what follows the sums.
+#[derive(Clone, Copy)]
+pub struct Layer<'a> {
+    /// Its sizes.
+    pub conv: &'a Conv,
+    /// See [`pack`].
+    pub weight: &'a [f32],
+    /// Filled up to whole blocks.
+    pub bias: &'a [f32],
+    /// What follows.
+    pub finish: Finish,
+    /// The vector units.
+    pub level: Level,
+}
 
-/// Sums for [`CHANNELS`] output channels and [`COLUMNS`] outputs from `at` on.
+/// Computes a band from what [`fill`] wrote, into channels that are `cells` numbers apart; `output`
+/// is where the band begins in the first channel.
 ///
-/// # Panics
-/// If an output reads beyond the band.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn block(output: &mut Block, taps: &Taps<'_>, at: usize) {
-    use std::arch::x86_64::{
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-    };
-    const LANES: usize = 16;
-    let depth = taps.offsets.len() * CHANNELS;
-    let channels = taps.weight.len() / depth;
-    let reach = taps.offsets.iter().max().copied().unwrap_or(0) + at + COLUMNS;
-    assert!((channels - 1) * taps.channel_size + reach <= taps.band.len());
-    let mut sums = [[_mm512_setzero_ps(); COLUMNS / LANES]; CHANNELS];
-    let mut weight = taps.weight.as_ptr();
-    for channel in 0..channels {
-        for offset in taps.offsets {
-            // SAFETY: the band reaches far enough, as was just asserted; there are CHANNELS
-            // weights for every tap of every channel. Loads need no alignment.
-            unsafe {
-                let values = taps
-                    .band
-                    .as_ptr()
-                    .add(channel * taps.channel_size + at + offset);
-                let values: [_; COLUMNS / LANES] =
-                    std::array::from_fn(|vector| _mm512_loadu_ps(values.add(vector * LANES)));
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let weight = _mm512_set1_ps(*weight.add(row));
-                    for vector in 0..COLUMNS / LANES {
-                        sums[vector] = _mm512_fmadd_ps(values[vector], weight, sums[vector]);
-                    }
-                }
-                weight = weight.add(CHANNELS);
-            }
-        }
-    }
-    for (output, sums) in output.iter_mut().zip(&sums) {
-        for (output, sum) in output.chunks_exact_mut(LANES).zip(sums) {
-            // SAFETY: the chunk holds LANES numbers, stores need no alignment.
-            unsafe { _mm512_storeu_ps(output.as_mut_ptr(), *sum) };
-        }
-    }
-}
-
-/// Computes a band from what [`fill`] wrote. `write` gets an output channel, a row of the image, a
-/// column and the numbers from there on.
-pub fn run(
+/// # Safety
+/// The band's rows of all channels may be written by this thread alone, and the machine has the
+/// layer's level.
+pub unsafe fn run(
     band: &[f32],
-    weight: &[f32],
+    layer: &Layer<'_>,
     shape: &BandShape,
-    conv: &Conv,
-    mut write: impl FnMut(usize, usize, usize, &[f32]),
+    cells: usize,
+    output: *mut f32,
 ) {
+    let conv = layer.conv;
     let offsets = tap_offsets(shape, conv);
     let pitch = shape.pitch(conv);
-    let block_size = conv.input * offsets.len() * CHANNELS;
-    let mut sums: Block = [[0.0; COLUMNS]; CHANNELS];
-    for (index, weight) in weight.chunks_exact(block_size).enumerate() {
-        let taps = Taps {
-            band,
-            channel_size: conv.stride * conv.stride * shape.plane(conv),
-            offsets: &offsets,
-            weight,
+    let channel_size = conv.stride * conv.stride * shape.plane(conv);
+    let places = shape.rows * pitch;
+    let reach = offsets.iter().max().copied().unwrap_or(0) + places.next_multiple_of(COLUMNS);
+    assert!((conv.input - 1) * channel_size + reach <= band.len());
+    let block_size = conv.input * offsets.len() * ROWS;
+    assert!(layer.bias.len() >= conv.output.next_multiple_of(ROWS));
+    let mut sums = [[0.0_f32; COLUMNS]; ROWS];
+    for (index, weight) in layer.weight.chunks_exact(block_size).enumerate() {
+        let first = index * ROWS;
+        let rows = ROWS.min(conv.output - first);
+        let end = End {
+            bias: Bias::Rows(&layer.bias[first..first + ROWS]),
+            finish: layer.finish,
+            added: None,
+            relu: false,
         };
-        let channels = CHANNELS.min(conv.output - index * CHANNELS);
-        for at in (0..shape.rows * pitch).step_by(COLUMNS) {
-            // SAFETY: `available` was asked before any weights were packed for this.
-            #[cfg(target_arch = "x86_64")]
+        for at in (0..places).step_by(COLUMNS) {
+            let (row, column) = (at / pitch, at % pitch);
+            let columns = COLUMNS.min(places - at);
+            let inside = column + columns <= pitch;
+            // SAFETY: the band reaches far enough, as was asserted; a block that lies in one row
+            // is written where it belongs, as far as the row has outputs.
             unsafe {
-                block(&mut sums, &taps, at);
+                let place = output.add(first * cells + row * shape.out_width + column);
+                let target = if inside {
+                    Target {
+                        start: place,
+                        pitch: cells,
+                        rows,
+                        columns: columns.min(shape.out_width.saturating_sub(column)),
+                        resumed: false,
+                    }
+                } else {
+                    Target::block(&mut sums, rows, columns)
+                };
+                if target.columns == 0 {
+                    continue;
+                }
+                let run = Run {
+                    values: band.as_ptr().add(at),
+                    channels: conv.input,
+                    channel_size,
+                    offsets: &offsets,
+                    weight: weight.as_ptr(),
+                    target,
+                    end: &end,
+                };
+                block(layer.level, &run);
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            unreachable!(
-                "there is no block for this machine: {} at {at}",
-                taps.channel_size
-            );
+            if inside {
+                continue;
+            }
             let mut done = 0;
-            while done < COLUMNS && at + done < shape.rows * pitch {
+            while done < columns {
                 let (row, column) = ((at + done) / pitch, (at + done) % pitch);
-                let count = (pitch - column).min(COLUMNS - done);
+                let count = (pitch - column).min(columns - done);
                 // Columns beyond the row's end are padding.
                 let kept = count.min(shape.out_width.saturating_sub(column));
-                if kept > 0 {
-                    for (channel, sums) in sums.iter().enumerate().take(channels) {
-                        let channel = index * CHANNELS + channel;
-                        write(channel, shape.first + row, column, &sums[done..done + kept]);
+                for (channel, sums) in sums.iter().enumerate().take(rows) {
+                    let place = (first + channel) * cells + row * shape.out_width + column;
+                    // SAFETY: columns of this row.
+                    unsafe {
+                        let from = sums.as_ptr().add(done);
+                        std::ptr::copy_nonoverlapping(from, output.add(place), kept);
                     }
                 }
                 done += count;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The operands reach far enough, rows and columns of the target may be written, and the machine
+/// has the level.
+unsafe fn block(level: Level, run: &Run<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: by this function's contract.
+    unsafe {
+        match (level, run.target.columns.div_ceil(16)) {
+            (Level::Avx512, 3) => avx512::block::<3>(run),
+            (Level::Avx512, 2) => avx512::block::<2>(run),
+            (Level::Avx512, _) => avx512::block::<1>(run),
+            _ => avx2::block(run),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let end = finish::row;
+        let _: (_, &Run<'_>) = (end, run);
+        unreachable!("there are no blocks for this machine: {level:?}");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{
+        __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+
+    use super::{ROWS, Run, finish};
+
+    const LANES: usize = 16;
+
+    /// # Safety
+    /// As [`super::block`], `VECTORS` vectors of columns.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub unsafe fn block<const VECTORS: usize>(run: &Run<'_>) {
+        let target = run.target;
+        let mask = u16::MAX >> (VECTORS * LANES - target.columns);
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+        let mut weight = run.weight;
+        for channel in 0..run.channels {
+            for offset in run.offsets {
+                // SAFETY: by this function's contract; loads need no alignment.
+                unsafe {
+                    let values = run.values.add(channel * run.channel_size + offset);
+                    let values: [__m512; VECTORS] =
+                        std::array::from_fn(|vector| _mm512_loadu_ps(values.add(vector * LANES)));
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let weight = _mm512_set1_ps(*weight.add(row));
+                        for vector in 0..VECTORS {
+                            sums[vector] = _mm512_fmadd_ps(values[vector], weight, sums[vector]);
+                        }
+                    }
+                    weight = weight.add(ROWS);
+                }
+            }
+        }
+        // A copy, so that the sums' own place need not be in memory.
+        let mut sums = sums;
+        // SAFETY: nothing is added but bias.
+        unsafe { finish::avx512::block(&mut sums, run.end, target.rows, mask) };
+        for (row, sums) in sums.iter().enumerate().take(target.rows) {
+            for (vector, sum) in sums.iter().enumerate() {
+                // SAFETY: rows and columns of the target.
+                unsafe {
+                    let at = target.start.add(row * target.pitch + vector * LANES);
+                    if mask != u16::MAX && vector + 1 == VECTORS {
+                        _mm512_mask_storeu_ps(at, mask, *sum);
+                    } else {
+                        _mm512_storeu_ps(at, *sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Blocks in parts that fit sixteen registers of eight numbers: four rows by up to 24 columns.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+
+    use super::{COLUMNS, ROWS, Run, finish};
+
+    const LANES: usize = 8;
+    const HEIGHT: usize = 4;
+    const WIDTH: usize = 3;
+
+    /// # Safety
+    /// As [`super::block`], any number of columns.
+    #[target_feature(enable = "avx2,fma")]
+    pub unsafe fn block(run: &Run<'_>) {
+        let target = run.target;
+        let mut sums = [[0.0_f32; COLUMNS]; ROWS];
+        for first in (0..target.rows).step_by(HEIGHT) {
+            for column in (0..target.columns).step_by(WIDTH * LANES) {
+                // SAFETY: by this function's contract.
+                unsafe {
+                    match (target.columns - column).div_ceil(LANES) {
+                        1 => part::<1>(run, &mut sums, first, column),
+                        2 => part::<2>(run, &mut sums, first, column),
+                        _ => part::<3>(run, &mut sums, first, column),
+                    }
+                }
+            }
+        }
+        for (row, sums) in sums.iter().enumerate().take(target.rows) {
+            // SAFETY: rows and columns of the target.
+            unsafe {
+                let to = target.start.add(row * target.pitch);
+                finish::row(to, &sums[..target.columns], run.end, row);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`block`].
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn part<const VECTORS: usize>(
+        run: &Run<'_>,
+        sums: &mut [[f32; COLUMNS]; ROWS],
+        first: usize,
+        column: usize,
+    ) {
+        let mut local = [[_mm256_setzero_ps(); VECTORS]; HEIGHT];
+        // SAFETY: by this function's contract; a block has room for whole vectors.
+        unsafe {
+            let mut weight = run.weight.add(first);
+            for channel in 0..run.channels {
+                for offset in run.offsets {
+                    let values = run.values.add(channel * run.channel_size + offset + column);
+                    let values: [_; VECTORS] =
+                        std::array::from_fn(|vector| _mm256_loadu_ps(values.add(vector * LANES)));
+                    for (row, local) in local.iter_mut().enumerate() {
+                        let weight = _mm256_set1_ps(*weight.add(row));
+                        for vector in 0..VECTORS {
+                            local[vector] = _mm256_fmadd_ps(values[vector], weight, local[vector]);
+                        }
+                    }
+                    weight = weight.add(ROWS);
+                }
+            }
+            for (row, local) in local.iter().enumerate() {
+                for (vector, sum) in local.iter().enumerate() {
+                    let at = sums[first + row].as_mut_ptr().add(column + vector * LANES);
+                    _mm256_storeu_ps(at, *sum);
+                }
             }
         }
     }

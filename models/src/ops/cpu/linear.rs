@@ -4,17 +4,15 @@
 #![allow(unsafe_code)] // threads write into one output
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::{self, Block, COLUMNS, Factors, Precision, ROWS};
+use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::Shared;
-use super::math::row_finish;
+use super::finish::{Bias, End, Finish};
 use super::words;
 use crate::ops::Activation;
-
-/// Rows that pass by a panel of weights together: they stay in the second-level cache.
-const ROWS_A_JOB: usize = 64;
 
 /// Products below which a job of its own costs more than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 20;
@@ -26,7 +24,7 @@ thread_local! {
 
 /// The weights of a linear layer.
 pub struct Packed {
-    precision: Precision,
+    unit: Unit,
     input: usize,
     output: usize,
     weight: Vec<u32>, // [output / COLUMNS, steps, COLUMNS]
@@ -39,9 +37,10 @@ impl Packed {
     pub fn new(precision: Precision, weight: &[f32], bias: Vec<f32>) -> Option<Self> {
         let output = bias.len();
         let input = weight.len() / output.max(1);
-        if input == 0 || !precision.available() {
+        if input == 0 {
             return None;
         }
+        let unit = Unit::of(precision)?;
         let steps = precision.steps(input);
         let mut packed = vec![0; output.div_ceil(COLUMNS) * steps * COLUMNS];
         for (column, numbers) in weight.chunks_exact(input).enumerate() {
@@ -57,7 +56,7 @@ impl Packed {
             }
         }
         Some(Self {
-            precision,
+            unit,
             input,
             output,
             weight: packed,
@@ -73,81 +72,125 @@ impl Packed {
     /// `x`: `[rows, input]`; the result: `[rows, output]`.
     pub fn run(&self, x: &[f32], activation: Activation) -> Vec<f32> {
         let rows = x.len() / self.input;
-        let mut output = vec![0.0; rows * self.output];
+        let mut output = Vec::with_capacity(rows * self.output);
         let threads = rayon::current_num_threads();
         let panels = self.output.div_ceil(COLUMNS);
-        let share = rows.div_ceil(2 * threads).next_multiple_of(ROWS);
-        let chunk = share.clamp(ROWS, ROWS_A_JOB);
+        let products = rows * self.input * self.output;
+        let wanted = if threads == 1 {
+            1
+        } else {
+            (products / PRODUCTS_A_JOB).clamp(1, 4 * threads)
+        };
+        let chunks = wanted.min(rows.div_ceil(4 * ROWS)).max(1);
+        let chunk = rows.div_ceil(chunks).next_multiple_of(ROWS);
         let chunks = rows.div_ceil(chunk);
-        let wanted = (rows * self.input * self.output / PRODUCTS_A_JOB).clamp(1, 2 * threads);
         let parts = wanted.div_ceil(chunks.max(1)).clamp(1, panels);
         let part = panels.div_ceil(parts);
         let parts = panels.div_ceil(part);
-        let products = chunk * self.input * part * COLUMNS;
         let shared = Shared(output.as_mut_ptr());
-        (0..chunks * parts)
-            .into_par_iter()
-            .with_min_len(PRODUCTS_A_JOB.div_ceil(4 * products.max(1)))
-            .for_each(|index| {
-                let (first, start) = (index / parts * chunk, index % parts * part);
-                let count = chunk.min(rows - first);
-                let x = &x[first * self.input..(first + count) * self.input];
-                let panels = start..(start + part).min(panels);
-                let shared = &shared;
-                let write = |row: usize, column: usize, sums: &[f32]| {
-                    let at = (first + row) * self.output + column;
-                    // SAFETY: rows and columns of this job, which no other job has.
-                    let target =
-                        unsafe { std::slice::from_raw_parts_mut(shared.0.add(at), sums.len()) };
-                    let bias = &self.bias[column..column + sums.len()];
-                    row_finish(target, sums, bias, activation);
-                };
-                match self.precision {
-                    Precision::F32 => self.multiply(block::bits(x), self.input, panels, write),
-                    Precision::Bf16 => BUFFER.with_borrow_mut(|buffer| {
-                        let steps = self.precision.steps(self.input);
-                        buffer.resize(count * steps, 0);
-                        for (words, row) in buffer
-                            .chunks_exact_mut(steps)
-                            .zip(x.chunks_exact(self.input))
-                        {
-                            words::neighbours(words, row);
-                        }
-                        self.multiply(buffer, steps, panels, write);
-                    }),
-                }
-            });
+        let job = |index: usize| {
+            let (first, start) = (index / parts * chunk, index % parts * part);
+            let count = chunk.min(rows - first);
+            let job = Job {
+                x: &x[first * self.input..(first + count) * self.input],
+                panels: start..(start + part).min(panels),
+                activation,
+            };
+            // SAFETY: rows of the output that exist, and no other job has with these panels.
+            unsafe {
+                let output = shared.at(first * self.output);
+                self.job(&job, output);
+            }
+        };
+        if chunks * parts == 1 {
+            job(0);
+        } else {
+            (0..chunks * parts)
+                .into_par_iter()
+                .with_max_len(1)
+                .for_each(job);
+        }
+        // SAFETY: the jobs have written all rows and columns.
+        unsafe { output.set_len(rows * self.output) };
         output
     }
 
-    /// Rows of `words`, `pitch` words each, times some panels; `write` gets a row, a column, and
-    /// the sums from there on.
-    fn multiply(
-        &self,
-        words: &[u32],
-        pitch: usize,
-        panels: std::ops::Range<usize>,
-        mut write: impl FnMut(usize, usize, &[f32]),
-    ) {
-        let steps = self.precision.steps(self.input);
+    /// # Safety
+    /// The job's rows and panels of the output, which begins with the first of its rows, may be
+    /// written.
+    unsafe fn job(&self, job: &Job<'_>, output: *mut f32) {
+        match self.unit.precision {
+            // SAFETY: by this function's contract, here and below.
+            Precision::F32 => unsafe { self.multiply(block::bits(job.x), self.input, job, output) },
+            Precision::Bf16 => BUFFER.with_borrow_mut(|buffer| {
+                let steps = self.unit.precision.steps(self.input);
+                buffer.resize(job.x.len() / self.input * steps, 0);
+                let rows = job.x.chunks_exact(self.input);
+                for (words, row) in buffer.chunks_exact_mut(steps).zip(rows) {
+                    words::neighbours(words, row);
+                }
+                // SAFETY: as above.
+                unsafe { self.multiply(buffer, steps, job, output) };
+            }),
+        }
+    }
+
+    /// Rows of `words`, `pitch` words each, times the job's panels, a part of a panel at a time.
+    ///
+    /// # Safety
+    /// As for `job`.
+    unsafe fn multiply(&self, words: &[u32], pitch: usize, job: &Job<'_>, output: *mut f32) {
+        let steps = self.unit.precision.steps(self.input);
         let rows = words.len() / pitch;
-        let mut sums: Block = [[0.0; COLUMNS]; ROWS];
-        for index in panels {
+        let part = block::part_of(steps);
+        for index in job.panels.clone() {
             let panel = &self.weight[index * steps * COLUMNS..(index + 1) * steps * COLUMNS];
             let column = index * COLUMNS;
             let columns = COLUMNS.min(self.output - column);
-            for first in (0..rows).step_by(ROWS) {
-                let count = ROWS.min(rows - first);
-                let factors = Factors::Rows {
-                    words: &words[first * pitch..],
-                    pitch,
-                    count,
-                };
-                block::multiply(self.precision, &mut sums, panel, factors, steps, columns);
-                for (row, sums) in sums.iter().enumerate().take(count) {
-                    write(first + row, column, &sums[..columns]);
+            let end = End {
+                bias: Bias::Columns(&self.bias[column..column + columns]),
+                finish: Finish::new(job.activation),
+                added: None,
+                relu: false,
+            };
+            for from in (0..steps).step_by(part) {
+                let to = (from + part).min(steps);
+                for first in (0..rows).step_by(ROWS) {
+                    let count = ROWS.min(rows - first);
+                    let operands = Operands {
+                        panel: &panel[from * COLUMNS..to * COLUMNS],
+                        factors: Factors::Rows {
+                            words: &words[first * pitch + from..],
+                            pitch,
+                            count,
+                        },
+                        steps: to - from,
+                    };
+                    // SAFETY: rows and columns of the job.
+                    unsafe {
+                        let target = Target {
+                            start: output.add(first * self.output + column),
+                            pitch: self.output,
+                            rows: count,
+                            columns,
+                            resumed: from > 0,
+                        };
+                        block::multiply(
+                            self.unit,
+                            &operands,
+                            target,
+                            (to == steps).then_some(&end),
+                        );
+                    }
                 }
             }
         }
     }
+}
+
+/// Rows, and panels of the weights.
+struct Job<'a> {
+    x: &'a [f32], // [rows, input]
+    panels: Range<usize>,
+    activation: Activation,
 }

@@ -97,36 +97,6 @@ fn epilogue_body(row: &mut [f32], bias: f32, activation: Activation) {
 }
 
 #[inline(always)]
-fn finish_body(row: &mut [f32], sums: &[f32], bias: f32, activation: Activation) {
-    match activation {
-        Activation::Identity => {
-            for (x, sum) in row.iter_mut().zip(sums) {
-                *x = sum + bias;
-            }
-        }
-        Activation::Relu => {
-            for (x, sum) in row.iter_mut().zip(sums) {
-                *x = (sum + bias).max(0.0);
-            }
-        }
-        Activation::Silu | Activation::Gelu | Activation::QuickGelu => {
-            row.copy_from_slice(sums);
-            epilogue_body(row, bias, activation);
-        }
-    }
-}
-
-#[inline(always)]
-fn row_finish_body(row: &mut [f32], sums: &[f32], bias: &[f32], activation: Activation) {
-    for ((x, sum), bias) in row.iter_mut().zip(sums).zip(bias) {
-        *x = sum + bias;
-    }
-    if activation != Activation::Identity {
-        epilogue_body(row, 0.0, activation);
-    }
-}
-
-#[inline(always)]
 fn row_epilogue_body(row: &mut [f32], bias: &[f32], activation: Activation) {
     for (x, b) in row.iter_mut().zip(bias) {
         *x += b;
@@ -136,20 +106,16 @@ fn row_epilogue_body(row: &mut [f32], bias: &[f32], activation: Activation) {
     }
 }
 
-dispatch! {
-    /// Adds `bias` to one channel's numbers and applies the activation, in place.
-    pub fn epilogue(row: &mut [f32], bias: f32, activation: Activation) = epilogue_body
+#[inline(always)]
+fn activate_body(row: &mut [f32], activation: Activation) {
+    if activation != Activation::Identity {
+        epilogue_body(row, 0.0, activation);
+    }
 }
 
 dispatch! {
-    /// One channel's `sums` with `bias` and activation, into a row of as many numbers.
-    pub fn finish(row: &mut [f32], sums: &[f32], bias: f32, activation: Activation) = finish_body
-}
-
-dispatch! {
-    /// Sums of a row, each with its own bias, and the activation, into a row of as many numbers.
-    pub fn row_finish(row: &mut [f32], sums: &[f32], bias: &[f32], activation: Activation) =
-        row_finish_body
+    /// Applies the activation, in place.
+    pub fn activate(row: &mut [f32], activation: Activation) = activate_body
 }
 
 dispatch! {
@@ -188,7 +154,7 @@ mod tests {
             let x = (Tensor::new(values.clone(), &Device::Cpu)? + 0.3)?;
             let expected = activation.apply(&x)?.to_vec1::<f32>()?;
             let mut found = values.clone();
-            epilogue(&mut found, 0.3, activation);
+            epilogue_body(&mut found, 0.3, activation);
             for (e, f) in expected.iter().zip(&found) {
                 assert!(
                     (e - f).abs() <= 2e-6 * e.abs().max(1.0),

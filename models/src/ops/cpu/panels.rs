@@ -6,34 +6,13 @@
 
 #![allow(unsafe_code)] // vector instructions
 
+use super::simd::{Level, level};
+
 /// Vectors of a panel, which lie interleaved: `[dim, PANEL]`.
 pub const PANEL: usize = 32;
 
 /// Vectors of a group on the other side: `[dim, GROUP]`.
 pub const GROUP: usize = 12;
-
-/// What the machine can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Level {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Plain,
-}
-
-fn level() -> Level {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return Level::Avx512;
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Level::Avx2;
-        }
-    }
-    Level::Plain
-}
 
 /// Products of a panel with the first `count` vectors of a group: `output` is `[count, PANEL]`.
 ///
@@ -54,7 +33,7 @@ fn products_at(level: Level, panel: &[f32], group: &[f32], count: usize, output:
             Level::Avx512 => unsafe { avx512_part(panel, group, first, output) },
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2_part(panel, group, first, output) },
-            Level::Plain => {
+            _ => {
                 plain(panel, group, first, output);
                 1
             }

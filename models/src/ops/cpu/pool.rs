@@ -18,6 +18,37 @@ pub fn max(data: &[f32], (height, width): (usize, usize), window: Window) -> Vec
     output
 }
 
+/// See [`crate::ops::max_of_four`].
+pub fn max_of_four(data: &[f32], height: usize, width: usize) -> Vec<f32> {
+    let plane = height * width;
+    let mut output = vec![0.0; data.len()];
+    output
+        .par_chunks_exact_mut(plane)
+        .zip(data.par_chunks_exact(plane))
+        .for_each(|(output, input)| four(output, input, width));
+    output
+}
+
+#[inline(always)]
+fn four_body(output: &mut [f32], input: &[f32], width: usize) {
+    let zeros = vec![0.0; width];
+    for (y, output) in output.chunks_exact_mut(width).enumerate() {
+        let row = &input[y * width..(y + 1) * width];
+        let below = input.get((y + 1) * width..(y + 2) * width);
+        let below = below.unwrap_or(&zeros);
+        let last = width - 1;
+        for x in 0..last {
+            let left = larger(row[x], below[x]);
+            output[x] = larger(left, larger(row[x + 1], below[x + 1]));
+        }
+        output[last] = larger(larger(row[last], below[last]), 0.0);
+    }
+}
+
+dispatch! {
+    fn four(output: &mut [f32], input: &[f32], width: usize) = four_body
+}
+
 #[inline(always)]
 fn pool_plane_body(output: &mut [f32], input: &[f32], width: usize, window: Window) {
     let Window {

@@ -1,32 +1,43 @@
 //! Convolution as a matrix product of the weights with panels of cells. For pointwise ones, 1×1 at
-//! stride 1, these are the cells of each image, whose channels may lie in several tensors; for
+//! stride 1, these are the cells of the images, whose channels may lie in several tensors; for
 //! others what the outputs see is gathered while panels are packed.
+//!
+//! A part of a panel stays in the first-level cache while all weights of that part pass by.
 
 #![allow(unsafe_code)] // threads write into one output
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::{self, Block, COLUMNS, Factors, Precision, ROWS};
-use super::conv::{Shared, Size};
-use super::math::finish;
+use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, STEPS, Target, Unit};
+use super::conv::{Added, Shared, Size};
+use super::finish::{Bias, End, Finish};
 use super::words;
 use crate::layers::Conv;
-
-/// Bytes that a band of packed cells may take: half of a core's second-level cache.
-const BAND_BYTES: usize = 512 * 1024;
 
 /// Products below which a job of its own costs more than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 20;
 
+/// A part of a panel, and numbers gathered for it.
+struct Room {
+    panel: Vec<u32>, // [STEPS, COLUMNS]
+    gathered: [[f32; COLUMNS]; 2],
+    runs: Vec<Run>,
+}
+
 thread_local! {
-    static ROOM: RefCell<Room> = RefCell::default();
+    static ROOM: RefCell<Room> = RefCell::new(Room {
+        panel: vec![0; STEPS * COLUMNS],
+        gathered: [[0.0; COLUMNS]; 2],
+        runs: Vec::new(),
+    });
 }
 
 /// Weights of a convolution without groups.
 pub struct Product {
-    precision: Precision,
+    unit: Unit,
     conv: Conv,
     /// Numbers that an output sees: input channels × kernel × kernel.
     depth: usize,
@@ -35,14 +46,7 @@ pub struct Product {
 
 /// Whether the input's cells are the matrix already.
 pub fn is_pointwise(conv: &Conv) -> bool {
-    (conv.kernel, conv.stride, conv.padding, conv.groups) == (1, 1, 0, 1)
-}
-
-/// Room for a band, which its thread keeps.
-#[derive(Default)]
-struct Room {
-    panels: Vec<u32>,        // [panels, steps, COLUMNS]
-    gathered: [Vec<f32>; 2], // the cells of the band, for two numbers that outputs see
+    (conv.kernel, conv.stride, conv.padding, conv.far, conv.groups) == (1, 1, 0, 0, 1)
 }
 
 /// Channels of the input that lie in one tensor.
@@ -63,14 +67,20 @@ pub struct Grid {
     pub output: (usize, usize),
 }
 
-/// A band of output cells of one image, and rows of the output.
+/// Panels, counted through the images, and blocks of output channels.
 struct Job {
-    image: usize,
-    /// First cell and how many there are.
-    first: usize,
-    cells: usize,
-    /// Blocks of output channels.
-    blocks: std::ops::Range<usize>,
+    panels: Range<usize>,
+    blocks: Range<usize>,
+}
+
+/// What all jobs of a run share.
+struct Pass<'a> {
+    sources: &'a [Source<'a>],
+    grid: Grid,
+    bias: &'a [f32], // filled up to whole blocks
+    finish: Finish,
+    added: Option<Added<'a>>,
+    output: Shared,
 }
 
 /// `[output / ROWS, steps, ROWS]` of weights `[output, depth]`, filled up with zeros.
@@ -95,212 +105,277 @@ pub fn pack_weight(words: Precision, weight: &[f32], depth: usize) -> Vec<u32> {
 
 impl Product {
     /// `weight`: `[output, input, kernel, kernel]`.
-    pub fn new(precision: Precision, weight: &[f32], conv: &Conv) -> Self {
+    pub fn new(unit: Unit, weight: &[f32], conv: &Conv) -> Self {
         let depth = conv.input * conv.kernel * conv.kernel;
         Self {
-            precision,
+            unit,
             conv: *conv,
             depth,
-            weight: pack_weight(precision, weight, depth),
+            weight: pack_weight(unit.precision, weight, depth),
         }
     }
 
     /// Convolves images whose channels are those of all `sources`, one after the other; only for
-    /// pointwise convolutions more than one. `output`: `[batch, output, cells]`.
-    pub fn run(&self, sources: &[Source<'_>], bias: &[f32], grid: Grid, output: &mut [f32]) {
+    /// pointwise convolutions more than one. `bias` is filled up to whole blocks of [`ROWS`];
+    /// `output`: `[batch, output, cells]`, and so is what is `added`.
+    ///
+    /// # Safety
+    /// The output may be written, all of it, by nobody else.
+    pub unsafe fn run(
+        &self,
+        sources: &[Source<'_>],
+        bias: &[f32],
+        finish: Finish,
+        grid: Grid,
+        added: Option<Added<'_>>,
+        output: *mut f32,
+    ) {
         let channels: usize = sources.iter().map(|source| source.channels).sum();
         assert_eq!(channels, self.conv.input);
         let (batch, cells) = (grid.size.batch, grid.output.0 * grid.output.1);
-        assert_eq!(output.len(), batch * self.conv.output * cells);
+        assert!(bias.len() >= self.conv.output.next_multiple_of(ROWS));
+        if let Some(added) = added {
+            assert_eq!(added.data.len(), batch * self.conv.output * cells);
+        }
+        let run = Pass {
+            sources,
+            grid,
+            bias,
+            finish,
+            added,
+            output: Shared(output),
+        };
         let jobs = self.jobs(batch, cells);
-        let shared = Shared(output.as_mut_ptr());
-        jobs.into_par_iter().with_max_len(1).for_each(|job| {
-            // Captured whole, not its pointer alone, so that it may cross threads.
-            let shared = &shared;
-            let write = |channel: usize, at: usize, sums: &[f32]| {
-                let start = (job.image * self.conv.output + channel) * cells + at;
-                // SAFETY: `band` gives channels and cells of the job, which no other job has.
-                let row =
-                    unsafe { std::slice::from_raw_parts_mut(shared.0.add(start), sums.len()) };
-                finish(row, sums, bias[channel], self.conv.activation);
-            };
-            ROOM.with_borrow_mut(|room| self.band(sources, grid, &job, room, write));
-        });
+        if let [job] = jobs.as_slice() {
+            ROOM.with_borrow_mut(|room| self.job(&run, job, room));
+            return;
+        }
+        jobs.into_par_iter()
+            .with_max_len(1)
+            .for_each(|job| ROOM.with_borrow_mut(|room| self.job(&run, &job, room)));
     }
 
-    /// Bands of as many cells as the cache holds; where that makes too few for all threads,
-    /// several jobs for each band.
+    /// As many jobs as keep all threads busy: of panels, and where there are few of them, of
+    /// blocks.
     fn jobs(&self, batch: usize, cells: usize) -> Vec<Job> {
         let threads = rayon::current_num_threads();
-        let panel_bytes = 4 * COLUMNS * self.precision.steps(self.depth);
-        let fitting = (BAND_BYTES / panel_bytes.max(1)).max(1);
-        let panels = cells.div_ceil(COLUMNS);
-        let share = (batch * panels).div_ceil(2 * threads);
-        let band = fitting.min(share).clamp(1, panels.max(1)) * COLUMNS;
-        let bands = cells.div_ceil(band);
+        let panels = batch * cells.div_ceil(COLUMNS);
         let blocks = self.conv.output.div_ceil(ROWS);
         let products = batch * cells * self.depth * self.conv.output;
-        let wanted = (products / PRODUCTS_A_JOB).clamp(1, 2 * threads);
-        let parts = wanted
-            .div_ceil((batch * bands).max(1))
-            .clamp(1, (blocks / 4).max(1));
+        let wanted = if threads == 1 {
+            1
+        } else {
+            (products / PRODUCTS_A_JOB).clamp(1, 4 * threads)
+        };
+        let bands = wanted.min(panels / 3).max(1);
+        let band = panels.div_ceil(bands).max(1);
+        let parts = wanted.div_ceil(bands).clamp(1, (blocks / 4).max(1));
         let part = blocks.div_ceil(parts).max(1);
-        let mut jobs = Vec::with_capacity(batch * bands * parts);
-        for image in 0..batch {
-            for first in (0..cells).step_by(band) {
-                for start in (0..blocks).step_by(part) {
-                    jobs.push(Job {
-                        image,
-                        first,
-                        cells: band.min(cells - first),
-                        blocks: start..(start + part).min(blocks),
-                    });
-                }
+        let mut jobs = Vec::with_capacity(bands * parts);
+        for first in (0..panels).step_by(band) {
+            for start in (0..blocks).step_by(part) {
+                jobs.push(Job {
+                    panels: first..(first + band).min(panels),
+                    blocks: start..(start + part).min(blocks),
+                });
             }
         }
         jobs
     }
 
-    /// Computes a job; `write` gets an output channel, a cell, and the numbers from there on.
-    fn band(
+    fn job(&self, run: &Pass<'_>, job: &Job, room: &mut Room) {
+        let steps = self.unit.precision.steps(self.depth);
+        let part = block::part_of(steps);
+        let cells = run.grid.output.0 * run.grid.output.1;
+        let panels_an_image = cells.div_ceil(COLUMNS);
+        for first in (0..steps).step_by(part) {
+            let taken = first..(first + part).min(steps);
+            for panel in job.panels.clone() {
+                let image = panel / panels_an_image;
+                let start = panel % panels_an_image * COLUMNS;
+                let place = start..(start + COLUMNS).min(cells);
+                if is_pointwise(&self.conv) {
+                    self.pack(run, image, place.clone(), taken.clone(), room);
+                } else if let [source] = run.sources {
+                    let size = self.conv.input * run.grid.size.cells();
+                    let image = &source.data[image * size..(image + 1) * size];
+                    self.gather(image, run.grid, place.clone(), taken.clone(), room);
+                }
+                self.multiply(run, job, &room.panel, image, place, taken.clone());
+            }
+        }
+    }
+
+    /// Multiplies a part of a panel with the job's blocks.
+    fn multiply(
         &self,
-        sources: &[Source<'_>],
-        grid: Grid,
+        run: &Pass<'_>,
         job: &Job,
-        room: &mut Room,
-        mut write: impl FnMut(usize, usize, &[f32]),
+        panel: &[u32],
+        image: usize,
+        place: Range<usize>,
+        taken: Range<usize>,
     ) {
-        let steps = self.precision.steps(self.depth);
-        let needed = job.cells.div_ceil(COLUMNS) * steps * COLUMNS;
-        let Room { panels, gathered } = room;
-        if panels.len() < needed {
-            panels.resize(needed, 0);
-        }
-        let panels = &mut panels[..needed];
-        if is_pointwise(&self.conv) {
-            let cells = grid.output.0 * grid.output.1;
-            let mut rows = sources.iter().flat_map(|source| {
-                let start = job.image * source.channels;
-                (start..start + source.channels)
-                    .map(|plane| &source.data[plane * cells + job.first..][..job.cells])
-            });
-            for step in 0..steps {
-                self.pack(panels, step, rows.next(), |_| rows.next());
-            }
-        } else if let [source] = sources {
-            let gather = Gather {
-                planes: &source.data[job.image * source.channels * grid.size.cells()..],
-                grid,
-                job,
-                conv: &self.conv,
-            };
-            let [even, odd] = gathered;
-            for step in 0..steps {
-                let (first, second) = match self.precision {
-                    Precision::F32 => (step, self.depth),
-                    Precision::Bf16 => (2 * step, 2 * step + 1),
-                };
-                let first = gather.row(even, first);
-                let second = (second < self.depth).then(|| gather.row(odd, second));
-                self.pack(panels, step, Some(first), |_| second);
-            }
-        }
-        let mut sums: Block = [[0.0; COLUMNS]; ROWS];
+        let steps = self.unit.precision.steps(self.depth);
+        let cells = run.grid.output.0 * run.grid.output.1;
+        let last = taken.end == steps;
         for index in job.blocks.clone() {
             let weight = &self.weight[index * steps * ROWS..(index + 1) * steps * ROWS];
-            let channels = ROWS.min(self.conv.output - index * ROWS);
-            for (panel, words) in panels.chunks_exact(steps * COLUMNS).enumerate() {
-                let at = panel * COLUMNS;
-                let columns = COLUMNS.min(job.cells - at);
-                let factors = Factors::Packed(weight);
-                block::multiply(self.precision, &mut sums, words, factors, steps, columns);
-                for (row, sums) in sums.iter().enumerate().take(channels) {
-                    write(index * ROWS + row, job.first + at, &sums[..columns]);
-                }
+            let operands = Operands {
+                panel,
+                factors: Factors::Packed(&weight[taken.start * ROWS..taken.end * ROWS]),
+                steps: taken.len(),
+            };
+            let channel = index * ROWS;
+            let at = (image * self.conv.output + channel) * cells + place.start;
+            let end = End {
+                bias: Bias::Rows(&run.bias[channel..channel + ROWS]),
+                finish: run.finish,
+                added: run.added.map(|added| (added.data[at..].as_ptr(), cells)),
+                relu: run.added.is_some_and(|added| added.relu),
+            };
+            // SAFETY: channels and cells of this job, which no other job has; what is added is as
+            // large as the output.
+            unsafe {
+                let target = Target {
+                    start: run.output.at(at),
+                    pitch: cells,
+                    rows: ROWS.min(self.conv.output - channel),
+                    columns: place.len(),
+                    resumed: taken.start > 0,
+                };
+                block::multiply(self.unit, &operands, target, last.then_some(&end));
             }
         }
     }
 
-    /// Writes one step of all panels: `first`, in bfloat16 with `second` beside it.
-    fn pack<'a>(
+    /// Packs the steps `taken` of the cells at `place`, where the input is the matrix.
+    fn pack(
         &self,
-        panels: &mut [u32],
-        step: usize,
-        first: Option<&'a [f32]>,
-        second: impl FnOnce(()) -> Option<&'a [f32]>,
+        run: &Pass<'_>,
+        image: usize,
+        place: Range<usize>,
+        taken: Range<usize>,
+        room: &mut Room,
     ) {
-        let steps = self.precision.steps(self.depth);
-        let Some(first) = first else { return };
-        let second = match self.precision {
-            Precision::F32 => None,
-            Precision::Bf16 => second(()),
+        let cells = run.grid.size.cells();
+        let first = match self.unit.precision {
+            Precision::F32 => taken.start,
+            Precision::Bf16 => 2 * taken.start,
         };
-        for (panel, numbers) in first.chunks(COLUMNS).enumerate() {
-            let target = &mut panels[(panel * steps + step) * COLUMNS..][..numbers.len()];
-            match (self.precision, second) {
-                (Precision::F32, _) => words::bits(target, numbers),
-                (Precision::Bf16, Some(second)) => {
-                    words::pairs(target, numbers, &second[panel * COLUMNS..][..numbers.len()]);
+        let mut rows = run.sources.iter().flat_map(|source| {
+            let start = image * source.channels;
+            (start..start + source.channels)
+                .map(|plane| &source.data[plane * cells + place.start..][..place.len()])
+        });
+        let mut skipped = rows.by_ref().skip(first);
+        let panel = room.panel.chunks_exact_mut(COLUMNS).take(taken.len());
+        for target in panel {
+            let target = &mut target[..place.len()];
+            let Some(row) = skipped.next() else { return };
+            match self.unit.precision {
+                Precision::F32 => words::copy(target, row),
+                Precision::Bf16 => match skipped.next() {
+                    Some(second) => words::pairs(target, row, second),
+                    None => words::singles(target, row),
+                },
+            }
+        }
+    }
+
+    /// Gathers the steps `taken` of what the outputs at `place` see.
+    fn gather(
+        &self,
+        image: &[f32],
+        grid: Grid,
+        place: Range<usize>,
+        taken: Range<usize>,
+        room: &mut Room,
+    ) {
+        let Room {
+            panel,
+            gathered: [even, odd],
+            runs,
+        } = room;
+        runs.clear();
+        let mut cell = place.start;
+        while cell < place.end {
+            let (y, x) = (cell / grid.output.1, cell % grid.output.1);
+            let count = (grid.output.1 - x).min(place.end - cell);
+            runs.push(Run { y, x, count });
+            cell += count;
+        }
+        let conv = &self.conv;
+        let panel = panel.chunks_exact_mut(COLUMNS).take(taken.len());
+        for (target, step) in panel.zip(taken) {
+            let target = &mut target[..place.len()];
+            match self.unit.precision {
+                Precision::F32 => {
+                    gather_row(even, image, grid.size, conv, runs, step);
+                    words::copy(target, &even[..place.len()]);
                 }
-                (Precision::Bf16, None) => words::singles(target, numbers),
+                Precision::Bf16 => {
+                    gather_row(even, image, grid.size, conv, runs, 2 * step);
+                    if 2 * step + 1 < self.depth {
+                        gather_row(odd, image, grid.size, conv, runs, 2 * step + 1);
+                        words::pairs(target, &even[..place.len()], &odd[..place.len()]);
+                    } else {
+                        words::singles(target, &even[..place.len()]);
+                    }
+                }
             }
         }
     }
 }
 
-/// What the outputs of a job see of one image.
-struct Gather<'a> {
-    planes: &'a [f32],
-    grid: Grid,
-    job: &'a Job,
-    conv: &'a Conv,
+/// Neighbouring outputs of one row.
+#[derive(Clone, Copy)]
+struct Run {
+    y: usize,
+    x: usize,
+    count: usize,
 }
 
-impl Gather<'_> {
-    /// The numbers that the job's outputs see through one place of the kernel in one channel;
-    /// `index` counts places, then channels.
-    fn row<'r>(&self, row: &'r mut Vec<f32>, index: usize) -> &'r [f32] {
-        let Conv {
-            kernel,
-            stride,
-            padding,
-            ..
-        } = *self.conv;
-        let Size { height, width, .. } = self.grid.size;
-        let taps = kernel * kernel;
-        let plane = &self.planes[index / taps * height * width..][..height * width];
-        let (ky, kx) = (index % taps / kernel, index % kernel);
-        row.resize(self.job.cells, 0.0);
-        let mut done = 0;
-        while done < row.len() {
-            let cell = self.job.first + done;
-            let (y, x) = (cell / self.grid.output.1, cell % self.grid.output.1);
-            let count = (self.grid.output.1 - x).min(row.len() - done);
-            let segment = &mut row[done..done + count];
-            done += count;
-            let source_y = (y * stride + ky).wrapping_sub(padding);
-            if source_y >= height {
-                segment.fill(0.0);
-                continue;
-            }
-            let line = &plane[source_y * width..(source_y + 1) * width];
-            // Outputs whose column lies inside the line: all but some at its ends.
-            let start = x * stride + kx;
-            let before = padding.saturating_sub(start).div_ceil(stride).min(count);
-            let first = start + before * stride - padding.min(start + before * stride);
-            let numbers = line.get(first..).unwrap_or_default();
-            let inside = numbers.len().div_ceil(stride).min(count - before);
-            segment[..before].fill(0.0);
-            segment[before + inside..].fill(0.0);
-            let segment = &mut segment[before..before + inside];
-            if stride == 1 {
-                segment.copy_from_slice(&numbers[..inside]);
-                continue;
-            }
-            for (target, value) in segment.iter_mut().zip(numbers.iter().step_by(stride)) {
-                *target = *value;
-            }
+/// The numbers that the outputs of `runs` see through one place of the kernel in one channel;
+/// `index` counts places, then channels.
+fn gather_row(
+    row: &mut [f32; COLUMNS],
+    image: &[f32],
+    size: Size,
+    conv: &Conv,
+    runs: &[Run],
+    index: usize,
+) {
+    let Conv {
+        kernel,
+        stride,
+        padding,
+        ..
+    } = *conv;
+    let taps = kernel * kernel;
+    let plane = &image[index / taps * size.cells()..][..size.cells()];
+    let (ky, kx) = (index % taps / kernel, index % kernel);
+    let mut done = 0;
+    for run in runs {
+        let segment = &mut row[done..done + run.count];
+        done += run.count;
+        let y = (run.y * stride + ky).wrapping_sub(padding);
+        if y >= size.height {
+            segment.fill(0.0);
+            continue;
         }
-        row
+        let line = &plane[y * size.width..(y + 1) * size.width];
+        // Outputs whose column lies inside the line: all but some at its ends.
+        let start = run.x * stride + kx;
+        let before = padding
+            .saturating_sub(start)
+            .div_ceil(stride)
+            .min(run.count);
+        let first = (start + before * stride).saturating_sub(padding);
+        let numbers = line.get(first..).unwrap_or_default();
+        let inside = numbers.len().div_ceil(stride).min(run.count - before);
+        segment[..before].fill(0.0);
+        segment[before + inside..].fill(0.0);
+        words::every(&mut segment[before..before + inside], numbers, stride);
     }
 }

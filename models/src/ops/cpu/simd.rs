@@ -1,7 +1,62 @@
-//! Compiles a kernel several times, for the vector units that the machine may have.
+//! Which vector units the machine has, and how kernels are compiled for them.
 //!
 //! Safe Rust loops are vectorised by the compiler for the features of the function that they are
-//! inlined into; which copy runs is decided once, at run time.
+//! inlined into; which copy runs is decided at run time.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Vector units that kernels are written for, the widest last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What every machine of the target has.
+    Plain = 1,
+    /// AVX2 with fused multiply-add.
+    Avx2 = 2,
+    /// AVX-512 with its byte, word, double word and length extensions.
+    Avx512 = 3,
+}
+
+/// The environment variable that keeps wider units from being used: `avx2` or `plain`.
+const VARIABLE: &str = "MTMC_VECTORS";
+
+/// The widest units that the machine has and the environment variable `MTMC_VECTORS` allows.
+pub fn level() -> Level {
+    /// A [`Level`], or 0 before the first question.
+    static KNOWN: AtomicU8 = AtomicU8::new(0);
+    match KNOWN.load(Ordering::Relaxed) {
+        1 => return Level::Plain,
+        2 => return Level::Avx2,
+        3 => return Level::Avx512,
+        _ => {}
+    }
+    let most = match std::env::var(VARIABLE).as_deref() {
+        Ok("plain") => Level::Plain,
+        Ok("avx2") => Level::Avx2,
+        _ => Level::Avx512,
+    };
+    let level = machine().min(most);
+    KNOWN.store(level as u8, Ordering::Relaxed);
+    level
+}
+
+/// The widest units that the machine has.
+pub fn machine() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        let wide = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq");
+        if fused && wide {
+            return Level::Avx512;
+        }
+        if fused {
+            return Level::Avx2;
+        }
+    }
+    Level::Plain
+}
 
 /// Declares `fn $name(..)` that runs `$body`, an `#[inline(always)]` function of the same
 /// signature, compiled for AVX-512, for AVX2 with FMA, or for the target's baseline.
@@ -20,17 +75,12 @@ macro_rules! dispatch {
                 fn avx2($($arg: $ty),*) {
                     $body($($arg),*);
                 }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                {
-                    // SAFETY: the features that the copy needs were just found.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                match $crate::ops::cpu::simd::level() {
+                    // SAFETY: the machine has the features of its level.
+                    $crate::ops::cpu::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
-                    return unsafe { avx2($($arg),*) };
+                    $crate::ops::cpu::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::ops::cpu::simd::Level::Plain => {}
                 }
             }
             $body($($arg),*);

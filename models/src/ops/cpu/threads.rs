@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)] // setting an environment variable and the allocator
 
+use candle_core::Tensor;
+
 /// Sets the number of threads of this crate's kernels and of candle's own operations, once.
 ///
 /// candle 0.11 asks for its number at every operation, by the environment variable
@@ -40,5 +42,15 @@ fn keep_memory() {
             // two numbers and answers whether it knows the setting.
             unsafe { mallopt(setting, BYTES) };
         }
+    }
+}
+
+/// Runs `pass` on one of the threads that compute, if `x` is on the CPU: every operation of a pass
+/// that asks for threads from outside waits until one of them wakes up and answers.
+pub fn on_threads<T: Send>(x: &Tensor, pass: impl FnOnce() -> T + Send) -> T {
+    if x.device().is_cpu() {
+        rayon::scope(|_| pass())
+    } else {
+        pass()
     }
 }

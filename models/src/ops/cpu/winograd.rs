@@ -11,10 +11,11 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::block::{self, Block, COLUMNS, Factors, Precision, ROWS};
+use super::block::{self, Block, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::{Shared, Size};
-use super::math::finish;
+use super::finish::{self, Bias, End, Finish};
 use super::product::pack_weight;
+use super::simd::{Level, level};
 use super::tiles;
 use crate::layers::Conv;
 
@@ -26,6 +27,12 @@ pub const SIDE: usize = 6;
 
 /// Products of a tile.
 const POSITIONS: usize = SIDE * SIDE;
+
+/// The transforms are written for AVX-512 alone.
+const UNIT: Unit = Unit {
+    precision: Precision::F32,
+    level: Level::Avx512,
+};
 
 /// Weights of a 3×3 convolution, transformed.
 pub struct Winograd {
@@ -76,7 +83,7 @@ impl Winograd {
     /// Whether a convolution is one that this pays for, on this machine.
     pub fn suits(conv: &Conv) -> bool {
         let shape = conv.kernel == 3 && conv.stride == 1 && conv.groups == 1 && conv.padding <= 2;
-        shape && conv.input >= 16 && conv.output >= 16 && Precision::F32.available()
+        shape && conv.far == 0 && conv.input >= 16 && conv.output >= 16 && level() == Level::Avx512
     }
 
     /// `weight`: `[output, input, 3, 3]`.
@@ -99,19 +106,20 @@ impl Winograd {
 
     /// Convolves `[batch, input, height, width]` into `output`, `[batch, output, ..]`, whose sizes
     /// are those of the convolution.
-    pub fn run(&self, input: &[f32], bias: &[f32], size: Size, output: &mut [f32]) {
+    ///
+    /// # Safety
+    /// The output may be written, all of it, by nobody else.
+    pub unsafe fn run(
+        &self,
+        input: &[f32],
+        bias: &[f32],
+        finish: Finish,
+        size: Size,
+        output: *mut f32,
+    ) {
         let extent = self.extent(size);
-        let Extent {
-            out_height,
-            out_width,
-            rows,
-            columns,
-            ..
-        } = extent;
-        assert_eq!(
-            output.len(),
-            size.batch * self.conv.output * out_height * out_width
-        );
+        let Extent { rows, columns, .. } = extent;
+        assert!(bias.len() >= self.conv.output);
         let tiles = size.batch * rows * columns;
         let panels = tiles.div_ceil(COLUMNS);
         let blocks = self.conv.output.div_ceil(ROWS);
@@ -125,18 +133,21 @@ impl Winograd {
         } else {
             1
         };
-        let shared = Shared(output.as_mut_ptr());
+        let shared = Shared(output);
         (0..panels.div_ceil(group) * parts)
             .into_par_iter()
             .with_max_len(1)
             .for_each(|index| {
-                let shared = &shared;
                 let write = |channel: usize, at: usize, row: &[f32]| {
+                    let end = End {
+                        bias: Bias::Rows(&bias[channel..]),
+                        finish,
+                        added: None,
+                        relu: false,
+                    };
                     // SAFETY: no other job has these tiles of these channels, and `at` leaves room
                     // for the row in the output.
-                    let target =
-                        unsafe { std::slice::from_raw_parts_mut(shared.0.add(at), row.len()) };
-                    finish(target, row, bias[channel], self.conv.activation);
+                    unsafe { finish::row(shared.at(at), row, &end, 0) };
                 };
                 let start = index % parts * part;
                 let blocks = start..(start + part).min(blocks);
@@ -200,17 +211,29 @@ impl Winograd {
         for room in rooms.iter_mut() {
             room.products.resize(POSITIONS * part.len(), empty);
         }
+        let taken = block::part_of(channels);
         let weights = self.weight.chunks_exact(blocks * channels * ROWS);
         for (position, weights) in weights.enumerate() {
-            let weights = weights.chunks_exact(channels * ROWS).skip(part.start);
-            for (block, weight) in weights.take(part.len()).enumerate() {
-                for room in rooms.iter_mut() {
-                    let lanes = room.segments.last().map_or(0, |s| s.lane + s.count);
-                    let panel = &room.values[position * channels * COLUMNS..];
-                    let panel = block::bits(&panel[..channels * COLUMNS]);
-                    let product = &mut room.products[position * part.len() + block];
-                    let factors = Factors::Packed(weight);
-                    block::multiply(Precision::F32, product, panel, factors, channels, lanes);
+            for from in (0..channels).step_by(taken) {
+                let to = (from + taken).min(channels);
+                let blocks = weights.chunks_exact(channels * ROWS).skip(part.start);
+                for (block, weight) in blocks.take(part.len()).enumerate() {
+                    for room in rooms.iter_mut() {
+                        let lanes = room.segments.last().map_or(0, |s| s.lane + s.count);
+                        let panel = &room.values[position * channels * COLUMNS..];
+                        let operands = Operands {
+                            panel: block::bits(&panel[from * COLUMNS..to * COLUMNS]),
+                            factors: Factors::Packed(&weight[from * ROWS..to * ROWS]),
+                            steps: to - from,
+                        };
+                        let product = &mut room.products[position * part.len() + block];
+                        let target = Target {
+                            resumed: from > 0,
+                            ..Target::block(product, ROWS, lanes)
+                        };
+                        // SAFETY: the target is a whole block.
+                        unsafe { block::multiply(UNIT, &operands, target, None) };
+                    }
                 }
             }
         }

@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)] // vector instructions
 
-use super::block::Precision;
-use super::simd::dispatch;
+use super::block::{Precision, bits};
+use super::simd::{Level, dispatch, level};
 
 /// Words of a vector.
 const LANES: usize = 16;
@@ -28,13 +28,6 @@ fn pairs_body(words: &mut [u32], first: &[f32], second: &[f32]) {
 fn singles_body(words: &mut [u32], numbers: &[f32]) {
     for (word, number) in words.iter_mut().zip(numbers) {
         *word = bf16(*number);
-    }
-}
-
-#[inline(always)]
-fn bits_body(words: &mut [u32], numbers: &[f32]) {
-    for (word, number) in words.iter_mut().zip(numbers) {
-        *word = number.to_bits();
     }
 }
 
@@ -71,9 +64,42 @@ dispatch! {
     pub fn singles(words: &mut [u32], numbers: &[f32]) = singles_body
 }
 
+/// The numbers' own bits, of as many as there are words.
+pub fn copy(words: &mut [u32], numbers: &[f32]) {
+    words.copy_from_slice(bits(numbers));
+}
+
+#[inline(always)]
+fn every_second_body(target: &mut [f32], numbers: &[f32]) {
+    for (target, pair) in target.iter_mut().zip(numbers.chunks(2)) {
+        *target = pair[0];
+    }
+}
+
 dispatch! {
-    /// The numbers' own bits.
-    pub fn bits(words: &mut [u32], numbers: &[f32]) = bits_body
+    fn every_second_plain(target: &mut [f32], numbers: &[f32]) = every_second_body
+}
+
+/// Every `step`-th of `numbers` from the first one on, as many as fit `target`.
+pub fn every(target: &mut [f32], numbers: &[f32], step: usize) {
+    if step == 1 {
+        let count = target.len().min(numbers.len());
+        target[..count].copy_from_slice(&numbers[..count]);
+        return;
+    }
+    if step != 2 {
+        for (target, number) in target.iter_mut().zip(numbers.iter().step_by(step)) {
+            *target = *number;
+        }
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        let count = target.len().min(numbers.len().div_ceil(2));
+        // SAFETY: the machine has the instructions.
+        return unsafe { x86::every_second(&mut target[..count], numbers) };
+    }
+    every_second_plain(target, numbers);
 }
 
 dispatch! {
@@ -107,10 +133,32 @@ fn converted(count: usize, available: bool, convert: impl FnOnce(usize)) -> usiz
 mod x86 {
     use std::arch::x86_64::{
         __m256i, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh,
-        _mm512_loadu_ps, _mm512_or_si512, _mm512_slli_epi32, _mm512_storeu_si512,
+        _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_or_si512,
+        _mm512_permutex2var_ps, _mm512_setr_epi32, _mm512_slli_epi32, _mm512_storeu_si512,
     };
 
     use super::LANES;
+
+    /// `target` has at most as many numbers as there are pairs, the last one perhaps in part.
+    #[target_feature(enable = "avx512f")]
+    pub fn every_second(target: &mut [f32], numbers: &[f32]) {
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        for at in (0..target.len()).step_by(LANES) {
+            let lanes = LANES.min(target.len() - at);
+            let left = numbers.len() - 2 * at;
+            let part = |from: usize| u16::MAX >> (LANES - left.saturating_sub(from).min(LANES));
+            let mask = |from: usize| if left > from { part(from) } else { 0 };
+            // SAFETY: masks leave out what is beyond the ends of both.
+            unsafe {
+                let source = numbers.as_ptr().add(2 * at);
+                let low = _mm512_maskz_loadu_ps(mask(0), source);
+                let high = _mm512_maskz_loadu_ps(mask(LANES), source.wrapping_add(LANES));
+                let both = _mm512_permutex2var_ps(low, even, high);
+                let target = target.as_mut_ptr().add(at);
+                _mm512_mask_storeu_ps(target, u16::MAX >> (LANES - lanes), both);
+            }
+        }
+    }
 
     /// # Safety
     /// All have the same length, a multiple of [`LANES`].
@@ -153,6 +201,17 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn every_second_number_is_taken(count in 0_usize..80, room in 0_usize..50, step in 1_usize..4) {
+            let numbers: Vec<f32> = (0..count).map(|i| i as f32).collect();
+            let mut found = vec![-1.0; room];
+            every(&mut found, &numbers, step);
+            for (index, found) in found.into_iter().enumerate() {
+                let expected = numbers.get(index * step).copied().unwrap_or(-1.0);
+                prop_assert_eq!(found, expected);
+            }
+        }
+
         // Rounded by the same rule whatever the instructions; no number here is close to zero.
         #[test]
         fn vectors_are_rounded_as_numbers_are(numbers in prop::collection::vec(-9_f32..9.0, 0..120)) {

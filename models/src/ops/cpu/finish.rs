@@ -1,0 +1,326 @@
+//! What becomes of sums before they are stored: bias, activation, scale and shift, and a tensor that
+//! is added.
+
+#![allow(unsafe_code)] // vector instructions, and rows that have no numbers yet
+
+use super::math::activate;
+use super::simd::{Level, dispatch, level};
+use crate::ops::Activation;
+
+/// What follows the bias, the same for all numbers of a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Finish {
+    /// First of all.
+    pub activation: Activation,
+    /// The activation is multiplied by this,
+    pub scale: f32,
+    /// and this is added.
+    pub shift: f32,
+}
+
+impl Finish {
+    /// The activation alone.
+    pub fn new(activation: Activation) -> Self {
+        Self {
+            activation,
+            scale: 1.0,
+            shift: 0.0,
+        }
+    }
+
+    fn is_scaled(&self) -> bool {
+        self.scale != 1.0 || self.shift != 0.0
+    }
+}
+
+/// What is added to sums first.
+#[derive(Clone, Copy)]
+pub enum Bias<'a> {
+    /// One number a row, at least as many as the block has.
+    Rows(&'a [f32]),
+    /// One number a column, at least as many as the block has.
+    Columns(&'a [f32]),
+}
+
+/// All that follows the sums of a block.
+#[derive(Clone, Copy)]
+pub struct End<'a> {
+    /// What is added first.
+    pub bias: Bias<'a>,
+    /// What follows.
+    pub finish: Finish,
+    /// Numbers that are added to that, as rows, and how far apart these are.
+    pub added: Option<(*const f32, usize)>,
+    /// What is below zero becomes zero at last.
+    pub relu: bool,
+}
+
+/// Finishes one row of sums into `target`, row `index` of its block.
+///
+/// # Safety
+/// `target` may be written, and what is added read, for as many numbers as there are sums.
+pub unsafe fn row(target: *mut f32, sums: &[f32], end: &End<'_>, index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: by this function's contract; the machine has the instructions.
+        return unsafe { avx512::row(target, sums, end, index) };
+    }
+    // SAFETY: by this function's contract; zeros make numbers of what the target holds.
+    let target = unsafe {
+        target.write_bytes(0, sums.len());
+        std::slice::from_raw_parts_mut(target, sums.len())
+    };
+    match end.bias {
+        Bias::Rows(bias) => with_bias(target, sums, bias[index]),
+        Bias::Columns(bias) => with_biases(target, sums, &bias[..sums.len()]),
+    }
+    activate(target, end.finish.activation);
+    if end.finish.is_scaled() {
+        scale(target, end.finish.scale, end.finish.shift);
+    }
+    if let Some((added, pitch)) = end.added {
+        // SAFETY: by this function's contract.
+        let added = unsafe { std::slice::from_raw_parts(added.add(index * pitch), sums.len()) };
+        add(target, added);
+    }
+    if end.relu {
+        activate(target, Activation::Relu);
+    }
+}
+
+#[inline(always)]
+fn with_bias_body(target: &mut [f32], sums: &[f32], bias: f32) {
+    for (x, sum) in target.iter_mut().zip(sums) {
+        *x = sum + bias;
+    }
+}
+
+#[inline(always)]
+fn with_biases_body(target: &mut [f32], sums: &[f32], biases: &[f32]) {
+    for ((x, sum), bias) in target.iter_mut().zip(sums).zip(biases) {
+        *x = sum + bias;
+    }
+}
+
+#[inline(always)]
+fn scale_body(target: &mut [f32], scale: f32, shift: f32) {
+    for x in target {
+        *x = *x * scale + shift;
+    }
+}
+
+#[inline(always)]
+fn add_body(target: &mut [f32], added: &[f32]) {
+    for (x, more) in target.iter_mut().zip(added) {
+        *x += more;
+    }
+}
+
+dispatch! {
+    fn with_bias(target: &mut [f32], sums: &[f32], bias: f32) = with_bias_body
+}
+
+dispatch! {
+    fn with_biases(target: &mut [f32], sums: &[f32], biases: &[f32]) = with_biases_body
+}
+
+dispatch! {
+    fn scale(target: &mut [f32], scale: f32, shift: f32) = scale_body
+}
+
+dispatch! {
+    fn add(target: &mut [f32], added: &[f32]) = add_body
+}
+
+/// The same for sums in registers.
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    use std::arch::x86_64::{
+        __m512, _mm512_add_epi32, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtps_epi32,
+        _mm512_div_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps,
+        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    };
+
+    use super::{Bias, End};
+    use crate::ops::Activation;
+    use crate::ops::activation::QUICK_GELU_SLOPE;
+    use crate::ops::cpu::math::activate;
+
+    const LANES: usize = 16;
+
+    /// Finishes the first `rows` rows of sums; `mask` says which columns of the last vector exist.
+    ///
+    /// # Safety
+    /// What is added is as large as rows and columns say.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub unsafe fn block<const VECTORS: usize, const ROWS: usize>(
+        sums: &mut [[__m512; VECTORS]; ROWS],
+        end: &End<'_>,
+        rows: usize,
+        mask: u16,
+    ) {
+        match end.bias {
+            Bias::Rows(bias) => {
+                for (sums, bias) in sums.iter_mut().zip(bias).take(rows) {
+                    let bias = _mm512_set1_ps(*bias);
+                    for sum in sums {
+                        *sum = _mm512_add_ps(*sum, bias);
+                    }
+                }
+            }
+            Bias::Columns(bias) => {
+                let columns = (VECTORS - 1) * LANES + mask.count_ones() as usize;
+                assert!(bias.len() >= columns);
+                for vector in 0..VECTORS {
+                    // SAFETY: as many as columns, what the mask leaves out is not read.
+                    let bias = unsafe {
+                        let at = bias.as_ptr().add(vector * LANES);
+                        if vector + 1 == VECTORS {
+                            _mm512_maskz_loadu_ps(mask, at)
+                        } else {
+                            _mm512_loadu_ps(at)
+                        }
+                    };
+                    for sums in sums.iter_mut() {
+                        sums[vector] = _mm512_add_ps(sums[vector], bias);
+                    }
+                }
+            }
+        }
+        match end.finish.activation {
+            Activation::Identity => {}
+            Activation::Relu => {
+                for sum in sums.iter_mut().flatten() {
+                    *sum = relu(*sum);
+                }
+            }
+            // In a copy, so that the others' place need not be in memory.
+            activation => {
+                let mut copy = *sums;
+                match activation {
+                    Activation::Silu => silu_all(&mut copy, rows, 1.0),
+                    Activation::QuickGelu => silu_all(&mut copy, rows, QUICK_GELU_SLOPE as f32),
+                    _ => gelu_all(&mut copy, rows),
+                }
+                *sums = copy;
+            }
+        }
+        if end.finish.is_scaled() {
+            let scale = _mm512_set1_ps(end.finish.scale);
+            let shift = _mm512_set1_ps(end.finish.shift);
+            for sum in sums.iter_mut().flatten() {
+                *sum = _mm512_fmadd_ps(*sum, scale, shift);
+            }
+        }
+        if let Some((added, pitch)) = end.added {
+            for (row, sums) in sums.iter_mut().enumerate().take(rows) {
+                for (vector, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: by this function's contract, what the mask leaves out is not read.
+                    let added = unsafe {
+                        let at = added.add(row * pitch + vector * LANES);
+                        if vector + 1 == VECTORS {
+                            _mm512_maskz_loadu_ps(mask, at)
+                        } else {
+                            _mm512_loadu_ps(at)
+                        }
+                    };
+                    *sum = _mm512_add_ps(*sum, added);
+                }
+            }
+        }
+        if end.relu {
+            for sum in sums.iter_mut().flatten() {
+                *sum = relu(*sum);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`super::row`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub unsafe fn row(target: *mut f32, sums: &[f32], end: &End<'_>, index: usize) {
+        for at in (0..sums.len()).step_by(LANES) {
+            let mask = u16::MAX >> (LANES - LANES.min(sums.len() - at));
+            let end = End {
+                bias: match end.bias {
+                    Bias::Rows(bias) => Bias::Rows(&bias[index..]),
+                    Bias::Columns(bias) => Bias::Columns(&bias[at..]),
+                },
+                added: end
+                    .added
+                    .map(|(added, pitch)| (added.wrapping_add(index * pitch + at), pitch)),
+                ..*end
+            };
+            // SAFETY: what masks leave out is neither read nor written.
+            unsafe {
+                let mut sum = [[_mm512_maskz_loadu_ps(mask, sums.as_ptr().add(at))]];
+                block(&mut sum, &end, 1, mask);
+                _mm512_mask_storeu_ps(target.add(at), mask, sum[0][0]);
+            }
+        }
+    }
+
+    /// NaN stays NaN.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn relu(x: __m512) -> __m512 {
+        _mm512_max_ps(_mm512_setzero_ps(), x)
+    }
+
+    /// Not in registers: there are too few for all sums and this.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn silu_all<const VECTORS: usize, const ROWS: usize>(
+        sums: &mut [[__m512; VECTORS]; ROWS],
+        rows: usize,
+        slope: f32,
+    ) {
+        let slope = _mm512_set1_ps(-slope);
+        for sum in sums.iter_mut().take(rows).flatten() {
+            let x = *sum;
+            let below = _mm512_add_ps(_mm512_set1_ps(1.0), exp(_mm512_mul_ps(x, slope)));
+            *sum = _mm512_div_ps(x, below);
+        }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn gelu_all<const VECTORS: usize, const ROWS: usize>(
+        sums: &mut [[__m512; VECTORS]; ROWS],
+        rows: usize,
+    ) {
+        for sum in sums.iter_mut().take(rows).flatten() {
+            let mut numbers = [0.0_f32; LANES];
+            // SAFETY: there are LANES numbers.
+            unsafe {
+                _mm512_storeu_ps(numbers.as_mut_ptr(), *sum);
+                activate(&mut numbers, Activation::Gelu);
+                *sum = _mm512_loadu_ps(numbers.as_ptr());
+            }
+        }
+    }
+
+    /// As [`crate::ops::cpu::math::exp`].
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn exp(x: __m512) -> __m512 {
+        let number = |x: f32| _mm512_set1_ps(x);
+        let x = _mm512_min_ps(number(87.0), _mm512_max_ps(number(-87.0), x));
+        // To the nearest integer.
+        let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(x, number(std::f32::consts::LOG2_E)));
+        let r = _mm512_fnmadd_ps(n, number(0.693_359_4), x);
+        let r = _mm512_fnmadd_ps(n, number(-2.121_944_4e-4), r);
+        let mut p = number(1.987_569_1e-4);
+        p = _mm512_fmadd_ps(p, r, number(1.398_199_9e-3));
+        p = _mm512_fmadd_ps(p, r, number(8.333_452e-3));
+        p = _mm512_fmadd_ps(p, r, number(4.166_579_6e-2));
+        p = _mm512_fmadd_ps(p, r, number(1.666_666_6e-1));
+        p = _mm512_fmadd_ps(p, r, number(0.5));
+        let square = _mm512_mul_ps(r, r);
+        let p = _mm512_add_ps(_mm512_fmadd_ps(p, square, r), number(1.0));
+        let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+        _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)))
+    }
+}
