@@ -52,13 +52,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         run()?;
         let (start, mut rounds) = (Instant::now(), Vec::new());
-        let busy = cpu_seconds();
+        let (busy, faults) = (cpu_seconds(), page_faults());
         while start.elapsed().as_secs_f64() < SECONDS || rounds.len() < 3 {
             let round = Instant::now();
             run()?;
             rounds.push(round.elapsed().as_secs_f64() * 1e3 / batch as f64);
         }
         let busy = (cpu_seconds() - busy) * 1e3 / (rounds.len() * batch) as f64;
+        let faults = (page_faults() - faults) / rounds.len() as f64;
         if profile {
             ops::profile::start();
             run()?;
@@ -75,7 +76,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         rounds.sort_by(f64::total_cmp);
         let (best, median) = (rounds[0], rounds[rounds.len() / 2]);
         println!(
-            "{name}, {dtype:?}, batch {batch} of {side}², {threads} threads: {best:.1} ms a frame at best, {median:.1} in the median, {busy:.0} ms of CPU time"
+            "{name}, {dtype:?}, batch {batch} of {side}², {threads} threads: {best:.1} ms a frame at best, {median:.1} in the median, {busy:.0} ms of CPU time, {faults:.0} page faults a pass"
         );
     }
     Ok(())
@@ -84,16 +85,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Seconds that this process has computed: on a machine that others use too, a better measure of
 /// one thread's work than the time that passed.
 fn cpu_seconds() -> f64 {
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else {
-        return f64::NAN;
-    };
-    // After the name in brackets: user time is the 12th field, system time the 13th, in ticks.
+    // User time is the 12th field, system time the 13th, in ticks.
+    (stat(12) + stat(13)) / 100.0
+}
+
+/// Pages that the system has given to this process without reading them from anywhere.
+fn page_faults() -> f64 {
+    stat(8)
+}
+
+/// The field of that number, from one on, after the name in brackets of the process's status.
+fn stat(number: usize) -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = fields.split_whitespace().skip(11).take(2);
-    ticks
-        .filter_map(|field| field.parse::<f64>().ok())
-        .sum::<f64>()
-        / 100.0
+    let field = fields.split_whitespace().nth(number - 1);
+    field
+        .and_then(|field| field.parse().ok())
+        .unwrap_or(f64::NAN)
 }
 
 fn detector(name: &str, dtype: DType) -> mtmc_models::Result<LoadedDetector> {

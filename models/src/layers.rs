@@ -684,7 +684,6 @@ impl Module for LinearNormAct {
 /// Linear layers with an activation between them (the heads of DETR-like networks).
 pub struct Mlp {
     layers: Vec<Linear>,
-    activation: Activation,
 }
 
 impl Mlp {
@@ -695,27 +694,22 @@ impl Mlp {
     pub fn new(sizes: &[usize], activation: Activation, params: &Params) -> Result<Self> {
         let mut layers = Vec::new();
         for (index, pair) in sizes.windows(2).enumerate() {
-            layers.push(Linear::new(
-                pair[0],
-                pair[1],
-                &params.pp("layers").pp(index),
-            )?);
+            let layer = Linear::new(pair[0], pair[1], &params.pp("layers").pp(index))?;
+            let last = index + 2 == sizes.len();
+            layers.push(if last {
+                layer
+            } else {
+                layer.activation(activation)
+            });
         }
-        Ok(Self { layers, activation })
+        Ok(Self { layers })
     }
 }
 
 impl Module for Mlp {
     // [.., first] -> [.., last]
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = x.clone();
-        for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x)?;
-            if index + 1 < self.layers.len() {
-                x = self.activation.apply(&x)?;
-            }
-        }
-        Ok(x)
+        forward_all(&self.layers, x)
     }
 }
 
@@ -881,11 +875,7 @@ impl DeformableAttention {
         // Offsets are in half boxes, shared out over the points of a level.
         let offsets = self.sampling_offsets.forward(query)?;
         let offsets = offsets.reshape((batch, queries, heads, points, 2))?;
-        let offsets = offsets.broadcast_mul(&self.point_scale)?;
-        let box_shape = (batch, queries, 1, 1, 2);
-        let center = reference.narrow(2, 0, 2)?.reshape(box_shape)?;
-        let half = (reference.narrow(2, 2, 2)? * 0.5)?.reshape(box_shape)?;
-        let locations = offsets.broadcast_mul(&half)?.broadcast_add(&center)?;
+        let locations = ops::box_locations(&offsets, &reference.contiguous()?, &self.point_scale)?;
         let describe = || {
             let operations = 8 * points * query.elem_count();
             (

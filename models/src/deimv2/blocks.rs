@@ -3,6 +3,7 @@
 use candle_core::{D, Module, Result, Tensor};
 
 use crate::layers::{Activation, Conv, ConvNormAct, Linear, Params, forward_all};
+use crate::ops::silu_gated;
 use crate::rtdetr::{RepConv, conv_norm};
 
 /// A convolution with its norm as `conv` and `norm`, followed by SiLU.
@@ -47,8 +48,7 @@ impl Module for FusionBlock {
         let second = first.narrow(1, hidden, hidden)?.contiguous()?;
         let third = self.cv2.1.forward(&self.cv2.0.forward(&second)?)?;
         let fourth = self.cv3.1.forward(&self.cv3.0.forward(&third)?)?;
-        self.cv4
-            .forward(&Tensor::cat(&[&first, &third, &fourth], 1)?)
+        self.cv4.forward_parts(&[&first, &third, &fourth])
     }
 }
 
@@ -117,7 +117,6 @@ impl Module for RmsNorm {
 pub struct SwiGlu {
     w12: Linear,
     w3: Linear,
-    inner: usize,
 }
 
 impl SwiGlu {
@@ -126,7 +125,6 @@ impl SwiGlu {
         Ok(Self {
             w12: Linear::new(size, 2 * inner, &params.pp("w12"))?,
             w3: Linear::new(inner, size, &params.pp("w3"))?,
-            inner,
         })
     }
 }
@@ -134,10 +132,7 @@ impl SwiGlu {
 impl Module for SwiGlu {
     // [.., size] -> [.., size]
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let both = self.w12.forward(x)?;
-        let gate = both.narrow(D::Minus1, 0, self.inner)?.silu()?;
-        let value = both.narrow(D::Minus1, self.inner, self.inner)?;
-        self.w3.forward(&(gate * value)?)
+        self.w3.forward(&silu_gated(&self.w12.forward(x)?)?)
     }
 }
 

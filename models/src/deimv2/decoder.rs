@@ -271,8 +271,7 @@ fn quality_features(corners: &Tensor) -> Result<Tensor> {
     let (batch, queries, _) = corners.dims3()?;
     let chances = corners.reshape((batch, queries, 4, BINS))?;
     let chances = ops::softmax(&chances)?;
-    let (sorted, _) = chances.contiguous()?.sort_last_dim(false)?;
-    let top = sorted.narrow(D::Minus1, 0, TOP_BINS)?;
+    let top = ops::largest(&chances, TOP_BINS)?;
     let mean = top.mean_keepdim(D::Minus1)?;
     Tensor::cat(&[&top, &mean], D::Minus1)?.reshape((batch, queries, 4 * (TOP_BINS + 1)))
 }

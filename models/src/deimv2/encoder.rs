@@ -4,7 +4,7 @@ use candle_core::{Module, Result, Tensor};
 
 use super::blocks::{FusionBlock, conv_norm_silu};
 use crate::layers::{Activation, Conv, ConvNormAct, Params};
-use crate::ops::upsample_nearest;
+use crate::ops::{add_upsampled, plane_means};
 use crate::rtdetr::{self, AttentionLayer, CellOrder, conv_norm};
 
 /// How the coarse level comes about.
@@ -74,12 +74,6 @@ impl Encoder {
     }
 }
 
-/// `coarse` at twice its resolution, each cell four times, plus `fine`.
-fn add_upsampled(fine: &Tensor, coarse: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = fine.dims4()?;
-    fine + upsample_nearest(coarse, height, width)?
-}
-
 /// Pools one coarse level, gives it the mean of the image, and fuses both levels both ways.
 pub struct LiteEncoder {
     input_proj: ConvNormAct,
@@ -108,28 +102,51 @@ impl LiteEncoder {
     fn forward(&self, level: &Tensor) -> Result<Vec<Tensor>> {
         let fine = self.input_proj.forward(level)?;
         let coarse = self.down_sample1.forward(&fine)?;
-        let mean = coarse.mean_keepdim((2, 3))?;
+        let mean = plane_means(&coarse)?.unsqueeze(2)?.unsqueeze(3)?;
         let coarse = self.bi_fusion.forward(&coarse.broadcast_add(&mean)?)?;
         let fine = self.fpn_block.forward(&add_upsampled(&fine, &coarse)?)?;
-        let coarse = (coarse + self.down_sample2.forward(&fine)?)?;
+        let coarse = self.down_sample2.forward_sum(&fine, &coarse)?;
         let coarse = self.pan_block.forward(&coarse)?;
         Ok(vec![fine, coarse])
     }
 }
 
 /// Mean of 3×3 cells at stride 2, zeros around counted in, then a pointwise convolution.
-struct DownSample(ConvNormAct);
+struct DownSample {
+    /// For inference.
+    means: Option<ConvNormAct>,
+    conv: ConvNormAct,
+}
 
 impl DownSample {
     fn new(hidden: usize, params: &Params) -> Result<Self> {
         // Places in the authors' `Sequential`: 0 is the pooling, 1 the convolution, 2 its norm.
         let conv = Conv::new(hidden, hidden, 1).activation(Activation::Silu);
-        Ok(Self(ConvNormAct::new(conv, &params.pp(1), &params.pp(2))?))
+        let means = if params.mode().is_plain() {
+            None
+        } else {
+            let conv = Conv::depthwise(hidden, 3).stride(2);
+            let ninth = Tensor::full(1.0_f32 / 9.0, conv.weight_shape(), params.device())?;
+            let ninth = ninth.to_dtype(params.dtype())?;
+            Some(ConvNormAct::fused(conv, &ninth, None)?)
+        };
+        Ok(Self {
+            means,
+            conv: ConvNormAct::new(conv, &params.pp(1), &params.pp(2))?,
+        })
     }
 }
 
-impl Module for DownSample {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+impl DownSample {
+    /// The same plus `added`.
+    fn forward_sum(&self, x: &Tensor, added: &Tensor) -> Result<Tensor> {
+        self.conv.forward_sum(&[&self.means(x)?], added, false)
+    }
+
+    fn means(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(means) = &self.means {
+            return means.forward(x);
+        }
         let (batch, channels, height, width) = x.dims4()?;
         // As a convolution of single channels: candle's pooling has no gradient if windows overlap.
         let kernel = Tensor::full(1.0_f32 / 9.0, (1, 1, 3, 3), x.device())?;
@@ -137,8 +154,13 @@ impl Module for DownSample {
         let planes = x.reshape((batch * channels, 1, height, width))?;
         let means = planes.conv2d(&kernel, 1, 2, 1, 1)?;
         let (_, _, height, width) = means.dims4()?;
-        self.0
-            .forward(&means.reshape((batch, channels, height, width))?)
+        means.reshape((batch, channels, height, width))
+    }
+}
+
+impl Module for DownSample {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.conv.forward(&self.means(x)?)
     }
 }
 

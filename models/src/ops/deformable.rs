@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::planes::{fused, with_numbers};
 use super::{cpu, reference};
 
 /// The levels that are sampled.
@@ -72,6 +73,51 @@ pub fn deformable_attention(
     )
 }
 
+/// Where the samples of boxes lie: centres plus `offsets` times half the boxes' sides times the
+/// points' scale.
+///
+/// `offsets`: `[batch, queries, heads, points, 2]`; `boxes`: centre and size, `[batch, queries, 4]`;
+/// `scale`: `[points, 1]`. The result has the shape of the offsets.
+///
+/// # Errors
+/// The shapes do not fit, or the device fails.
+pub fn box_locations(offsets: &Tensor, boxes: &Tensor, scale: &Tensor) -> Result<Tensor> {
+    let &[batch, queries, heads, points, 2] = offsets.dims() else {
+        candle_core::bail!("offsets {:?} are no pairs", offsets.dims());
+    };
+    if boxes.dims() != [batch, queries, 4] || scale.dims() != [points, 1] {
+        candle_core::bail!(
+            "boxes {:?} and scale {:?} do not fit offsets {:?}",
+            boxes.dims(),
+            scale.dims(),
+            offsets.dims()
+        );
+    }
+    if !fused(&[offsets, boxes, scale]) || offsets.elem_count() == 0 {
+        let offsets = offsets.broadcast_mul(scale)?;
+        let shape = (batch, queries, 1, 1, 2);
+        let center = boxes.narrow(2, 0, 2)?.reshape(shape)?;
+        let half = (boxes.narrow(2, 2, 2)? * 0.5)?.reshape(shape)?;
+        return offsets.broadcast_mul(&half)?.broadcast_add(&center);
+    }
+    let output = with_numbers(&[offsets, boxes, scale], |numbers| {
+        let mut output = numbers[0].to_vec();
+        let queries = output.chunks_exact_mut(heads * points * 2);
+        for (locations, corners) in queries.zip(numbers[1].chunks_exact(4)) {
+            let (x, y) = (corners[0], corners[1]);
+            let (width, height) = (corners[2] * 0.5, corners[3] * 0.5);
+            for head in locations.chunks_exact_mut(points * 2) {
+                for (pair, scale) in head.chunks_exact_mut(2).zip(numbers[2]) {
+                    pair[0] = pair[0] * scale * width + x;
+                    pair[1] = pair[1] * scale * height + y;
+                }
+            }
+        }
+        output
+    })?;
+    Tensor::from_vec(output, offsets.shape(), offsets.device())
+}
+
 struct CpuDeformable<'a>(&'a SampleShape);
 
 impl CustomOp3 for CpuDeformable<'_> {
@@ -106,5 +152,28 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (layout.contiguous_offsets(), storage) {
         (Some((start, end)), CpuStorage::F32(data)) => Ok(&data[start..end]),
         _ => candle_core::bail!("deformable attention needs contiguous f32"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    // candle's operations, which run where gradients are asked for, are the yardstick.
+    #[test]
+    fn locations_are_those_of_candle() {
+        let device = &Device::Cpu;
+        let offsets = Tensor::randn(0_f32, 1.0, (2, 5, 3, 4, 2), device).unwrap();
+        let boxes = Tensor::rand(0_f32, 1.0, (2, 5, 4), device).unwrap();
+        let scale = Tensor::rand(0_f32, 1.0, (4, 1), device).unwrap();
+        let tracked = Var::from_tensor(&offsets).unwrap();
+        let expected = box_locations(tracked.as_tensor(), &boxes, &scale).unwrap();
+        let found = box_locations(&offsets, &boxes, &scale).unwrap();
+        let off = (found - expected).unwrap().abs().unwrap();
+        let off = off.flatten_all().unwrap().max(0).unwrap();
+        assert!(off.to_scalar::<f32>().unwrap() < 1e-6);
+        assert!(box_locations(&offsets, &boxes, &boxes).is_err());
     }
 }

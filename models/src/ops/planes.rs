@@ -145,6 +145,43 @@ pub fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(output, a.shape(), a.device())
 }
 
+/// `fine` plus `coarse`, whose sides are `fine`'s divided by a whole number: each of its cells is
+/// added to as many of `fine`'s as lie in it.
+///
+/// # Errors
+/// The shapes do not fit, or the device fails.
+pub fn add_upsampled(fine: &Tensor, coarse: &Tensor) -> Result<Tensor> {
+    let (batch, channels, height, width) = fine.dims4()?;
+    let (rows, columns) = (coarse.dim(2)?, coarse.dim(3)?);
+    let whole = rows * columns > 0 && height.is_multiple_of(rows) && width.is_multiple_of(columns);
+    let same = (coarse.dim(0)?, coarse.dim(1)?) == (batch, channels);
+    if !whole || !same || !fused(&[fine, coarse]) {
+        return fine + super::upsample_nearest(coarse, height, width)?;
+    }
+    let (down, across) = (height / rows, width / columns);
+    let mut output = vec![0.0_f32; fine.elem_count()];
+    with_numbers(&[fine, coarse], |numbers| {
+        output
+            .par_chunks_exact_mut(height * width)
+            .zip(numbers[0].par_chunks_exact(height * width))
+            .zip(numbers[1].par_chunks_exact(rows * columns))
+            .for_each(|((output, fine), coarse)| {
+                let lines = output.chunks_exact_mut(width).zip(fine.chunks_exact(width));
+                for (y, (output, fine)) in lines.enumerate() {
+                    let coarse = &coarse[y / down * columns..][..columns];
+                    let groups = output.chunks_exact_mut(across);
+                    for ((output, fine), more) in groups.zip(fine.chunks_exact(across)).zip(coarse)
+                    {
+                        for (out, number) in output.iter_mut().zip(fine) {
+                            *out = number + more;
+                        }
+                    }
+                }
+            });
+    })?;
+    Tensor::from_vec(output, fine.shape(), fine.device())
+}
+
 /// Mean of every 2×2 square: both sides halved, an odd last row or column left out.
 ///
 /// # Errors
@@ -214,6 +251,11 @@ mod tests {
             let found = gated_sum(&[a.clone(), b], &gates).unwrap();
             let plain = gated_sum(&[plain_a.clone(), plain_b], &gates).unwrap();
             assert_same(&found, &plain);
+            for (down, across) in [(1, 1), (2, 2), (2, 3)] {
+                let fine = made_up(4, &[2, 3, height * down, width * across]);
+                let plain = add_upsampled(&tracked(&fine), &plain_a).unwrap();
+                assert_same(&add_upsampled(&fine, &a).unwrap(), &plain);
+            }
             if height > 1 {
                 assert_same(&halve(&a).unwrap(), &halve(&plain_a).unwrap());
             }

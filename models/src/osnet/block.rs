@@ -91,17 +91,23 @@ impl Module for Block {
         for stream in &self.streams {
             streams.push(forward_all(stream, &narrow)?);
         }
-        let mut y = self.widen.forward(&self.gate.weigh(&streams)?)?;
-        if let Some(norm) = &self.norm_inside {
-            y = norm.forward(&y)?;
-        }
+        let mixed = self.gate.weigh(&streams)?;
         let x = match &self.shortcut {
             Some(shortcut) => shortcut.forward(x)?,
             None => x.clone(),
         };
-        match &self.norm_after {
-            Some(norm) => norm.forward(&(y + x)?)?.relu(),
-            None => add_relu(&y, &x),
+        match (&self.norm_inside, &self.norm_after) {
+            (None, None) => self.widen.forward_sum(&[&mixed], &x, true),
+            (None, Some(norm)) => norm
+                .forward(&self.widen.forward_sum(&[&mixed], &x, false)?)?
+                .relu(),
+            (Some(inside), after) => {
+                let y = inside.forward(&self.widen.forward(&mixed)?)?;
+                match after {
+                    Some(norm) => norm.forward(&(y + x)?)?.relu(),
+                    None => add_relu(&y, &x),
+                }
+            }
         }
     }
 }

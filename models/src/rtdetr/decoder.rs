@@ -8,7 +8,7 @@ use crate::layers::{
     Activation, Conv, ConvNormAct, DeformableAttention, LayerNorm, Linear, Mlp, MultiHeadAttention,
     Params, Precision,
 };
-use crate::ops::{SampleShape, top_k_indices};
+use crate::ops::{SampleShape, cells_to_rows, top_k_indices};
 
 /// Sizes of the decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -168,17 +168,16 @@ pub(crate) fn flatten_levels(
     points: Vec<usize>,
 ) -> Result<(Tensor, SampleShape)> {
     let mut sizes = Vec::new();
-    let mut flat = Vec::new();
     for level in levels {
         let (_, _, height, width) = level.dims4()?;
         sizes.push((height, width));
-        flat.push(level.flatten_from(2)?.transpose(1, 2)?);
     }
     let shape = SampleShape {
         levels: sizes,
         points,
     };
-    Ok((Tensor::cat(&flat, 1)?.contiguous()?, shape))
+    let levels: Vec<&Tensor> = levels.iter().collect();
+    Ok((cells_to_rows(&levels)?, shape))
 }
 
 /// What `queries` are chosen from: the cells' features, zero where a cell is no candidate, and
@@ -194,7 +193,10 @@ pub(crate) fn candidates(
     }
     let (anchors, valid) = anchors(shape, memory.device())?;
     let anchors = anchors.to_dtype(memory.dtype())?;
-    let masked = memory.broadcast_mul(&valid.to_dtype(memory.dtype())?)?;
+    let masked = match valid {
+        Some(valid) => memory.broadcast_mul(&valid.to_dtype(memory.dtype())?)?,
+        None => memory.clone(),
+    };
     let anchors = anchors.broadcast_as((batch, cells, 4))?.contiguous()?;
     Ok((masked, anchors))
 }
@@ -202,6 +204,12 @@ pub(crate) fn candidates(
 /// The rows of `x` (`[batch, cells, size]`) whose indices are `chosen` (`[batch, queries]`).
 pub(crate) fn pick(x: &Tensor, chosen: &Tensor) -> Result<Tensor> {
     let (batch, queries) = chosen.dims2()?;
+    if batch == 1 && x.device().is_cpu() {
+        return x
+            .squeeze(0)?
+            .index_select(&chosen.squeeze(0)?, 0)?
+            .unsqueeze(0);
+    }
     let index = chosen
         .unsqueeze(2)?
         .broadcast_as((batch, queries, x.dim(2)?))?
@@ -210,8 +218,8 @@ pub(crate) fn pick(x: &Tensor, chosen: &Tensor) -> Result<Tensor> {
 }
 
 /// One anchor a cell before the sigmoid, `[1, cells, 4]`, infinite where it is no candidate, and
-/// 1 or 0 for that, `[1, cells, 1]`.
-fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Tensor)> {
+/// 1 or 0 for that, `[1, cells, 1]`, unless all are.
+fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Option<Tensor>)> {
     let cells = shape.total_cells();
     let mut boxes = Vec::with_capacity(cells * 4);
     let mut valid = Vec::with_capacity(cells);
@@ -236,10 +244,12 @@ fn anchors(shape: &SampleShape, device: &Device) -> Result<(Tensor, Tensor)> {
             }
         }
     }
-    Ok((
-        Tensor::from_vec(boxes, (1, cells, 4), device)?,
-        Tensor::from_vec(valid, (1, cells, 1), device)?,
-    ))
+    let valid = if valid.iter().all(|valid| *valid == 1.0) {
+        None
+    } else {
+        Some(Tensor::from_vec(valid, (1, cells, 1), device)?)
+    };
+    Ok((Tensor::from_vec(boxes, (1, cells, 4), device)?, valid))
 }
 
 /// The logit, finite at 0 and 1.
@@ -275,7 +285,8 @@ impl DecoderLayer {
                 &params.pp("cross_attn"),
             )?,
             norm2: LayerNorm::new(hidden, &params.pp("norm2"))?,
-            linear1: Linear::new(hidden, inner, &params.pp("linear1"))?,
+            linear1: Linear::new(hidden, inner, &params.pp("linear1"))?
+                .activation(Activation::Relu),
             linear2: Linear::new(inner, hidden, &params.pp("linear2"))?,
             norm3: LayerNorm::new(hidden, &params.pp("norm3"))?,
         })
@@ -295,8 +306,7 @@ impl DecoderLayer {
         let query = (&x + position)?;
         let x = (&x + self.cross_attn.forward(&query, reference, memory, shape)?)?;
         let x = self.norm2.forward(&x)?;
-        let inner = self.linear1.forward(&x)?.relu()?;
-        let x = (&x + self.linear2.forward(&inner)?)?;
+        let x = (&x + self.linear2.forward(&self.linear1.forward(&x)?)?)?;
         self.norm3.forward(&x)
     }
 }

@@ -8,7 +8,7 @@ use crate::layers::{
     Activation, Conv, ConvNormAct, LayerNorm, Linear, MultiHeadAttention, Params, fold_batch_norm,
     forward_all,
 };
-use crate::ops::upsample_nearest;
+use crate::ops::{cells_to_rows, rows_to_cells, upsample_nearest};
 
 /// Sizes of the encoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,7 +126,8 @@ impl AttentionLayer {
         let (hidden, inner) = (config.hidden, config.feed_forward);
         Ok(Self {
             self_attn: MultiHeadAttention::new(hidden, config.heads, &params.pp("self_attn"))?,
-            linear1: Linear::new(hidden, inner, &params.pp("linear1"))?,
+            linear1: Linear::new(hidden, inner, &params.pp("linear1"))?
+                .activation(Activation::Gelu),
             linear2: Linear::new(inner, hidden, &params.pp("linear2"))?,
             norm1: LayerNorm::new(hidden, &params.pp("norm1"))?,
             norm2: LayerNorm::new(hidden, &params.pp("norm2"))?,
@@ -135,19 +136,16 @@ impl AttentionLayer {
 
     /// `[batch, hidden, height, width]` in and out.
     pub(crate) fn forward_map(&self, map: &Tensor, order: CellOrder) -> Result<Tensor> {
-        let (batch, hidden, height, width) = map.dims4()?;
-        let x = map.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [batch, cells, hidden]
+        let (_, hidden, height, width) = map.dims4()?;
+        let x = cells_to_rows(&[map])?; // [batch, cells, hidden]
         let position = position_embedding((width, height), hidden, order, map.device())?;
         let position = position.to_dtype(x.dtype())?;
         let query = x.broadcast_add(&position)?;
         let x = (&x + self.self_attn.forward(&query, &query, &x)?)?;
         let x = self.norm1.forward(&x)?;
-        let inner = Activation::Gelu.apply(&self.linear1.forward(&x)?)?;
-        let x = (&x + self.linear2.forward(&inner)?)?;
+        let x = (&x + self.linear2.forward(&self.linear1.forward(&x)?)?)?;
         let x = self.norm2.forward(&x)?;
-        x.transpose(1, 2)?
-            .contiguous()?
-            .reshape((batch, hidden, height, width))
+        rows_to_cells(&x, height, width)
     }
 }
 
@@ -227,7 +225,7 @@ impl FusionBlock {
     /// Fuses two levels of one size.
     fn forward(&self, levels: &[&Tensor]) -> Result<Tensor> {
         let deep = forward_all(&self.bottlenecks, &self.conv1.forward_parts(levels)?)?;
-        let sum = (deep + self.conv2.forward_parts(levels)?)?;
+        let sum = self.conv2.forward_sum(levels, &deep, false)?;
         match &self.conv3 {
             Some(conv) => conv.forward(&sum),
             None => Ok(sum),

@@ -5,7 +5,7 @@ use candle_core::{Module, Result, Tensor};
 
 use super::conv_norm;
 use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
-use crate::ops::{Window, add_relu, max_pool2d};
+use crate::ops::{Window, max_pool2d};
 
 /// Sizes of the backbone.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,12 +173,14 @@ impl Block {
 
 impl Module for Block {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = forward_all(&self.branch, x)?;
+        let Some((last, before)) = self.branch.split_last() else {
+            candle_core::bail!("a block without convolutions")
+        };
         let short = match &self.short {
             Some(short) if short.pool => short.conv.forward(&x.avg_pool2d(2)?)?,
             Some(short) => short.conv.forward(x)?,
             None => x.clone(),
         };
-        add_relu(&y, &short)
+        last.forward_sum(&[&forward_all(before, x)?], &short, true)
     }
 }

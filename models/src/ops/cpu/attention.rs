@@ -3,10 +3,15 @@
 
 #![allow(unsafe_code)] // `gemm` takes raw pointers
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
-use super::math::exp;
-use super::simd::dispatch;
+use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
+use super::conv::Shared;
+use super::finish::{Bias, End, Finish};
+use super::math::softmax;
+use crate::ops::Activation;
 
 /// Rows of numbers in memory: `[batch, rows, size]` with any steps between batches and rows.
 #[derive(Clone, Copy)]
@@ -48,6 +53,9 @@ pub struct Shape {
 pub fn run(query: Rows, key: Rows, value: Rows, shape: Shape, scale: f32) -> Vec<f32> {
     let (queries, keys) = (query.rows, key.rows);
     let Shape { heads, head, .. } = shape;
+    if let Some(unit) = Unit::of(Precision::F32) {
+        return by_blocks(unit, query, key, value, shape, scale);
+    }
     let mut mixed = vec![0.0; shape.batch * heads * queries * head];
     mixed
         .par_chunks_mut(queries * head)
@@ -79,6 +87,161 @@ pub fn run(query: Rows, key: Rows, value: Rows, shape: Shape, scale: f32) -> Vec
             },
         );
     side_by_side(&mixed, queries, shape)
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
+/// Room for one head, which its thread keeps.
+#[derive(Default)]
+struct Room {
+    keys: Vec<f32>,   // [panels of keys, head, COLUMNS], times the scale
+    values: Vec<f32>, // [panels of the head's numbers, keys, COLUMNS]
+    scores: Vec<f32>, // [ROWS, keys]
+}
+
+/// Eight queries at a time through all keys, the softmax and all values.
+fn by_blocks(
+    unit: Unit,
+    query: Rows,
+    key: Rows,
+    value: Rows,
+    shape: Shape,
+    scale: f32,
+) -> Vec<f32> {
+    let Shape { batch, heads, head } = shape;
+    let count = batch * query.rows * heads * head;
+    let mut output = Vec::with_capacity(count);
+    let shared = Shared(output.as_mut_ptr());
+    let job = |index: usize| {
+        let (image, first) = (index / heads, index % heads * head);
+        let parts = Parts {
+            unit,
+            query: query.part(image, first, head),
+            key: key.part(image, first, head),
+            value: value.part(image, first, head),
+            pitches: [query.row_stride, key.row_stride, value.row_stride],
+            rows: [query.rows, key.rows],
+            head,
+            scale,
+        };
+        // SAFETY: the columns of this head in the rows of this image, which no other job has.
+        unsafe {
+            let output = shared.at(image * query.rows * heads * head + first);
+            ROOM.with_borrow_mut(|room| parts.run(room, output, heads * head));
+        }
+    };
+    if rayon::current_num_threads() == 1 {
+        (0..batch * heads).for_each(job);
+    } else {
+        (0..batch * heads).into_par_iter().for_each(job);
+    }
+    // SAFETY: every head of every row was written.
+    unsafe { output.set_len(count) };
+    output
+}
+
+/// One head of one image.
+struct Parts<'a> {
+    unit: Unit,
+    query: &'a [f32],
+    key: &'a [f32],
+    value: &'a [f32],
+    /// Numbers from one row to the next, of each of the three.
+    pitches: [usize; 3],
+    /// Of queries, and of keys and values.
+    rows: [usize; 2],
+    head: usize,
+    scale: f32,
+}
+
+impl Parts<'_> {
+    fn pack(&self, room: &mut Room) {
+        let ([_, keys], head) = (self.rows, self.head);
+        room.keys.clear();
+        room.keys
+            .resize(keys.div_ceil(COLUMNS) * head * COLUMNS, 0.0);
+        for (index, row) in self.key.chunks(self.pitches[1]).take(keys).enumerate() {
+            let panel = &mut room.keys[index / COLUMNS * head * COLUMNS + index % COLUMNS..];
+            for (place, number) in panel.iter_mut().step_by(COLUMNS).zip(&row[..head]) {
+                *place = number * self.scale;
+            }
+        }
+        room.values.clear();
+        room.values
+            .resize(head.div_ceil(COLUMNS) * keys * COLUMNS, 0.0);
+        for (index, row) in self.value.chunks(self.pitches[2]).take(keys).enumerate() {
+            for (panel, numbers) in row[..head].chunks(COLUMNS).enumerate() {
+                let at = (panel * keys + index) * COLUMNS;
+                room.values[at..at + numbers.len()].copy_from_slice(numbers);
+            }
+        }
+        room.scores.resize(ROWS * keys, 0.0);
+    }
+
+    /// # Safety
+    /// The head's columns of all rows of the output, `pitch` numbers apart, may be written.
+    unsafe fn run(&self, room: &mut Room, output: *mut f32, pitch: usize) {
+        let ([queries, keys], head) = (self.rows, self.head);
+        self.pack(room);
+        let end = End {
+            bias: Bias::Rows(&[0.0; ROWS]),
+            finish: Finish::new(Activation::Identity),
+            added: None,
+            relu: false,
+        };
+        for first in (0..queries).step_by(ROWS) {
+            let count = ROWS.min(queries - first);
+            for (panel, words) in room.keys.chunks_exact(head * COLUMNS).enumerate() {
+                let operands = Operands {
+                    panel: block::bits(words),
+                    factors: Factors::Rows {
+                        words: block::bits(&self.query[first * self.pitches[0]..]),
+                        pitch: self.pitches[0],
+                        count,
+                    },
+                    steps: head,
+                };
+                // SAFETY: there is room for all keys of the rows of a block.
+                unsafe {
+                    let target = Target {
+                        start: room.scores.as_mut_ptr().add(panel * COLUMNS),
+                        pitch: keys,
+                        rows: count,
+                        columns: COLUMNS.min(keys - panel * COLUMNS),
+                        resumed: false,
+                    };
+                    block::multiply(self.unit, &operands, target, Some(&end));
+                }
+            }
+            for row in room.scores.chunks_exact_mut(keys).take(count) {
+                softmax(row);
+            }
+            for (panel, words) in room.values.chunks_exact(keys * COLUMNS).enumerate() {
+                let operands = Operands {
+                    panel: block::bits(words),
+                    factors: Factors::Rows {
+                        words: block::bits(&room.scores),
+                        pitch: keys,
+                        count,
+                    },
+                    steps: keys,
+                };
+                // SAFETY: by this function's contract.
+                unsafe {
+                    let target = Target {
+                        start: output.add(first * pitch + panel * COLUMNS),
+                        pitch,
+                        rows: count,
+                        columns: COLUMNS.min(head - panel * COLUMNS),
+                        resumed: false,
+                    };
+                    block::multiply(self.unit, &operands, target, Some(&end));
+                }
+            }
+        }
+    }
 }
 
 /// From `[batch, heads, rows, head]` to `[batch, rows, heads * head]`.
@@ -141,24 +304,4 @@ impl Product {
             );
         }
     }
-}
-
-#[inline(always)]
-fn softmax_body(row: &mut [f32]) {
-    let mut most = f32::NEG_INFINITY;
-    for x in row.iter() {
-        most = if *x > most { *x } else { most };
-    }
-    for x in row.iter_mut() {
-        *x = exp(*x - most);
-    }
-    let scale = 1.0 / super::math::sum(row);
-    for x in row {
-        *x *= scale;
-    }
-}
-
-dispatch! {
-    /// Softmax in place.
-    fn softmax(row: &mut [f32]) = softmax_body
 }

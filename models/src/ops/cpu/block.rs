@@ -248,16 +248,32 @@ struct Run<'a> {
     end: Option<&'a End<'a>>,
 }
 
+/// Asks for the target's lines, so that they are there when the sums are.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(super) fn prefetch(target: &Target) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    /// Numbers of a line.
+    const LINE: usize = 16;
+    for row in 0..target.rows {
+        let start = target.start.wrapping_add(row * target.pitch);
+        for at in (0..target.columns + LINE - 1).step_by(LINE) {
+            let at = start.wrapping_add(at.min(target.columns - 1));
+            // SAFETY: a prefetch does not fault.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
         __m512, __m512bh, __m512i, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
-        _mm512_setzero_ps, _mm512_storeu_ps,
+        _mm512_loadu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
     };
     use std::mem::transmute;
 
-    use super::{COLUMNS, ROWS, Run};
+    use super::{COLUMNS, ROWS, Run, prefetch};
     use crate::ops::cpu::finish;
 
     const LANES: usize = 16;
@@ -275,7 +291,7 @@ mod avx512 {
                 let target = run.target;
                 // The last vector's columns that exist.
                 let mask = u16::MAX >> (VECTORS * LANES - target.columns);
-                let masked = mask != u16::MAX;
+                prefetch(&target);
                 let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
                 if target.resumed {
                     for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
@@ -316,25 +332,7 @@ mod avx512 {
                         }
                     }
                 }
-                // A copy, so that the sums' own place need not be in memory.
-                let mut sums = sums;
-                if let Some(end) = run.end {
-                    // SAFETY: what is added is as large as the target.
-                    unsafe { finish::avx512::block(&mut sums, end, target.rows, mask) };
-                }
-                for (row, sums) in sums.iter().enumerate().take(target.rows) {
-                    for (vector, sum) in sums.iter().enumerate() {
-                        // SAFETY: rows and columns of the target.
-                        unsafe {
-                            let at = target.start.add(row * target.pitch + vector * LANES);
-                            if masked && vector + 1 == VECTORS {
-                                _mm512_mask_storeu_ps(at, mask, *sum);
-                            } else {
-                                _mm512_storeu_ps(at, *sum);
-                            }
-                        }
-                    }
-                }
+                finish::store!(sums, run.end, target, mask, VECTORS);
             }
         };
     }

@@ -1,8 +1,10 @@
 //! Deformable attention's sampling: gathers and mixes, without a grid in between.
 
+#![allow(unsafe_code)] // vector instructions
+
 use rayon::prelude::*;
 
-use super::simd::dispatch;
+use super::simd::{Level, dispatch, level};
 use crate::ops::SampleShape;
 
 /// Queries that one thread takes at a time.
@@ -54,52 +56,100 @@ struct Block<'a> {
     size: usize,
 }
 
+/// Where a corner's numbers begin, and their factor.
+type Corner = (usize, f32);
+
+/// The corners of all samples of one head of one query that lie inside.
 #[inline(always)]
-fn sample_body(output: &mut [f32], block: Block<'_>) {
+fn corners(block: &Block<'_>, index: usize, corners: &mut Vec<Corner>) {
+    corners.clear();
     let points = block.shape.total_points();
-    let first = block.first * block.heads;
-    for (index, sum) in output.chunks_exact_mut(block.size).enumerate() {
-        let head = index % block.heads;
-        let at = (first + index) * points;
-        let locations = &block.locations[at * 2..(at + points) * 2];
-        let weights = &block.weights[at..at + points];
-        let mut point = 0;
-        let mut first_cell = 0;
-        for (&(height, width), &count) in block.shape.levels.iter().zip(&block.shape.points) {
-            for _ in 0..count {
-                let x = locations[point * 2] * width as f32 - 0.5;
-                let y = locations[point * 2 + 1] * height as f32 - 0.5;
-                let (x0, y0) = (x.floor(), y.floor());
-                let (fx, fy) = (x - x0, y - y0);
-                for (dx, dy, near) in [
-                    (0.0, 0.0, (1.0 - fx) * (1.0 - fy)),
-                    (1.0, 0.0, fx * (1.0 - fy)),
-                    (0.0, 1.0, (1.0 - fx) * fy),
-                    (1.0, 1.0, fx * fy),
-                ] {
-                    let (cx, cy) = (x0 + dx, y0 + dy);
-                    // Also false for NaN: such a sample counts as outside.
-                    let inside = cx >= 0.0 && cy >= 0.0 && cx < width as f32 && cy < height as f32;
-                    if !inside {
-                        continue;
-                    }
+    let head = index % block.heads;
+    let at = (block.first * block.heads + index) * points;
+    let locations = &block.locations[at * 2..(at + points) * 2];
+    let mut samples = locations
+        .chunks_exact(2)
+        .zip(&block.weights[at..at + points]);
+    let mut first_cell = 0;
+    for (&(height, width), &count) in block.shape.levels.iter().zip(&block.shape.points) {
+        for (location, weight) in samples.by_ref().take(count) {
+            let x = location[0] * width as f32 - 0.5;
+            let y = location[1] * height as f32 - 0.5;
+            let (x0, y0) = (x.floor(), y.floor());
+            let (fx, fy) = (x - x0, y - y0);
+            for (dx, dy, near) in [
+                (0.0, 0.0, (1.0 - fx) * (1.0 - fy)),
+                (1.0, 0.0, fx * (1.0 - fy)),
+                (0.0, 1.0, (1.0 - fx) * fy),
+                (1.0, 1.0, fx * fy),
+            ] {
+                let (cx, cy) = (x0 + dx, y0 + dy);
+                // Also false for NaN: such a sample counts as outside.
+                let inside = cx >= 0.0 && cy >= 0.0 && cx < width as f32 && cy < height as f32;
+                if inside {
                     let cell = first_cell + cy as usize * width + cx as usize;
-                    let start = (cell * block.heads + head) * block.size;
-                    let factor = near * weights[point];
-                    let source = &block.value[start..start + block.size];
-                    for (out, value) in sum.iter_mut().zip(source) {
-                        *out += factor * value;
-                    }
+                    corners.push(((cell * block.heads + head) * block.size, near * weight));
                 }
-                point += 1;
             }
-            first_cell += height * width;
+        }
+        first_cell += height * width;
+    }
+}
+
+#[inline(always)]
+fn sample_plain_body(output: &mut [f32], block: Block<'_>) {
+    let mut found = Vec::with_capacity(4 * block.shape.total_points());
+    for (index, sum) in output.chunks_exact_mut(block.size).enumerate() {
+        corners(&block, index, &mut found);
+        for &(start, factor) in &found {
+            let source = &block.value[start..start + block.size];
+            for (out, value) in sum.iter_mut().zip(source) {
+                *out += factor * value;
+            }
         }
     }
 }
 
 dispatch! {
-    fn sample(output: &mut [f32], block: Block<'_>) = sample_body
+    fn sample_plain(output: &mut [f32], block: Block<'_>) = sample_plain_body
+}
+
+fn sample(output: &mut [f32], block: Block<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: the machine has the instructions.
+        return unsafe { avx512(output, block) };
+    }
+    sample_plain(output, block);
+}
+
+/// The same with sums in registers.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn avx512(output: &mut [f32], block: Block<'_>) {
+    use std::arch::x86_64::{
+        _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
+        _mm512_setzero_ps,
+    };
+    const LANES: usize = 16;
+    let mut found = Vec::with_capacity(4 * block.shape.total_points());
+    for (index, sums) in output.chunks_exact_mut(block.size).enumerate() {
+        corners(&block, index, &mut found);
+        for (part, sums) in sums.chunks_mut(LANES).enumerate() {
+            let mask = u16::MAX >> (LANES - sums.len());
+            let mut sum = _mm512_setzero_ps();
+            for &(start, factor) in &found {
+                let source = &block.value[start..start + block.size];
+                // SAFETY: masks leave out what is beyond the head's numbers.
+                let value = unsafe {
+                    _mm512_maskz_loadu_ps(mask, source.as_ptr().wrapping_add(part * LANES))
+                };
+                sum = _mm512_fmadd_ps(value, _mm512_set1_ps(factor), sum);
+            }
+            // SAFETY: as above.
+            unsafe { _mm512_mask_storeu_ps(sums.as_mut_ptr(), mask, sum) };
+        }
+    }
 }
 
 #[cfg(test)]

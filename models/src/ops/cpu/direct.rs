@@ -266,10 +266,10 @@ unsafe fn block(level: Level, run: &Run<'_>) {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_storeu_ps,
+        __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
 
+    use super::super::block::prefetch;
     use super::{ROWS, Run, finish};
 
     const LANES: usize = 16;
@@ -280,6 +280,7 @@ mod avx512 {
     pub unsafe fn block<const VECTORS: usize>(run: &Run<'_>) {
         let target = run.target;
         let mask = u16::MAX >> (VECTORS * LANES - target.columns);
+        prefetch(&target);
         let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
         let mut weight = run.weight;
         for channel in 0..run.channels {
@@ -299,23 +300,8 @@ mod avx512 {
                 }
             }
         }
-        // A copy, so that the sums' own place need not be in memory.
-        let mut sums = sums;
-        // SAFETY: nothing is added but bias.
-        unsafe { finish::avx512::block(&mut sums, run.end, target.rows, mask) };
-        for (row, sums) in sums.iter().enumerate().take(target.rows) {
-            for (vector, sum) in sums.iter().enumerate() {
-                // SAFETY: rows and columns of the target.
-                unsafe {
-                    let at = target.start.add(row * target.pitch + vector * LANES);
-                    if mask != u16::MAX && vector + 1 == VECTORS {
-                        _mm512_mask_storeu_ps(at, mask, *sum);
-                    } else {
-                        _mm512_storeu_ps(at, *sum);
-                    }
-                }
-            }
-        }
+        let end = Some(run.end);
+        finish::store!(sums, end, target, mask, VECTORS);
     }
 }
 

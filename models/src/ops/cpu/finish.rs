@@ -55,6 +55,110 @@ pub struct End<'a> {
     pub relu: bool,
 }
 
+impl End<'_> {
+    /// Whether bias, a bound, scale and shift are all there is.
+    pub fn is_quick(&self) -> bool {
+        let bound = matches!(
+            self.finish.activation,
+            Activation::Identity | Activation::Relu
+        );
+        bound && self.added.is_none() && !self.relu
+    }
+}
+
+/// Finishes the first rows of sums in AVX-512 registers, `$sums`, and stores them: what is quick
+/// here, where it costs few instructions, the rest by [`avx512::block`] by way of memory.
+///
+/// Expands to code for functions with that feature; `$target` has fewer columns than the sums by
+/// what `$mask` leaves out of the last vectors.
+#[cfg(target_arch = "x86_64")]
+macro_rules! store {
+    ($sums:ident, $end:expr, $target:ident, $mask:ident, $vectors:ident) => {{
+        use std::arch::x86_64::{
+            _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+            _mm512_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+        };
+        use $crate::ops::cpu::finish::{Bias, End, avx512};
+        let end: Option<&End<'_>> = $end;
+        let mask: u16 = $mask;
+        let lanes = |vector: usize| {
+            if vector + 1 == $vectors {
+                mask
+            } else {
+                u16::MAX
+            }
+        };
+        let mut sums = $sums;
+        if let Some(end) = end {
+            if end.is_quick() {
+                let finish = &end.finish;
+                let least = match finish.activation {
+                    $crate::ops::Activation::Relu => 0.0,
+                    _ => f32::NEG_INFINITY,
+                };
+                let least = _mm512_set1_ps(least);
+                let (scale, shift) = (_mm512_set1_ps(finish.scale), _mm512_set1_ps(finish.shift));
+                match end.bias {
+                    Bias::Rows(bias) => {
+                        assert!(bias.len() >= ROWS);
+                        for (sums, bias) in sums.iter_mut().zip(bias) {
+                            let bias = _mm512_set1_ps(*bias);
+                            for sum in sums {
+                                *sum = _mm512_add_ps(*sum, bias);
+                            }
+                        }
+                    }
+                    Bias::Columns(bias) => {
+                        assert!(bias.len() >= $target.columns);
+                        let mut biases = [_mm512_setzero_ps(); $vectors];
+                        for (vector, value) in biases.iter_mut().enumerate() {
+                            // SAFETY: what the mask leaves out is not read.
+                            *value = unsafe {
+                                let at = bias.as_ptr().add(vector * 16);
+                                _mm512_maskz_loadu_ps(lanes(vector), at)
+                            };
+                        }
+                        for sums in &mut sums {
+                            for (sum, bias) in sums.iter_mut().zip(&biases) {
+                                *sum = _mm512_add_ps(*sum, *bias);
+                            }
+                        }
+                    }
+                }
+                for sum in sums.iter_mut().flatten() {
+                    // NaN stays NaN.
+                    *sum = _mm512_fmadd_ps(_mm512_max_ps(least, *sum), scale, shift);
+                }
+            } else {
+                let mut copy = sums;
+                // SAFETY: what is added is as large as the target.
+                unsafe { avx512::block(&mut copy, end, $target.rows, mask) };
+                sums = copy;
+            }
+        }
+        let whole = mask == u16::MAX;
+        for row in 0..ROWS {
+            if row >= $target.rows {
+                break;
+            }
+            for vector in 0..$vectors {
+                // SAFETY: rows and columns of the target.
+                unsafe {
+                    let at = $target.start.add(row * $target.pitch + vector * 16);
+                    if whole || vector + 1 < $vectors {
+                        _mm512_storeu_ps(at, sums[row][vector]);
+                    } else {
+                        _mm512_mask_storeu_ps(at, mask, sums[row][vector]);
+                    }
+                }
+            }
+        }
+    }};
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use store;
+
 /// Finishes one row of sums into `target`, row `index` of its block.
 ///
 /// # Safety
@@ -153,7 +257,7 @@ pub mod avx512 {
     ///
     /// # Safety
     /// What is added is as large as rows and columns say.
-    #[inline]
+    #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub unsafe fn block<const VECTORS: usize, const ROWS: usize>(
         sums: &mut [[__m512; VECTORS]; ROWS],

@@ -113,6 +113,38 @@ fn activate_body(row: &mut [f32], activation: Activation) {
     }
 }
 
+#[inline(always)]
+fn silu_product_body(output: &mut [f32], gate: &[f32], value: &[f32]) {
+    for ((out, gate), value) in output.iter_mut().zip(gate).zip(value) {
+        *out = gate / (1.0 + exp(-gate)) * value;
+    }
+}
+
+#[inline(always)]
+fn softmax_body(row: &mut [f32]) {
+    let mut most = f32::NEG_INFINITY;
+    for x in row.iter() {
+        most = if *x > most { *x } else { most };
+    }
+    for x in row.iter_mut() {
+        *x = exp(*x - most);
+    }
+    let scale = 1.0 / sum(row);
+    for x in row {
+        *x *= scale;
+    }
+}
+
+dispatch! {
+    /// Softmax in place.
+    pub fn softmax(row: &mut [f32]) = softmax_body
+}
+
+dispatch! {
+    /// SiLU of `gate` times `value`.
+    pub fn silu_product(output: &mut [f32], gate: &[f32], value: &[f32]) = silu_product_body
+}
+
 dispatch! {
     /// Applies the activation, in place.
     pub fn activate(row: &mut [f32], activation: Activation) = activate_body

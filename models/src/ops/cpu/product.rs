@@ -46,7 +46,13 @@ pub struct Product {
 
 /// Whether the input's cells are the matrix already.
 pub fn is_pointwise(conv: &Conv) -> bool {
-    (conv.kernel, conv.stride, conv.padding, conv.far, conv.groups) == (1, 1, 0, 0, 1)
+    (
+        conv.kernel,
+        conv.stride,
+        conv.padding,
+        conv.far,
+        conv.groups,
+    ) == (1, 1, 0, 0, 1)
 }
 
 /// Channels of the input that lie in one tensor.
@@ -259,27 +265,37 @@ impl Product {
         room: &mut Room,
     ) {
         let cells = run.grid.size.cells();
-        let first = match self.unit.precision {
-            Precision::F32 => taken.start,
-            Precision::Bf16 => 2 * taken.start,
+        let numbers = match self.unit.precision {
+            Precision::F32 => taken.clone(),
+            Precision::Bf16 => 2 * taken.start..(2 * taken.end).min(self.depth),
         };
-        let mut rows = run.sources.iter().flat_map(|source| {
-            let start = image * source.channels;
-            (start..start + source.channels)
-                .map(|plane| &source.data[plane * cells + place.start..][..place.len()])
+        let rows = Rows {
+            sources: run.sources,
+            image,
+            cells,
+            first: place.start,
+            count: place.len(),
+        };
+        if self.unit.precision == Precision::F32 {
+            rows.each(numbers, |target, row| {
+                let target = &mut room.panel[target * COLUMNS..][..place.len()];
+                words::copy(target, row);
+            });
+            return;
+        }
+        let mut before: Option<&[f32]> = None;
+        let mut step = 0;
+        rows.each(numbers, |_, row| {
+            let target = &mut room.panel[step * COLUMNS..][..place.len()];
+            let Some(first) = before.take() else {
+                before = Some(row);
+                return;
+            };
+            words::pairs(target, first, row);
+            step += 1;
         });
-        let mut skipped = rows.by_ref().skip(first);
-        let panel = room.panel.chunks_exact_mut(COLUMNS).take(taken.len());
-        for target in panel {
-            let target = &mut target[..place.len()];
-            let Some(row) = skipped.next() else { return };
-            match self.unit.precision {
-                Precision::F32 => words::copy(target, row),
-                Precision::Bf16 => match skipped.next() {
-                    Some(second) => words::pairs(target, row, second),
-                    None => words::singles(target, row),
-                },
-            }
+        if let Some(last) = before {
+            words::singles(&mut room.panel[step * COLUMNS..][..place.len()], last);
         }
     }
 
@@ -324,6 +340,34 @@ impl Product {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Cells of an image, channel by channel through all sources.
+struct Rows<'a> {
+    sources: &'a [Source<'a>],
+    image: usize,
+    /// Cells of a channel, the first one that is wanted, and how many.
+    cells: usize,
+    first: usize,
+    count: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Gives `take` the cells of the channels `wanted`, with how many came before.
+    fn each(&self, wanted: Range<usize>, mut take: impl FnMut(usize, &'a [f32])) {
+        let mut before = 0;
+        for source in self.sources {
+            let channels = before..before + source.channels;
+            let from = wanted.start.max(channels.start);
+            let to = wanted.end.min(channels.end);
+            let planes = &source.data[self.image * source.channels * self.cells..];
+            for channel in from..to {
+                let start = (channel - channels.start) * self.cells + self.first;
+                take(channel - wanted.start, &planes[start..start + self.count]);
+            }
+            before = channels.end;
         }
     }
 }

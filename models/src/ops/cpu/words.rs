@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)] // vector instructions
 
-use super::block::{Precision, bits};
+use super::block::{COLUMNS, Precision, bits};
 use super::simd::{Level, dispatch, level};
 
 /// Words of a vector.
@@ -66,6 +66,14 @@ dispatch! {
 
 /// The numbers' own bits, of as many as there are words.
 pub fn copy(words: &mut [u32], numbers: &[f32]) {
+    // The usual length is known to the compiler.
+    if let (Ok(words), Ok(numbers)) = (
+        <&mut [u32; COLUMNS]>::try_from(&mut *words),
+        <&[u32; COLUMNS]>::try_from(bits(numbers)),
+    ) {
+        *words = *numbers;
+        return;
+    }
     words.copy_from_slice(bits(numbers));
 }
 
