@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use crate::layers::{Mode, Params, Precision};
 use crate::memory::in_halves;
-use crate::ops::{non_maximum_suppression, top_k};
+use crate::ops::{non_maximum_suppression, release_buffers, top_k};
 use crate::preprocess::{Placement, Preprocessor};
 use crate::{BBox, Description, DetectOptions, Detection, Detector, Result, Weights};
 use crate::{expected_tensors, network};
@@ -88,8 +88,11 @@ impl LoadedDetector {
             description.batch_norm_eps.unwrap_or(1e-5),
         )
         .precision(precision);
+        let network = network::build(description, &params)?;
+        drop(params);
+        release_buffers();
         Ok(Self {
-            network: network::build(description, &params)?,
+            network,
             description: description.clone(),
             preprocessor: Preprocessor::new(description),
             device: device.clone(),

@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod buffers;
 mod conv;
 pub(crate) mod cpu;
 #[cfg(any(feature = "cuda", test))]
@@ -26,6 +27,7 @@ mod upsample;
 
 pub use activation::Activation;
 pub use attention::attention;
+pub use buffers::release_buffers;
 pub use conv::Conv2d;
 pub use cpu::block::Precision;
 pub use cpu::threads::{on_threads, set_threads};

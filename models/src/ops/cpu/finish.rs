@@ -345,6 +345,28 @@ pub mod avx512 {
     /// As [`super::row`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub unsafe fn row(target: *mut f32, sums: &[f32], end: &End<'_>, index: usize) {
+        if let Bias::Rows(bias) = end.bias
+            && end.is_quick()
+        {
+            let least = match end.finish.activation {
+                Activation::Relu => 0.0,
+                _ => f32::NEG_INFINITY,
+            };
+            let (least, bias) = (_mm512_set1_ps(least), _mm512_set1_ps(bias[index]));
+            let scale = _mm512_set1_ps(end.finish.scale);
+            let shift = _mm512_set1_ps(end.finish.shift);
+            for at in (0..sums.len()).step_by(LANES) {
+                let mask = u16::MAX >> (LANES - LANES.min(sums.len() - at));
+                // SAFETY: what masks leave out is neither read nor written.
+                unsafe {
+                    let sum = _mm512_maskz_loadu_ps(mask, sums.as_ptr().add(at));
+                    let sum = _mm512_max_ps(least, _mm512_add_ps(sum, bias));
+                    let sum = _mm512_fmadd_ps(sum, scale, shift);
+                    _mm512_mask_storeu_ps(target.add(at), mask, sum);
+                }
+            }
+            return;
+        }
         for at in (0..sums.len()).step_by(LANES) {
             let mask = u16::MAX >> (LANES - LANES.min(sums.len() - at));
             let end = End {

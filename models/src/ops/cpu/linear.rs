@@ -14,6 +14,9 @@ use super::finish::{Bias, End, Finish};
 use super::words;
 use crate::ops::Activation;
 
+/// Rows that pass by all panels together.
+const ROWS_TOGETHER: usize = 96;
+
 /// Products below which a job of its own costs more than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 20;
 
@@ -143,6 +146,26 @@ impl Packed {
         let steps = self.unit.precision.steps(self.input);
         let rows = words.len() / pitch;
         let part = block::part_of(steps);
+        // Rows stay in the second-level cache while all panels pass by.
+        for start in (0..rows).step_by(ROWS_TOGETHER) {
+            let rows = start..(start + ROWS_TOGETHER).min(rows);
+            // SAFETY: by this function's contract.
+            unsafe { self.multiply_rows(words, pitch, rows, part, job, output) };
+        }
+    }
+
+    /// # Safety
+    /// As for `job`.
+    unsafe fn multiply_rows(
+        &self,
+        words: &[u32],
+        pitch: usize,
+        rows: Range<usize>,
+        part: usize,
+        job: &Job<'_>,
+        output: *mut f32,
+    ) {
+        let steps = self.unit.precision.steps(self.input);
         for index in job.panels.clone() {
             let panel = &self.weight[index * steps * COLUMNS..(index + 1) * steps * COLUMNS];
             let column = index * COLUMNS;
@@ -155,8 +178,8 @@ impl Packed {
             };
             for from in (0..steps).step_by(part) {
                 let to = (from + part).min(steps);
-                for first in (0..rows).step_by(ROWS) {
-                    let count = ROWS.min(rows - first);
+                for first in rows.clone().step_by(ROWS) {
+                    let count = ROWS.min(rows.end - first);
                     let operands = Operands {
                         panel: &panel[from * COLUMNS..to * COLUMNS],
                         factors: Factors::Rows {

@@ -43,6 +43,24 @@ pub fn sum_of_squares(row: &[f32]) -> f32 {
     sum_of(row, |x| x * x)
 }
 
+/// The largest of all numbers that are not NaN.
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = larger(*lane, *x);
+    }
+    lanes.iter().fold(f32::NEG_INFINITY, |a, b| larger(a, *b))
+}
+
 #[inline(always)]
 fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -122,10 +140,7 @@ fn silu_product_body(output: &mut [f32], gate: &[f32], value: &[f32]) {
 
 #[inline(always)]
 fn softmax_body(row: &mut [f32]) {
-    let mut most = f32::NEG_INFINITY;
-    for x in row.iter() {
-        most = if *x > most { *x } else { most };
-    }
+    let most = largest(row);
     for x in row.iter_mut() {
         *x = exp(*x - most);
     }

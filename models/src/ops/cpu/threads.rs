@@ -1,6 +1,6 @@
 //! How many threads compute.
 
-#![allow(unsafe_code)] // setting an environment variable and the allocator
+#![allow(unsafe_code)] // setting an environment variable
 
 use candle_core::Tensor;
 
@@ -10,8 +10,6 @@ use candle_core::Tensor;
 /// `RAYON_NUM_THREADS` or else by reading the system's list of processors, which costs more than
 /// some of the operations; so the variable is set.
 ///
-/// On Linux with glibc, memory that a pass through a network frees is kept for the next one.
-///
 /// Call it at the start of a program, before it starts other threads.
 ///
 /// # Errors
@@ -19,30 +17,9 @@ use candle_core::Tensor;
 pub fn set_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
     // SAFETY: by this function's contract no other thread reads the environment meanwhile.
     unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
-    keep_memory();
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()
-}
-
-/// Keeps the allocator from giving large pieces of memory back to the system, which would have to
-/// clear them for every pass anew: a tenth of the time that RT-DETR-l takes.
-fn keep_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        /// `M_TRIM_THRESHOLD` and `M_MMAP_THRESHOLD` of `malloc.h`.
-        const SETTINGS: [i32; 2] = [-1, -3];
-        /// Larger than anything that a pass needs.
-        const BYTES: i32 = 1 << 30;
-        unsafe extern "C" {
-            fn mallopt(parameter: i32, value: i32) -> i32;
-        }
-        for setting in SETTINGS {
-            // SAFETY: a function of the C library that this program is linked to; it takes these
-            // two numbers and answers whether it knows the setting.
-            unsafe { mallopt(setting, BYTES) };
-        }
-    }
 }
 
 /// Runs `pass` on one of the threads that compute, if `x` is on the CPU: every operation of a pass
