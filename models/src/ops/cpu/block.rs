@@ -268,15 +268,19 @@ pub(super) fn prefetch(target: &Target) {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+        __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castsi512_ps,
+        _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
+        _mm512_set1_epi32, _mm512_setzero_ps,
     };
     use std::mem::transmute;
 
-    use super::{COLUMNS, ROWS, Run, prefetch};
+    use super::{COLUMNS, ROWS, Run, Target, prefetch};
     use crate::ops::cpu::finish;
 
     const LANES: usize = 16;
+
+    /// Words that factors are asked for before they are needed.
+    const AHEAD: usize = 1024;
 
     /// One function for each kind of words: `$add` multiplies and adds.
     macro_rules! block {
@@ -292,6 +296,13 @@ mod avx512 {
                 // The last vector's columns that exist.
                 let mask = u16::MAX >> (VECTORS * LANES - target.columns);
                 prefetch(&target);
+                if let Some((added, pitch)) = run.end.and_then(|end| end.added) {
+                    prefetch(&Target {
+                        start: added.cast_mut(),
+                        pitch,
+                        ..target
+                    });
+                }
                 let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
                 if target.resumed {
                     for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
@@ -311,8 +322,15 @@ mod avx512 {
                 let mut panel = run.panel;
                 let rows = run.rows;
                 for at in 0..run.steps {
-                    // SAFETY: by this function's contract; loads need no alignment.
+                    // SAFETY: by this function's contract; loads need no alignment, and a
+                    // prefetch does not fault.
                     unsafe {
+                        if STEP == ROWS {
+                            // Factors of the next blocks lie behind this one's: they come from far
+                            // where few columns share them.
+                            let ahead = rows[0].wrapping_add(at * ROWS + AHEAD);
+                            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                        }
                         let values: [__m512; VECTORS] = std::array::from_fn(|vector| {
                             _mm512_loadu_ps(panel.add(vector * LANES).cast())
                         });

@@ -51,18 +51,17 @@ pub struct End<'a> {
     pub finish: Finish,
     /// Numbers that are added to that, as rows, and how far apart these are.
     pub added: Option<(*const f32, usize)>,
-    /// What is below zero becomes zero at last.
+    /// What is below zero becomes zero after that.
     pub relu: bool,
 }
 
 impl End<'_> {
-    /// Whether bias, a bound, scale and shift are all there is.
+    /// Whether the activation takes few instructions.
     pub fn is_quick(&self) -> bool {
-        let bound = matches!(
+        matches!(
             self.finish.activation,
             Activation::Identity | Activation::Relu
-        );
-        bound && self.added.is_none() && !self.relu
+        )
     }
 }
 
@@ -128,6 +127,24 @@ macro_rules! store {
                 for sum in sums.iter_mut().flatten() {
                     // NaN stays NaN.
                     *sum = _mm512_fmadd_ps(_mm512_max_ps(least, *sum), scale, shift);
+                }
+                if let Some((added, pitch)) = end.added {
+                    let least = if end.relu { 0.0 } else { f32::NEG_INFINITY };
+                    let least = _mm512_set1_ps(least);
+                    for row in 0..ROWS {
+                        if row >= $target.rows {
+                            break;
+                        }
+                        for vector in 0..$vectors {
+                            // SAFETY: what is added is as large as the target.
+                            let added = unsafe {
+                                let at = added.add(row * pitch + vector * 16);
+                                _mm512_maskz_loadu_ps(lanes(vector), at)
+                            };
+                            let sum = _mm512_add_ps(sums[row][vector], added);
+                            sums[row][vector] = _mm512_max_ps(least, sum);
+                        }
+                    }
                 }
             } else {
                 let mut copy = sums;
@@ -347,6 +364,7 @@ pub mod avx512 {
     pub unsafe fn row(target: *mut f32, sums: &[f32], end: &End<'_>, index: usize) {
         if let Bias::Rows(bias) = end.bias
             && end.is_quick()
+            && end.added.is_none()
         {
             let least = match end.finish.activation {
                 Activation::Relu => 0.0,

@@ -2,7 +2,8 @@
 //! stride 1, these are the cells of the images, whose channels may lie in several tensors; for
 //! others what the outputs see is gathered while panels are packed.
 //!
-//! A part of a panel stays in the first-level cache while all weights of that part pass by.
+//! A part of a panel stays in the first-level cache while weights of that part pass by, as many as stay
+//! in the second-level cache for all panels.
 
 #![allow(unsafe_code)] // threads write into one output
 
@@ -19,6 +20,10 @@ use crate::layers::Conv;
 
 /// Products below which a job of its own costs more than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 20;
+
+/// Blocks whose weights stay in the second-level cache while all panels pass by; packing these once
+/// more for the next blocks costs little.
+const BLOCKS_TOGETHER: usize = 64;
 
 /// A part of a panel, and numbers gathered for it.
 struct Room {
@@ -194,8 +199,13 @@ impl Product {
         let part = block::part_of(steps);
         let cells = run.grid.output.0 * run.grid.output.1;
         let panels_an_image = cells.div_ceil(COLUMNS);
-        for first in (0..steps).step_by(part) {
+        let groups = (0..steps).step_by(part).flat_map(|first| {
+            let blocks = job.blocks.clone().step_by(BLOCKS_TOGETHER);
+            blocks.map(move |block| (first, block))
+        });
+        for (first, block) in groups {
             let taken = first..(first + part).min(steps);
+            let blocks = block..(block + BLOCKS_TOGETHER).min(job.blocks.end);
             for panel in job.panels.clone() {
                 let image = panel / panels_an_image;
                 let start = panel % panels_an_image * COLUMNS;
@@ -207,16 +217,23 @@ impl Product {
                     let image = &source.data[image * size..(image + 1) * size];
                     self.gather(image, run.grid, place.clone(), taken.clone(), room);
                 }
-                self.multiply(run, job, &room.panel, image, place, taken.clone());
+                self.multiply(
+                    run,
+                    blocks.clone(),
+                    &room.panel,
+                    image,
+                    place,
+                    taken.clone(),
+                );
             }
         }
     }
 
-    /// Multiplies a part of a panel with the job's blocks.
+    /// Multiplies a part of a panel with some blocks.
     fn multiply(
         &self,
         run: &Pass<'_>,
-        job: &Job,
+        blocks: Range<usize>,
         panel: &[u32],
         image: usize,
         place: Range<usize>,
@@ -225,7 +242,7 @@ impl Product {
         let steps = self.unit.precision.steps(self.depth);
         let cells = run.grid.output.0 * run.grid.output.1;
         let last = taken.end == steps;
-        for index in job.blocks.clone() {
+        for index in blocks {
             let weight = &self.weight[index * steps * ROWS..(index + 1) * steps * ROWS];
             let operands = Operands {
                 panel,
