@@ -371,7 +371,7 @@ impl Module for ConvNormAct {
                 }
                 let mut y = match bias {
                     None if quick => ops::training::conv2d(x, weight, conv)?,
-                    _ => ops::reference::conv2d(x, weight, bias.as_ref(), conv)?,
+                    _ => ops::conv2d_with_gradients(x, weight, bias.as_ref(), conv)?,
                 };
                 if let Some(norm) = norm {
                     y = norm.forward_t(&y, *training)?;

@@ -269,6 +269,29 @@ impl Conv2d {
     }
 }
 
+/// Grouped convolution with bias, without activation, on any device, with gradients: by kernels where
+/// a GPU has them, else by candle. `x`: `[batch, input, height, width]`.
+///
+/// # Errors
+/// The shapes do not fit, or the device fails.
+pub(crate) fn conv2d_with_gradients(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    conv: &Conv,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::training::takes(&[x, weight])
+        && let Some(y) = cuda::training::conv2d(&device, x, weight, conv)?
+    {
+        return match bias {
+            Some(bias) => y.broadcast_add(&bias.reshape((1, bias.dim(0)?, 1, 1))?),
+            None => Ok(y),
+        };
+    }
+    reference::conv2d(x, weight, bias, conv)
+}
+
 /// One tensor of the channels of all `parts`.
 fn joined(parts: &[&Tensor]) -> Result<Tensor> {
     match parts {

@@ -61,6 +61,11 @@ pub fn deformable_attention(
     if let Some(device) = cuda::tensors::takes(&[value, locations, weights]) {
         return cuda::tensors::deformable_attention(&device, value, locations, weights, shape);
     }
+    #[cfg(feature = "cuda")]
+    if let Some(device) = cuda::training::takes(&[value, locations, weights]) {
+        let all = [value, locations, weights];
+        return cuda::training::deformable_attention(&device, all, shape);
+    }
     let tracked = value.track_op() || locations.track_op() || weights.track_op();
     let fused = value.device().is_cpu() && value.dtype() == DType::F32 && !tracked;
     if !fused {

@@ -29,6 +29,7 @@ pub use activation::Activation;
 pub use attention::attention;
 pub use buffers::release_buffers;
 pub use conv::Conv2d;
+pub(crate) use conv::conv2d_with_gradients;
 pub use cpu::block::Precision;
 pub use cpu::threads::{on_threads, set_threads};
 pub use deformable::{SampleShape, box_locations, deformable_attention};

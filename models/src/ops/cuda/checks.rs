@@ -9,6 +9,7 @@ use super::{programs, resize};
 use crate::layers::Conv;
 use crate::testing::made_up;
 
+mod gradients;
 mod images;
 mod lists;
 mod networks;
@@ -48,10 +49,16 @@ impl Check {
 type Case = fn(&mut Draw, DType, &dyn Executor) -> Result<f64>;
 
 /// Name, types, whether equal to the last bit (in f32, where types matter), one case.
-const KERNELS: [(&str, &[DType], bool, Case); 17] = [
+const KERNELS: [(&str, &[DType], bool, Case); 24] = [
     ("deformable", FLOATS, false, networks::deformable),
     ("depthwise", FLOATS, false, networks::depthwise),
     ("convolution", FLOATS, false, networks::convolution),
+    (
+        "implicit",
+        &[DType::F16, DType::BF16],
+        false,
+        networks::implicit,
+    ),
     ("epilogue", FLOATS, false, networks::epilogue),
     ("layer_norm", FLOATS, false, networks::layer_norm),
     ("softmax", FLOATS, false, networks::softmax),
@@ -59,6 +66,22 @@ const KERNELS: [(&str, &[DType], bool, Case); 17] = [
     ("max_pool", FLOATS, true, networks::max_pool),
     ("gated_sum", FLOATS, false, networks::gated_sum),
     ("attention", FLOATS, false, networks::attention),
+    ("fold", FLOATS, false, gradients::fold),
+    (
+        "columns together",
+        FLOATS,
+        true,
+        gradients::columns_together,
+    ),
+    ("depthwise gradients", FLOATS, false, gradients::depthwise),
+    ("deformable gradients", FLOATS, false, gradients::deformable),
+    ("deformable extremes", FLOATS, false, gradients::extremes),
+    (
+        "convolution gradients",
+        &[DType::F32],
+        false,
+        gradients::convolution,
+    ),
     ("top_k", FLOATS, true, lists::top_k),
     ("suppression", &[DType::F32], true, lists::suppression),
     ("products", FLOATS, false, lists::products),

@@ -24,6 +24,7 @@ __device__ __forceinline__ float wide(float value) { return value; }
 __device__ __forceinline__ void narrow(float *out, float value) { *out = value; }
 
 typedef unsigned char u8;
+typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 

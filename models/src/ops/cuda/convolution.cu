@@ -49,9 +49,11 @@ __device__ void depthwise(const T *x, const T *weight, const T *bias, T *output,
 
 // The pixels under every tap: [batch, channels, height, width] to
 // [batch, channels * kernel * kernel, out_height * out_width], so that a convolution is the weight's
-// matrix times this one, in the order in which the next layer wants it.
+// matrix times this one, in the order in which the next layer wants it. With `together`, the number of
+// images, each row has the pixels of all of them: [channels * kernel * kernel, batch * pixels].
 // Blocks: x over images, channels and taps, y over pixels.
-template <typename T> __device__ void columns(const T *x, T *output, const ConvSizes &sizes) {
+template <typename T>
+__device__ void columns(const T *x, T *output, const ConvSizes &sizes, u32 together) {
   u32 pixel = blockIdx.y * blockDim.x + threadIdx.x;
   u32 pixels = sizes.out_height * sizes.out_width;
   if (pixel >= pixels)
@@ -63,7 +65,10 @@ template <typename T> __device__ void columns(const T *x, T *output, const ConvS
       (int)(pixel % sizes.out_width * sizes.stride + tap % sizes.kernel) - (int)sizes.padding;
   bool inside = row >= 0 && row < (int)sizes.height && column >= 0 && column < (int)sizes.width;
   const T *input = x + (u64)plane * sizes.height * sizes.width;
-  T *to = output + (u64)blockIdx.x * pixels + pixel;
+  u64 row_at = blockIdx.x;
+  if (together)
+    row_at = ((u64)(plane % sizes.channels) * taps + tap) * together + plane / sizes.channels;
+  T *to = output + row_at * pixels + pixel;
   if (inside)
     *to = input[(u64)row * sizes.width + column];
   else
@@ -93,8 +98,9 @@ __device__ void epilogue(const T *x, const T *bias, const T *residual, T *output
     depthwise(x, weight, bias, output, sizes, activation);                                         \
   }                                                                                                \
   EXPORT(depthwise_##suffix)                                                                       \
-  extern "C" __global__ void columns_##suffix(const type *x, type *output, ConvSizes sizes) {      \
-    columns(x, output, sizes);                                                                     \
+  extern "C" __global__ void columns_##suffix(const type *x, type *output, ConvSizes sizes,        \
+                                              u32 together) {                                      \
+    columns(x, output, sizes, together);                                                           \
   }                                                                                                \
   EXPORT(columns_##suffix)                                                                         \
   extern "C" __global__ void epilogue_##suffix(const type *x, const type *bias,                    \

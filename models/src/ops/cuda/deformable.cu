@@ -1,17 +1,7 @@
 // Multi-scale deformable attention (Zhu et al., Deformable DETR, 2021): one thread an output number.
 // Neighbouring threads have neighbouring channels, so that the four cells of a sample are read in
 // whole lines; the sample's place is the same for all threads of a head.
-#include "common.cuh"
-
-#define MAX_LEVELS 8
-
-// In the order in which programs.rs gives them.
-struct Levels {
-  u32 count;
-  u32 height[MAX_LEVELS];
-  u32 width[MAX_LEVELS];
-  u32 points[MAX_LEVELS];
-};
+#include "levels.cuh"
 
 // value: [batch, cells, heads, size]; locations: [batch, queries, heads, points, 2];
 // weights: [batch, queries, heads, points]; output: [batch, queries, heads * size], `total` numbers.

@@ -78,7 +78,7 @@ fn held(storage: &CudaStorage, start: usize, count: usize) -> Result<Held<'_>> {
 
 /// Room for `count` numbers, whose values are undefined.
 #[allow(unsafe_code)]
-fn alloc(device: &CudaDevice, dtype: DType, count: usize) -> Result<CudaStorage> {
+pub(super) fn alloc(device: &CudaDevice, dtype: DType, count: usize) -> Result<CudaStorage> {
     // SAFETY: every number of an output or scratch buffer is written by a kernel before it is read;
     // the emulator's tests fill such buffers with marks and compare all of them.
     let slice = unsafe {

@@ -21,8 +21,9 @@ fn binary() -> Option<&'static Path> {
 
 fn compile() -> Option<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops/cuda");
-    // Replaced by each run: one place, however often tests run.
-    let binary = std::env::temp_dir().join("mtmc-cuda-emulator");
+    // Replaced by each run: one place for each checkout, however often its tests run.
+    let checkout = env!("CARGO_MANIFEST_DIR").replace(['/', '\\'], "-");
+    let binary = std::env::temp_dir().join(format!("mtmc-cuda-emulator{checkout}"));
     let unfinished = binary.with_extension(std::process::id().to_string());
     let output = Command::new(std::env::var("CXX").unwrap_or_else(|_| "c++".to_string()))
         .args(["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])

@@ -8,9 +8,9 @@ use crate::layers::Conv;
 use crate::ops::{Activation, SampleShape, Window};
 
 /// Threads of a block where nothing else decides.
-const THREADS: u32 = 256;
+pub(super) const THREADS: u32 = 256;
 /// Threads that run together.
-const WARP: u32 = 32;
+pub(super) const WARP: u32 = 32;
 /// Levels that deformable attention can sample (`MAX_LEVELS`).
 const MAX_LEVELS: usize = 8;
 /// Numbers of a head that attention can take (`MAX_HEAD`).
@@ -22,7 +22,7 @@ pub const MAX_BOXES: usize = 256 * 32;
 /// Streams that a gated sum can take.
 pub const MAX_STREAMS: usize = 4;
 /// Blocks of an epilogue, each of which takes several numbers if there are more.
-const MAX_BLOCKS: u32 = 65_535;
+pub(super) const MAX_BLOCKS: u32 = 65_535;
 
 /// `enum Activation` of common.cuh.
 fn activation_number(activation: Activation) -> Arg {
@@ -35,16 +35,8 @@ fn activation_number(activation: Activation) -> Arg {
     })
 }
 
-/// Deformable attention; `dims` is `[batch, queries, heads, size]`.
-///
-/// Inputs: values `[batch, cells, heads, size]`, locations `[batch, queries, heads, points, 2]`,
-/// weights `[batch, queries, heads, points]`. Output: `[batch, queries, heads · size]`.
-///
-/// # Errors
-/// Too many levels or numbers.
-pub fn deformable(dtype: DType, dims: [usize; 4], shape: &SampleShape) -> Result<Program> {
-    let [batch, queries, heads, size] = dims;
-    let (cells, points) = (shape.total_cells(), shape.total_points());
+/// `Levels` of levels.cuh.
+pub(super) fn levels(shape: &SampleShape) -> Result<Arg> {
     if shape.levels.len() > MAX_LEVELS || shape.levels.len() != shape.points.len() {
         candle_core::bail!("deformable attention over {} levels", shape.levels.len());
     }
@@ -55,6 +47,20 @@ pub fn deformable(dtype: DType, dims: [usize; 4], shape: &SampleShape) -> Result
         levels[1 + MAX_LEVELS + index] = count(width)?;
         levels[1 + 2 * MAX_LEVELS + index] = points as u32;
     }
+    Ok(Arg::Words(levels))
+}
+
+/// Deformable attention; `dims` is `[batch, queries, heads, size]`.
+///
+/// Inputs: values `[batch, cells, heads, size]`, locations `[batch, queries, heads, points, 2]`,
+/// weights `[batch, queries, heads, points]`. Output: `[batch, queries, heads · size]`.
+///
+/// # Errors
+/// Too many levels or numbers.
+pub fn deformable(dtype: DType, dims: [usize; 4], shape: &SampleShape) -> Result<Program> {
+    let [batch, queries, heads, size] = dims;
+    let (cells, points) = (shape.total_cells(), shape.total_points());
+    let levels = levels(shape)?;
     let samples = batch * queries * heads * points;
     let total = count(batch * queries * heads * size)?;
     // Places of values are counted in 32 bits within an image.
@@ -65,7 +71,7 @@ pub fn deformable(dtype: DType, dims: [usize; 4], shape: &SampleShape) -> Result
         program.input(dtype, samples * 2),
         program.input(dtype, samples),
         program.output(dtype, total as usize),
-        Arg::Words(levels),
+        levels,
         Arg::u32(total),
     ];
     for number in [queries, cells, heads, size, points] {
@@ -119,7 +125,7 @@ impl Windows {
     }
 
     /// `ConvSizes` of common.cuh.
-    fn words(&self) -> Result<Arg> {
+    pub(super) fn words(&self) -> Result<Arg> {
         let (height, width) = self.out_size();
         let Window {
             kernel,
@@ -143,11 +149,11 @@ impl Windows {
         Ok(Arg::Words(words))
     }
 
-    fn inputs(&self) -> usize {
+    pub(super) fn inputs(&self) -> usize {
         self.batch * self.channels * self.size.0 * self.size.1
     }
 
-    fn out_pixels(&self) -> usize {
+    pub(super) fn out_pixels(&self) -> usize {
         let (height, width) = self.out_size();
         height * width
     }
@@ -185,22 +191,68 @@ pub fn depthwise(
 }
 
 /// The pixels under every tap: `[batch, channels, height, width]` to
-/// `[batch, channels · kernel², out_height · out_width]`.
+/// `[batch, channels · kernel², out_height · out_width]`, or, `together`, to
+/// `[channels · kernel², batch · out_height · out_width]`.
 ///
 /// # Errors
 /// No window fits, or there are too many numbers.
-pub fn columns(dtype: DType, windows: &Windows) -> Result<Program> {
+pub fn columns(dtype: DType, windows: &Windows, together: bool) -> Result<Program> {
     let rows = windows.batch * windows.channels * windows.window.kernel.pow(2);
     let mut program = Program::default();
     let args = vec![
         program.input(dtype, windows.inputs()),
         program.output(dtype, rows * windows.out_pixels()),
         windows.words()?,
+        Arg::u32(if together { count(windows.batch)? } else { 0 }),
     ];
     program.launches.push(Launch {
         module: "convolution",
         kernel: format!("columns_{}", suffix(dtype)?),
         grid: [count(rows)?, tiles(windows.out_pixels(), THREADS)?, 1],
+        block: [THREADS, 1, 1],
+        args,
+    });
+    Ok(program)
+}
+
+/// A convolution of f16 or bf16 in one group on the tensor cores, with what follows it. Inputs: images,
+/// weights `[output, channels, kernel, kernel]`, a bias `[output]` and a residual of the output's
+/// shape, each `parts` of them that is there. Output: `[batch, output, out_height, out_width]`.
+///
+/// # Errors
+/// The type is another one, no window fits, or there are too many numbers.
+pub fn implicit(
+    dtype: DType,
+    windows: &Windows,
+    output: usize,
+    parts: (bool, bool),
+    activation: Activation,
+) -> Result<Program> {
+    /// Output channels and pixels of a block.
+    const BLOCK: (u32, u32) = (64, 128);
+    if !matches!(dtype, DType::F16 | DType::BF16) {
+        candle_core::bail!("tensor cores are used for f16 and bf16, not {dtype:?}");
+    }
+    let pixels = windows.batch * windows.out_pixels();
+    let inputs = windows.channels * windows.window.kernel.pow(2);
+    // Places of patches are counted in 32 bits, up to the end of the last step.
+    count(inputs + THREADS as usize)?;
+    let mut program = Program::default();
+    let args = vec![
+        program.input(dtype, windows.inputs()),
+        program.input(dtype, output * inputs),
+        program.optional(parts.0, dtype, output),
+        program.optional(parts.1, dtype, pixels * output),
+        program.output(dtype, pixels * output),
+        windows.words()?,
+        Arg::u32(count(output)?),
+        Arg::u32(count(pixels)?),
+        activation_number(activation),
+    ];
+    program.launches.push(Launch {
+        module: "implicit",
+        kernel: format!("implicit_{}", suffix(dtype)?),
+        grid: [count(pixels)?.div_ceil(BLOCK.1), tiles(output, BLOCK.0)?, 1],
         block: [THREADS, 1, 1],
         args,
     });

@@ -1,5 +1,7 @@
 //! The operations of [`crate::ops`] on tensors of a GPU, for inference.
 
+use std::sync::OnceLock;
+
 use candle_core::{CudaDevice, DType, Device, Result, Tensor};
 
 use super::program::Program;
@@ -9,7 +11,7 @@ use crate::layers::Conv;
 use crate::ops::{Activation, SampleShape, Window};
 
 /// Bytes of patches as columns that a convolution makes at once: with more, the batch goes in parts.
-const MAX_COLUMNS: usize = 1 << 30;
+pub(super) const MAX_COLUMNS: usize = 1 << 30;
 
 /// The device, if all tensors are on one, of one type that there are kernels for, and nobody asks for
 /// gradients.
@@ -88,11 +90,18 @@ pub fn conv2d(
     if conv.groups != 1 {
         return Ok(None);
     }
+    if x.dtype() != DType::F32 && way() == Way::Implicit {
+        let parts = (bias.is_some(), false);
+        let program = programs::implicit(x.dtype(), &windows, conv.output, parts, conv.activation)?;
+        let mut inputs = vec![x, weight];
+        inputs.extend(bias);
+        return Ok(Some(one(device, &program, &inputs)?.reshape(shape)?));
+    }
     let pixels = out_height * out_width;
     let rows = conv.input * conv.kernel * conv.kernel;
     let product = if conv.kernel == 1 && conv.stride == 1 && conv.padding == 0 {
         times(weight, &x.contiguous()?.reshape((batch, rows, pixels))?)?
-    } else if cfg!(feature = "cudnn") {
+    } else if way() == Way::Cudnn {
         x.conv2d(weight, conv.padding, conv.stride, 1, 1)?
     } else {
         by_columns(device, x, weight, &windows)?
@@ -111,6 +120,32 @@ pub fn conv2d(
     let mut inputs = vec![&product];
     inputs.extend(bias);
     Ok(Some(one(device, &program, &inputs)?.reshape(shape)?))
+}
+
+/// How convolutions with more than one pixel under them, or in f16 and bf16, are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Patches as columns in memory, and cuBLAS.
+    Columns,
+    /// On the tensor cores without them, by a kernel of this project; f32 goes by columns.
+    Implicit,
+    /// cuDNN, with the feature `cudnn`; 1×1 by cuBLAS.
+    Cudnn,
+}
+
+/// What `MTMC_CUDA_CONVOLUTION` says (`columns`, `implicit`, `cudnn`): which is quicker, only a GPU
+/// can tell. By default cuDNN where it is built in, else columns.
+fn way() -> Way {
+    static WAY: OnceLock<Way> = OnceLock::new();
+    *WAY.get_or_init(|| {
+        let built_in = cfg!(feature = "cudnn");
+        match std::env::var("MTMC_CUDA_CONVOLUTION").as_deref() {
+            Ok("columns") => Way::Columns,
+            Ok("implicit") => Way::Implicit,
+            _ if built_in => Way::Cudnn,
+            _ => Way::Columns,
+        }
+    })
 }
 
 /// `weight` (`[output, ..]`) as a matrix times each of `columns` (`[batch, rows, pixels]`):
@@ -139,7 +174,7 @@ fn by_columns(
     let mut parts = Vec::new();
     for start in (0..windows.batch).step_by(together) {
         let batch = together.min(windows.batch - start);
-        let program = programs::columns(x.dtype(), &Windows { batch, ..*windows })?;
+        let program = programs::columns(x.dtype(), &Windows { batch, ..*windows }, false)?;
         let columns = one(device, &program, &[&x.narrow(0, start, batch)?])?;
         parts.push(times(weight, &columns.reshape((batch, rows, pixels))?)?);
     }

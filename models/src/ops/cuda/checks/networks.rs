@@ -18,8 +18,9 @@ fn activation(draw: &mut Draw) -> Activation {
     ACTIVATIONS[draw.size(0, ACTIVATIONS.len() - 1)]
 }
 
-pub(super) fn deformable(draw: &mut Draw, dtype: DType, executor: &dyn Executor) -> Result<f64> {
-    let [batch, queries, heads] = [draw.size(1, 3), draw.size(1, 9), draw.size(1, 4)];
+/// `[batch, queries, heads, size]` and levels for deformable attention.
+pub(super) fn samples(draw: &mut Draw) -> ([usize; 4], SampleShape) {
+    let [batch, queries, heads] = [draw.size(1, 2), draw.size(1, 9), draw.size(1, 3)];
     let size = draw.size(1, 33);
     let mut shape = SampleShape {
         levels: Vec::new(),
@@ -29,6 +30,11 @@ pub(super) fn deformable(draw: &mut Draw, dtype: DType, executor: &dyn Executor)
         shape.levels.push((draw.size(1, 7), draw.size(1, 9)));
         shape.points.push(draw.size(1, 4));
     }
+    ([batch, queries, heads, size], shape)
+}
+
+pub(super) fn deformable(draw: &mut Draw, dtype: DType, executor: &dyn Executor) -> Result<f64> {
+    let ([batch, queries, heads, size], shape) = samples(draw);
     let (cells, points) = (shape.total_cells(), shape.total_points());
     let value = draw.given(batch * cells * heads * size, dtype)?;
     // Outside of the levels too: in -0.5..1.5.
@@ -48,7 +54,7 @@ pub(super) fn deformable(draw: &mut Draw, dtype: DType, executor: &dyn Executor)
 }
 
 /// A convolution of random sizes, and a batch of images for it.
-fn sizes(draw: &mut Draw, depthwise: bool) -> (Conv, usize, (usize, usize)) {
+pub(super) fn sizes(draw: &mut Draw, depthwise: bool) -> (Conv, usize, (usize, usize)) {
     let channels = draw.size(1, 5);
     let kernel = [1, 3, 5, 7][draw.size(usize::from(depthwise), 3)];
     let conv = if depthwise {
@@ -91,7 +97,7 @@ pub(super) fn convolution(draw: &mut Draw, dtype: DType, executor: &dyn Executor
     let expected = twin.forward(&x.shaped(&[batch, conv.input, height, width])?)?;
     let windows = Windows::of(&conv, batch, (height, width));
     let (rows, pixels) = (input * kernel * kernel, expected.elem_count() / batch / out);
-    let columns = run_one(executor, &programs::columns(dtype, &windows)?, &[&x])?;
+    let columns = run_one(executor, &programs::columns(dtype, &windows, false)?, &[&x])?;
     let columns = columns.reshape((batch, rows, pixels))?;
     let weight = weight.shaped(&[1, out, rows])?;
     let product = weight.broadcast_as((batch, out, rows))?;
@@ -108,6 +114,38 @@ pub(super) fn convolution(draw: &mut Draw, dtype: DType, executor: &dyn Executor
     let found = executor.run(&program, &[narrow, bias.narrow])?;
     // The product is rounded once more than the twin's.
     Ok(difference(&super::one(found)?, &expected)? / if dtype == DType::F32 { 1.0 } else { 2.0 })
+}
+
+/// On the tensor cores, in one launch; with channels, outputs and pixels beyond one block's too.
+pub(super) fn implicit(draw: &mut Draw, dtype: DType, executor: &dyn Executor) -> Result<f64> {
+    let kernel = [1, 3, 5][draw.size(0, 2)];
+    let conv = Conv::new(draw.size(1, 80 / kernel / kernel), draw.size(1, 70), kernel);
+    let conv = conv
+        .stride(draw.size(1, 2))
+        .padding(draw.size(0, kernel / 2));
+    let (height, width) = (draw.size(kernel, 13), draw.size(kernel, 11));
+    let batch = draw.size(1, 2);
+    let x = draw.given(batch * conv.input * height * width, dtype)?;
+    let (out, input, ..) = conv.weight_shape();
+    let weight = draw.given(out * input * kernel * kernel, dtype)?;
+    let bias = draw.given(out, dtype)?;
+    let windows = Windows::of(&conv, batch, (height, width));
+    let residual = draw.given(batch * out * windows.out_pixels(), dtype)?;
+    let (with_bias, with_residual) = (draw.coin(), draw.coin());
+    let activation = activation(draw);
+    let own = weight.shaped(&[out, input, kernel, kernel])?;
+    let x_wide = x.shaped(&[batch, conv.input, height, width])?;
+    let mut expected = reference::conv2d(&x_wide, &own, with_bias.then_some(&bias.wide), &conv)?;
+    let mut inputs = vec![&x, &weight];
+    inputs.extend(with_bias.then_some(&bias));
+    if with_residual {
+        expected = (&expected + residual.shaped(expected.dims())?)?;
+        inputs.push(&residual);
+    }
+    let parts = (with_bias, with_residual);
+    let program = programs::implicit(dtype, &windows, out, parts, activation)?;
+    let found = run_one(executor, &program, &inputs)?;
+    difference(&found, &activation.apply(&expected)?)
 }
 
 pub(super) fn epilogue(draw: &mut Draw, dtype: DType, executor: &dyn Executor) -> Result<f64> {

@@ -14,6 +14,8 @@
 #include "../attention.cu"
 #include "../convolution.cu"
 #include "../deformable.cu"
+#include "../gradients.cu"
+#include "../implicit.cu"
 #include "../planes.cu"
 #include "../preprocess.cu"
 #include "../products.cu"
@@ -46,8 +48,9 @@ const char *__asan_default_options() { return "detect_leaks=0:detect_stack_use_a
 
 Index gridDim, blockDim, blockIdx, threadIdx;
 
-[[noreturn]] static void fail(const std::string &what) {
-  fprintf(stderr, "emulator: %s\n", what.c_str());
+[[noreturn]] static void fail(const std::string &what) { fail(what.c_str()); }
+[[noreturn]] void fail(const char *what) {
+  fprintf(stderr, "emulator: %s\n", what);
   exit(1);
 }
 
@@ -58,7 +61,7 @@ static std::map<std::string, Thunk> &exports() {
 Export::Export(const char *name, Thunk thunk) { exports()[name] = thunk; }
 
 // The fibers of one block.
-static const size_t STACK = 256 * 1024;
+static const size_t STACK = 32 * 1024;
 struct Fiber {
   ucontext_t context;
   char *stack;
@@ -83,6 +86,9 @@ struct Barrier {
 static Barrier of_block;
 static std::vector<Barrier> of_warp;
 static std::vector<uint64_t> mailbox;
+// Two of a lane, in turns: who writes the one has seen all others read the other.
+static std::vector<Share> shares[2];
+static std::vector<uint8_t> share_turns;
 
 static void give_turn() {
   Fiber &fiber = fibers[current];
@@ -124,6 +130,16 @@ unsigned __ballot_sync(unsigned, bool vote) {
     votes |= (unsigned)mailbox[warp + lane] << lane;
   __syncwarp();
   return votes;
+}
+
+const Share *shared_by_warp(const Share &mine) {
+  size_t warp = current / 32 * 32;
+  if (warp + 32 > fibers.size())
+    fail("a whole warp was asked, which is not there");
+  std::vector<Share> &now = shares[share_turns[current] ^= 1];
+  now[current] = mine;
+  __syncwarp();
+  return &now[warp];
 }
 
 static void fiber_main() {
@@ -169,6 +185,9 @@ static void run_block(const std::vector<size_t> &order, size_t together) {
   if (fibers.size() % 32)
     of_warp.back().members = fibers.size() % 32;
   mailbox.assign(fibers.size(), 0);
+  shares[0].resize(fibers.size());
+  shares[1].resize(fibers.size());
+  share_turns.assign(fibers.size(), 0);
   size_t left = fibers.size();
   while (left > 0) {
     uint64_t before = progress;
@@ -249,18 +268,20 @@ static void launch(const std::vector<char *> &buffers, uint32_t order) {
     arguments[i] = values[i].data();
   }
   running_arguments = arguments.data();
+  // Stacks are kept for the next launch.
+  static std::vector<char *> stacks;
+  while (stacks.size() < threads)
+    stacks.push_back((char *)mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   fibers.resize(threads);
-  for (Fiber &fiber : fibers)
-    fiber.stack = (char *)mmap(nullptr, STACK, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  for (size_t i = 0; i < threads; i++)
+    fibers[i].stack = stacks[i];
   std::vector<size_t> threads_order = ordered(threads, order);
   for (size_t block : ordered(blocks, order)) {
     blockIdx = {(unsigned)(block % gridDim.x), (unsigned)(block / gridDim.x % gridDim.y),
                 (unsigned)(block / gridDim.x / gridDim.y)};
     run_block(threads_order, order == 2 || order == 3 ? 32 : threads);
   }
-  for (Fiber &fiber : fibers)
-    munmap(fiber.stack, STACK);
 }
 
 int main() {

@@ -19,12 +19,18 @@ extern Index gridDim, blockDim, blockIdx, threadIdx;
 #define __forceinline__ inline
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 
 // Barriers and exchanges between the fibers of a block; main.cpp.
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xffffffffu);
 uint64_t exchange(uint64_t mine, unsigned lane);
 unsigned __ballot_sync(unsigned mask, bool vote);
+[[noreturn]] void fail(const char *what);
 
 template <typename T> T exchanged(T value, unsigned lane) {
   uint64_t bits = 0;
@@ -52,18 +58,26 @@ inline unsigned __float_as_uint(float value) {
   return bits;
 }
 
-inline float as_float(unsigned bits) {
+inline float __uint_as_float(unsigned bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
 
 // Fibers take turns only at barriers: nothing comes between.
-inline unsigned atomicAdd(unsigned *to, unsigned what) {
-  unsigned before = *to;
+template <typename T> T atomicAdd(T *to, T what) {
+  T before = *to;
   *to += what;
   return before;
 }
+inline unsigned atomicMax(unsigned *to, unsigned what) {
+  unsigned before = *to;
+  *to = what > before ? what : before;
+  return before;
+}
+
+// What does not fit is as undefined here as the sanitizer finds it.
+inline long long __float2ll_rn(float value) { return (long long)std::nearbyint(value); }
 
 struct bf16 {
   uint16_t bits;
@@ -72,7 +86,7 @@ struct f16 {
   uint16_t bits;
 };
 
-inline float wide(bf16 value) { return as_float((unsigned)value.bits << 16); }
+inline float wide(bf16 value) { return __uint_as_float((unsigned)value.bits << 16); }
 
 // To the nearest, ties to even.
 inline void narrow(bf16 *out, float value) {
@@ -87,7 +101,7 @@ inline float wide(f16 value) {
   unsigned sign = (unsigned)(value.bits & 0x8000) << 16;
   unsigned exponent = value.bits >> 10 & 31, fraction = value.bits & 0x3ff;
   if (exponent == 31)
-    return as_float(sign | 0x7f800000u | fraction << 13);
+    return __uint_as_float(sign | 0x7f800000u | fraction << 13);
   float size = exponent ? std::ldexp(1024.f + fraction, (int)exponent - 25)
                         : std::ldexp((float)fraction, -24);
   return sign ? -size : size;
