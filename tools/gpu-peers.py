@@ -3,12 +3,15 @@
 f32, f16 and bf16, networks of the same architecture with random weights. One JSON object a line.
 
   python3 gpu-peers.py [--device cuda] [--seconds 3] [--only WORD] [--dry-run]
+  python3 gpu-peers.py --table FOLDER    # of gpu-check.sh: one table of what it measured
 
 Needs torch; ResNet-50 is torchvision's, RT-DETR-l is Ultralytics' (as it comes, unread) and
 RT-DETR-R50 is transformers', each where it is installed; what is not is reported as missing.
 """
 import argparse
 import json
+import pathlib
+import re
 import statistics
 import sys
 import time
@@ -144,6 +147,61 @@ def run(args, work, network, batch, precision, compiled):
     return {**row, "ms": round(seconds * 1e3, 3), "images_per_second": round(batch / seconds, 1)}
 
 
+# What `mtmc bench` calls a row of a work here.
+WORKS = {"detect": "forward", "embed": "forward", "train": "train"}
+
+
+def rows_of(path):
+    """The JSON objects of a file of lines; none where there is no such file."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def best(rows, **wanted):
+    """Milliseconds of the quickest row that has all of `wanted`; None without one."""
+    times = [row.get("ms", row.get("milliseconds")) for row in rows
+             if all(row.get(key) == value for key, value in wanted.items())]
+    return min((time for time in times if time), default=None)
+
+
+def table(folder):
+    """Every line of what is compared: ours, eager, compiled, and how much quicker ours is than the
+    quicker one of them (above 1 is quicker)."""
+    folder = pathlib.Path(folder)
+    peers = rows_of(folder / "pytorch.txt")
+    lines = ["| work | batch | precision | mtmc, ms | eager, ms | torch.compile, ms | mtmc against the best |",
+             "| --- | --- | --- | --- | --- | --- | --- |"]
+    show = lambda time: "" if time is None else f"{time:.2f}"
+    for work, network, batches in INFERENCE + TRAINING:
+        for batch in batches:
+            for precision in ["f32", "f16", "bf16"]:
+                same = {"network": network, "batch": batch}
+                files = [f"bench-{precision}.txt"] + [
+                    f"bench-{precision}-{way}.txt" for way in ["columns", "implicit"]]
+                own = [row for file in files for row in rows_of(folder / file)]
+                ours = best(own, what=WORKS[work], **same)
+                of = {"work": work, "precision": precision, **same}
+                eager = best(peers, peer="torch eager", **of)
+                compiled = best(peers, peer="torch.compile", **of)
+                if ours is None and eager is None and compiled is None:
+                    continue
+                quicker = min((time for time in [eager, compiled] if time), default=None)
+                ratio = f"{quicker / ours:.2f} ×" if ours and quicker else ""
+                lines.append(f"| {work} {network} | {batch} | {precision} | {show(ours)} | {show(eager)}"
+                             f" | {show(compiled)} | {ratio} |")
+    lines += ["", "| streams | frames a second | streams of 30 |", "| --- | --- | --- |"]
+    for file in sorted(folder.glob("streams-*.txt"), key=lambda file: int(file.stem.split("-")[1])):
+        found = re.search(r"([\d.]+) a second", file.read_text(encoding="utf-8"))
+        if found:
+            rate = float(found[1])
+            lines.append(f"| {file.stem.split('-')[1]} | {rate:.1f} | {rate / 30:.1f} |")
+    for file in sorted(folder.glob("limit-*.txt")):
+        lines += ["", file.read_text(encoding="utf-8").splitlines()[0]]
+    return "\n".join(lines)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", default="cuda")
@@ -152,7 +210,11 @@ def main():
     parser.add_argument("--max-batch", type=int, default=1 << 20)
     parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--dry-run", action="store_true", help="say what would be timed")
+    parser.add_argument("--table", metavar="FOLDER", help="print a table of what gpu-check.sh measured")
     args = parser.parse_args()
+    if args.table:
+        print(table(args.table))
+        return
     import torch
 
     torch.backends.cudnn.benchmark = True

@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use crate::layers::{Mode, Params, Precision};
 use crate::memory::in_halves;
-use crate::ops::{non_maximum_suppression, release_buffers, top_k};
+use crate::ops::{best_of_rows, non_maximum_suppression, release_buffers, top_k};
 use crate::preprocess::{Placement, Preprocessor};
 use crate::{BBox, Description, DetectOptions, Detection, Detector, Result, Weights};
 use crate::{expected_tensors, network};
@@ -157,14 +157,15 @@ impl LoadedDetector {
         placements: &[Placement],
         options: &DetectOptions,
     ) -> candle_core::Result<Vec<Vec<Detection>>> {
-        let scores = output.scores.to_dtype(DType::F32)?.to_vec3::<f32>()?;
+        // An anchor stands for its best class alone. What is left is too little for a GPU: the boxes
+        // above the floor are some hundreds, and are wanted here.
+        let bests = best_of_rows(&output.scores)?;
         let boxes = output.boxes.to_dtype(DType::F32)?.to_vec3::<f32>()?;
         let mut lists = Vec::with_capacity(placements.len());
         for (image, placement) in placements.iter().enumerate() {
             let mut found = Vec::new();
-            for (row, corners) in scores[image].iter().zip(&boxes[image]) {
-                // An anchor stands for its best class alone.
-                let Some((class, score)) = best(row) else {
+            for (best, corners) in bests[image].iter().zip(&boxes[image]) {
+                let &Some((class, score)) = best else {
                     continue;
                 };
                 let wanted = options.classes.is_empty() || options.classes.contains(&class);
@@ -257,16 +258,4 @@ impl LoadedDetector {
         }
         Ok(lists)
     }
-}
-
-/// Index and value of the largest number, the first of equal ones; NaN never is.
-fn best(row: &[f32]) -> Option<(u32, f32)> {
-    let mut best: Option<(u32, f32)> = None;
-    for (index, &value) in row.iter().enumerate() {
-        let larger = best.is_none_or(|(_, largest)| value > largest);
-        if larger && !value.is_nan() {
-            best = Some((index as u32, value));
-        }
-    }
-    best
 }

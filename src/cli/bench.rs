@@ -17,6 +17,10 @@ use serde::Serialize;
 
 use super::options::ComputeArgs;
 
+mod training;
+
+use training::Training;
+
 /// Networks and batches of the table, as docs/cuda.md has it.
 const TABLE: [(&str, &[usize]); 4] = [
     ("rtdetr-l", &[1, 4, 16, 64]),
@@ -24,6 +28,9 @@ const TABLE: [(&str, &[usize]); 4] = [
     ("clip-reid-vit-b16", &[64, 256]),
     ("resnet50-reid", &[64, 256]),
 ];
+
+/// Images of a training step, as re-ID's recipes have them.
+const TRAINING_BATCH: usize = 64;
 
 /// Arguments of `mtmc bench`.
 #[derive(Debug, Args)]
@@ -48,6 +55,10 @@ pub struct BenchArgs {
     #[arg(long, env = "MTMC_PROFILE", conflicts_with = "json")]
     profile: bool,
 
+    /// A training step of each encoder too, in f32 and with 64 crops: forwards, backwards, AdamW
+    #[arg(long, env = "MTMC_BENCH_TRAINING")]
+    training: bool,
+
     /// JSON, one object a line, in place of a table
     #[arg(long, env = "MTMC_JSON")]
     json: bool,
@@ -66,8 +77,8 @@ struct Row {
     network: String,
     device: String,
     precision: String,
-    /// What is timed: `forward` (numbers on the device already) or `frames` (from 1080p frames in
-    /// main memory to detections).
+    /// What is timed: `forward` (numbers on the device already), `frames` (from 1080p frames in main
+    /// memory to detections) or `train` (a training step).
     what: &'static str,
     batch: usize,
     /// Median of a batch.
@@ -99,26 +110,42 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         )?;
     }
     for (network, batches) in wanted(args) {
+        let row = |what, batch, times: &[f64]| {
+            let seconds = times[times.len() / 2];
+            Row {
+                network: network.clone(),
+                device: name.clone(),
+                precision: precision.clone(),
+                what,
+                batch,
+                milliseconds: seconds * 1e3,
+                images_per_second: batch as f64 / seconds,
+                rounds: times.len(),
+            }
+        };
         let bench = Bench::new(&network, &device, dtype)?;
         for batch in batches {
             for what in bench.kinds() {
                 let times = bench.times(what, batch, args.seconds)?;
-                let seconds = times[times.len() / 2];
-                let row = Row {
-                    network: network.clone(),
-                    device: name.clone(),
-                    precision: precision.clone(),
-                    what,
-                    batch,
-                    milliseconds: seconds * 1e3,
-                    images_per_second: batch as f64 / seconds,
-                    rounds: times.len(),
-                };
-                print(&row, args.json, &mut out)?;
+                print(&row(what, batch, &times), args.json, &mut out)?;
                 if args.profile && device.is_cpu() && *what == "forward" {
                     print_layers(&bench.layers(batch)?, dtype, &mut out)?;
                 }
             }
+        }
+        drop(bench);
+        if args.training && is_embedder(&network) && dtype == DType::F32 {
+            let batch = args
+                .batch
+                .first()
+                .map_or(TRAINING_BATCH, |&batch| usize::from(batch));
+            let training = Training::new(&network, batch, &device)?;
+            let round = || {
+                training.step()?;
+                Ok(device.synchronize()?)
+            };
+            let times = measure(round, args.seconds)?;
+            print(&row("train", batch, &times), args.json, &mut out)?;
         }
     }
     Ok(())

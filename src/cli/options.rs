@@ -331,7 +331,7 @@ fn cuda(ordinal: usize) -> anyhow::Result<Device> {
         return Ok(device.clone());
     }
     // Libraries of CUDA that are too old, or only in part there, end in a panic.
-    let device = match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
+    let device = match std::panic::catch_unwind(|| open(ordinal)) {
         Ok(Ok(device)) => device,
         Ok(Err(error)) => {
             // The first line says what it is; what follows is a backtrace, if any.
@@ -342,6 +342,14 @@ fn cuda(ordinal: usize) -> anyhow::Result<Device> {
     };
     open.insert(ordinal, device.clone());
     Ok(device)
+}
+
+fn open(ordinal: usize) -> candle_core::Result<Device> {
+    #[cfg(feature = "cuda")]
+    return mtmc_models::ops::cuda::device::open(ordinal);
+    // Says that the program was built without.
+    #[cfg(not(feature = "cuda"))]
+    Device::new_cuda(ordinal)
 }
 
 #[cfg(test)]

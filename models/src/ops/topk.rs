@@ -1,4 +1,4 @@
-//! Batched top-k: which of many numbers are the largest.
+//! Which of many numbers is the largest, and which are the `k` largest, row by row.
 
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -24,6 +24,46 @@ pub fn top_k(values: &[f32], k: usize) -> Vec<u32> {
     }
     indices.sort_unstable_by(order);
     indices
+}
+
+/// Index and value of the largest number, the first of equal ones; NaN never is.
+pub fn best(row: &[f32]) -> Option<(u32, f32)> {
+    let mut best: Option<(u32, f32)> = None;
+    for (index, &value) in row.iter().enumerate() {
+        let larger = best.is_none_or(|(_, largest)| value > largest);
+        if larger && !value.is_nan() {
+            best = Some((index as u32, value));
+        }
+    }
+    best
+}
+
+/// [`best`] of every row of `scores` (`[batch, rows, n]`); what a GPU holds is looked through there,
+/// so that two numbers a row come back in place of `n`.
+///
+/// # Errors
+/// The shape does not fit, or the device fails.
+pub fn best_of_rows(scores: &Tensor) -> Result<Vec<Vec<Option<(u32, f32)>>>> {
+    #[cfg(feature = "cuda")]
+    if let Some(device) = super::cuda::tensors::takes(&[scores])
+        && scores.elem_count() > 0
+    {
+        let (batch, rows, _) = scores.dims3()?;
+        let flat = scores.flatten(0, 1)?;
+        let (indices, values) = super::cuda::tensors::best_of_rows(&device, &flat)?;
+        let indices = indices.reshape((batch, rows))?.to_vec2::<u32>()?;
+        let values = values.reshape((batch, rows))?.to_vec2::<f32>()?;
+        let mut images = Vec::with_capacity(batch);
+        for (indices, values) in indices.iter().zip(&values) {
+            let both = indices.iter().zip(values);
+            let found = both.map(|(&i, &value)| (i != u32::MAX).then_some((i, value)));
+            images.push(found.collect());
+        }
+        return Ok(images);
+    }
+    let scores = scores.to_dtype(DType::F32)?.to_vec3::<f32>()?;
+    let of_image = |image: &Vec<Vec<f32>>| image.iter().map(|row| best(row)).collect();
+    Ok(scores.iter().map(of_image).collect())
 }
 
 /// Per row of `scores` (`[batch, n]`) the indices of its `k` largest: `[batch, k]`, u32, on the

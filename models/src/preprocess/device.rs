@@ -69,7 +69,7 @@ mod gpu {
 
     use super::{Placement, Plan, Preprocessor, Region, Result, RgbImage};
     use crate::Error;
-    use crate::ops::cuda::device::run;
+    use crate::ops::cuda::{device::run, upload};
 
     impl Preprocessor {
         /// As [`Preprocessor::batch`].
@@ -97,12 +97,8 @@ mod gpu {
 
         fn on_gpu(&self, plan: &Plan<'_>, device: &CudaDevice) -> Result<Tensor> {
             let there = Device::Cuda(device.clone());
-            let mut bytes = Vec::new();
-            for frame in &plan.frames {
-                bytes.extend_from_slice(frame.as_raw());
-            }
-            let count = bytes.len();
-            let frames = Tensor::from_vec(bytes, count, &there)?;
+            let parts: Vec<&[u8]> = plan.frames.iter().map(|frame| &***frame).collect();
+            let frames = upload::bytes(device, &parts)?;
             let jobs = Tensor::new(plan.resize.jobs.as_slice(), &there)?;
             let outputs = run(device, &plan.resize.program, &[&frames, &jobs])?;
             let shape = (

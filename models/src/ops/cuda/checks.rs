@@ -49,7 +49,7 @@ impl Check {
 type Case = fn(&mut Draw, DType, &dyn Executor) -> Result<f64>;
 
 /// Name, types, whether equal to the last bit (in f32, where types matter), one case.
-const KERNELS: [(&str, &[DType], bool, Case); 24] = [
+const KERNELS: [(&str, &[DType], bool, Case); 25] = [
     ("deformable", FLOATS, false, networks::deformable),
     ("depthwise", FLOATS, false, networks::depthwise),
     ("convolution", FLOATS, false, networks::convolution),
@@ -83,6 +83,7 @@ const KERNELS: [(&str, &[DType], bool, Case); 24] = [
         gradients::convolution,
     ),
     ("top_k", FLOATS, true, lists::top_k),
+    ("best", FLOATS, true, lists::best),
     ("suppression", &[DType::F32], true, lists::suppression),
     ("products", FLOATS, false, lists::products),
     ("nearest", &[DType::F32], true, lists::nearest),

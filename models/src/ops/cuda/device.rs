@@ -23,6 +23,23 @@ static MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/cuda_modu
 /// Kernels that are loaded, by device and name.
 static LOADED: Mutex<Option<HashMap<(usize, String), CudaFunction>>> = Mutex::new(None);
 
+/// Opens the CUDA device `ordinal` with one stream for all threads, without events around its tensors.
+///
+/// [`Device::new_cuda`] takes the stream of whichever thread is at work: nothing would order what one
+/// thread does after what another one did, as when weights are loaded by one and used by another. And
+/// each tensor would have two events, made and destroyed with it, to no end.
+///
+/// # Errors
+/// There is no such device, or it cannot be used.
+#[allow(unsafe_code)]
+pub fn open(ordinal: usize) -> Result<Device> {
+    let device = CudaDevice::new_with_stream(ordinal)?;
+    // SAFETY: events order streams among each other. All tensors of this device are made, used and
+    // freed on its only stream, in the order in which that is asked for.
+    unsafe { device.disable_event_tracking() };
+    Ok(Device::Cuda(device))
+}
+
 /// The kernel of a launch, loaded with its whole file if it was not.
 fn function(device: &CudaDevice, launch: &Launch) -> Result<CudaFunction> {
     let stream = device.cuda_stream();

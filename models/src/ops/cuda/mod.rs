@@ -27,3 +27,5 @@ pub mod resize;
 pub mod tensors;
 #[cfg(feature = "cuda")]
 pub mod training;
+#[cfg(feature = "cuda")]
+pub mod upload;

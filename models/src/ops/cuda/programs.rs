@@ -341,6 +341,25 @@ pub fn means(dtype: DType, rows: usize, size: usize) -> Result<Program> {
     of_rows("means", dtype, rows, size, rows)
 }
 
+/// Where the largest number of every row of `[rows, size]` is, the first of equal ones, and what it is:
+/// `[rows]`, u32 and f32. NaN never is; a row of nothing else has [`u32::MAX`].
+///
+/// # Errors
+/// There are too many numbers.
+pub fn best(dtype: DType, rows: usize, size: usize) -> Result<Program> {
+    let mut program = Program::default();
+    let args = vec![
+        program.input(dtype, rows * size),
+        program.output(DType::U32, rows),
+        program.output(DType::F32, rows),
+        Arg::u32(count(rows)?),
+        Arg::u32(count(size)?),
+    ];
+    let launch = rows_launch("best", dtype, rows, args)?;
+    program.launches.push(launch);
+    Ok(program)
+}
+
 fn of_rows(kernel: &str, dtype: DType, rows: usize, size: usize, out: usize) -> Result<Program> {
     let mut program = Program::default();
     let args = vec![

@@ -1,4 +1,4 @@
-// Passes over rows of neighbouring numbers, one warp a row: layer norm, softmax, means.
+// Passes over rows of neighbouring numbers, one warp a row: layer norm, softmax, means, the best.
 #include "common.cuh"
 
 // The row of this warp; at least `rows` where there is none.
@@ -60,6 +60,39 @@ template <typename T> __device__ void means(const T *x, T *output, u32 rows, u32
     narrow(output + row, sum / size);
 }
 
+#define NO_INDEX 0xffffffffu
+
+// Where each row's largest number is, the first of equal ones, and what it is. NaN never is; where
+// there is nothing else, the index is NO_INDEX and the number 0.
+template <typename T>
+__device__ void best(const T *x, u32 *indices, float *values, u32 rows, u32 size) {
+  u32 row = row_of_warp(), lane = threadIdx.x % WARP;
+  if (row >= rows)
+    return;
+  u32 index = NO_INDEX;
+  float most = 0.f;
+  for (u32 i = lane; i < size; i += WARP) {
+    float value = wide(x[(u64)row * size + i]);
+    if (value == value && (index == NO_INDEX || value > most)) {
+      index = i;
+      most = value;
+    }
+  }
+  for (int apart = WARP / 2; apart > 0; apart /= 2) {
+    u32 other = __shfl_xor_sync(ALL_LANES, index, apart);
+    float value = __shfl_xor_sync(ALL_LANES, most, apart);
+    if (other != NO_INDEX &&
+        (index == NO_INDEX || value > most || (value == most && other < index))) {
+      index = other;
+      most = value;
+    }
+  }
+  if (lane == 0) {
+    indices[row] = index;
+    values[row] = most;
+  }
+}
+
 #define KERNEL(type, suffix)                                                                       \
   extern "C" __global__ void layer_norm_##suffix(const type *x, const type *weight,                \
                                                  const type *bias, type *output, u32 rows,         \
@@ -74,6 +107,11 @@ template <typename T> __device__ void means(const T *x, T *output, u32 rows, u32
   extern "C" __global__ void means_##suffix(const type *x, type *output, u32 rows, u32 size) {     \
     means(x, output, rows, size);                                                                  \
   }                                                                                                \
-  EXPORT(means_##suffix)
+  EXPORT(means_##suffix)                                                                           \
+  extern "C" __global__ void best_##suffix(const type *x, u32 *indices, float *values, u32 rows,   \
+                                           u32 size) {                                             \
+    best(x, indices, values, rows, size);                                                          \
+  }                                                                                                \
+  EXPORT(best_##suffix)
 FOR_EACH_TYPE(KERNEL)
 #undef KERNEL

@@ -347,6 +347,20 @@ pub fn top_k_indices(device: &CudaDevice, scores: &Tensor, k: usize) -> Result<O
     Ok(Some(one(device, &program, &[scores])?.reshape((batch, k))?))
 }
 
+/// As [`programs::best`]: indices and numbers of the rows of `x`, which is `[rows, size]`.
+///
+/// # Errors
+/// The shape does not fit, or the device fails.
+pub fn best_of_rows(device: &CudaDevice, x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (rows, size) = x.dims2()?;
+    let program = programs::best(x.dtype(), rows, size)?;
+    let mut outputs = device::run(device, &program, &[&x.contiguous()?])?.into_iter();
+    match (outputs.next(), outputs.next()) {
+        (Some(indices), Some(values)) => Ok((indices, values)),
+        _ => candle_core::bail!("a program without an output"),
+    }
+}
+
 /// The `k` vectors of `gallery` (`[n, dim]`) most similar to each of `queries` (`[m, dim]`), all of
 /// length 1: their indices and cosines, `[m, k]`, most similar first. No bit depends on what is
 /// searched for together.

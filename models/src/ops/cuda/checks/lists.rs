@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::programs;
 use super::{Draw, Executor, Given, difference, one, run_one};
-use crate::ops::{non_maximum_suppression, top_k as twin_top_k};
+use crate::ops::{best as twin_best, non_maximum_suppression, top_k as twin_top_k};
 use crate::{BBox, Detection};
 
 /// Many equal numbers, NaN and infinities among them.
@@ -29,6 +29,38 @@ pub(super) fn top_k(draw: &mut Draw, dtype: DType, executor: &dyn Executor) -> R
     let expected = Tensor::from_vec(expected, rows * k, &Device::Cpu)?;
     let program = programs::top_k(dtype, rows, n, k)?;
     difference(&run_one(executor, &program, &[&values])?, &expected)
+}
+
+/// Rows with equal numbers and NaN, some of nothing else.
+pub(super) fn best(draw: &mut Draw, dtype: DType, executor: &dyn Executor) -> Result<f64> {
+    let (rows, size) = (draw.size(1, 30), draw.size(1, 90));
+    let steps = draw.size(1, 40) as f32;
+    let mut numbers = draw.numbers(rows * size);
+    for number in &mut numbers {
+        *number = match (*number * steps).round() {
+            1.0 => f32::NAN,
+            other => other / steps,
+        };
+    }
+    numbers[..size].fill(f32::NAN);
+    let values = Given::new(numbers, dtype)?;
+    let (mut indices, mut largest) = (Vec::new(), Vec::new());
+    for row in values.shaped(&[rows, size])?.to_vec2::<f32>()? {
+        let (index, value) = twin_best(&row).unwrap_or((u32::MAX, 0.0));
+        indices.push(index);
+        largest.push(value);
+    }
+    let program = programs::best(dtype, rows, size)?;
+    let found = executor.run(&program, &[values.narrow])?;
+    let mut worst = 0.0_f64;
+    let expected = [
+        Tensor::from_vec(indices, rows, &Device::Cpu)?,
+        Tensor::from_vec(largest, rows, &Device::Cpu)?,
+    ];
+    for (found, expected) in found.iter().zip(&expected) {
+        worst = worst.max(difference(found, expected)?);
+    }
+    Ok(worst)
 }
 
 pub(super) fn suppression(draw: &mut Draw, _: DType, executor: &dyn Executor) -> Result<f64> {
