@@ -94,15 +94,19 @@ fi
 if [[ -n $weights && -n $frames ]]; then
     # The same pictures as so many cameras, as fast as it goes: frames a second over 30 are streams.
     for count in 1 4 16 32 64; do
+        frames_each=$((many / count > 30 ? many / count : 30))
+        if ((dry)); then
+            say "would run  streams-$count: $count cameras of $frames, $frames_each frames each"
+            continue
+        fi
         sources=()
+        mkdir -p "$out/cameras"
         for ((camera = 1; camera <= count; camera++)); do
-            link=$out/cameras/camera$camera
-            mkdir -p "$out/cameras"
-            ln -sfn "$(cd "$frames" && pwd)" "$link"
-            sources+=("$link")
+            ln -sfn "$(cd "$frames" && pwd)" "$out/cameras/camera$camera"
+            sources+=("$out/cameras/camera$camera")
         done
         step "streams-$count" "$binary" track "${sources[@]}" --weights "$weights" --device cuda \
-            --precision bf16 --frame-rate 30 --max-frames $((many / count > 30 ? many / count : 30)) --quiet --out "$out/tracks-$count"
+            --precision bf16 --frame-rate 30 --max-frames $frames_each --quiet --out "$out/tracks-$count"
     done
 else
     say "left out streams: no --weights and --frames"
