@@ -5,9 +5,16 @@
 //! step: forwards the inference kernels run, backwards matrix products; what is needed again is
 //! kept once. Sums are taken in an order that does not depend on the number of threads.
 
+mod adam;
+mod cells;
 mod conv;
+mod depthwise;
+mod halo;
 mod norm;
 mod pool;
+mod tile;
+mod unfolded;
+mod weights;
 
 use std::sync::Mutex;
 
@@ -16,7 +23,9 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::{Conv2d, Window, cpu};
+pub use self::adam::Adam;
+use self::conv::Sizes;
+use super::{Window, cpu};
 use crate::layers::{Activation, Conv};
 
 /// Numbers that a thread takes at once in passes over all of them.
@@ -25,8 +34,7 @@ const PART: usize = 16 * 1024;
 /// Whether [`conv_norm`], [`conv2d`] and the others take such tensors.
 pub(crate) fn takes(x: &Tensor, conv: &Conv) -> bool {
     let depthwise = conv.groups == conv.input && conv.input == conv.output;
-    let fits = conv.groups == 1 || (depthwise && conv.stride == 1);
-    fits && conv.padding < conv.kernel && on_cpu(x)
+    (conv.groups == 1 || depthwise || tile::available()) && conv.padding < conv.kernel && on_cpu(x)
 }
 
 /// Whether `x` is what all operations here compute in.
@@ -115,14 +123,37 @@ pub(crate) fn max_pool2d(x: &Tensor, window: Window) -> Result<Tensor> {
     x.contiguous()?.apply_op1(MaxPool(window))
 }
 
-/// By the kernels for inference, without activation, but for 3×3 at stride 1: those save products at
-/// the cost of digits, which an optimiser that divides by small gradients needs.
+/// Without bias and activation.
 fn plain_conv(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
-    let conv = conv.activation(Activation::Identity);
-    if conv.kernel == 3 && conv.stride == 1 && conv.groups == 1 {
-        return conv::forward(&x.detach(), &weight.detach(), &conv);
-    }
-    Conv2d::new(conv, &weight.detach(), None)?.forward(&x.detach())
+    let sizes = Sizes::new(x, weight, conv)?;
+    let output = with_numbers(x, |x| {
+        with_numbers(&weight.contiguous()?, |weight| conv::forward(x, weight, &sizes))
+    })??;
+    Tensor::from_vec(output, sizes.dims(), x.device())
+}
+
+/// Gradients of a convolution's input, unless nobody asks for it, and of its weights. `gradient`:
+/// contiguous, of the output's shape.
+fn back_through(
+    x: &Tensor,
+    weight: &Tensor,
+    gradient: &Tensor,
+    conv: &Conv,
+) -> Result<(Option<Tensor>, Tensor)> {
+    let sizes = Sizes::new(x, weight, conv)?;
+    let contiguous = weight.contiguous()?;
+    with_numbers(gradient, |gradient| {
+        let to_x = if x.track_op() {
+            let numbers =
+                with_numbers(&contiguous, |weight| conv::to_input(weight, gradient, &sizes))?;
+            Some(Tensor::from_vec(numbers, x.shape(), x.device())?)
+        } else {
+            None
+        };
+        let numbers = with_numbers(x, |x| conv::to_weight(x, gradient, &sizes))?;
+        let to_weight = Tensor::from_vec(numbers, weight.shape(), x.device())?;
+        Ok((to_x, to_weight))
+    })?
 }
 
 fn update_running(norm: &Norm, stats: &norm::Statistics, count: usize) -> Result<()> {
@@ -205,7 +236,7 @@ impl CustomOp3 for ConvNorm {
         })???;
         let to_raw = Tensor::from_vec(to_raw, &self.shape, x.device())?;
         let to_affine = Tensor::from_vec(to_affine, affine.shape(), x.device())?;
-        let (to_x, to_weight) = conv::backward(x, weight, &to_raw, &self.conv)?;
+        let (to_x, to_weight) = back_through(x, weight, &to_raw, &self.conv)?;
         Ok((to_x, Some(to_weight), Some(to_affine)))
     }
 }
@@ -238,7 +269,7 @@ impl CustomOp2 for ConvAlone {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (to_x, to_weight) = conv::backward(x, weight, &gradient.contiguous()?, &self.conv)?;
+        let (to_x, to_weight) = back_through(x, weight, &gradient.contiguous()?, &self.conv)?;
         Ok((to_x, Some(to_weight)))
     }
 }
@@ -344,6 +375,13 @@ fn zip_parts(a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f
 fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(numbers), Some((start, end))) => Ok(&numbers[start..end]),
+        _ => candle_core::bail!("training on the CPU needs contiguous f32"),
+    }
+}
+
+fn numbers_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(numbers), Some((start, end))) => Ok(&mut numbers[start..end]),
         _ => candle_core::bail!("training on the CPU needs contiguous f32"),
     }
 }
