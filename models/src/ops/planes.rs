@@ -49,6 +49,9 @@ pub fn plane_means(x: &Tensor) -> Result<Tensor> {
     if let Some(device) = cuda::tensors::takes(&[x]) {
         return cuda::tensors::plane_means(&device, x);
     }
+    if x.track_op() && training::on_cpu(x) {
+        return training::planes::means(x);
+    }
     if !fused(&[x]) {
         return x.flatten_from(2)?.mean(2);
     }
@@ -80,6 +83,10 @@ pub fn gated_sum(streams: &[Tensor], gates: &Tensor) -> Result<Tensor> {
         && streams.len() <= cuda::programs::MAX_STREAMS
     {
         return cuda::tensors::gated_sum(&device, &tensors[..streams.len()], gates);
+    }
+    let tracked = tensors.iter().any(|x| x.track_op());
+    if tracked && tensors.iter().all(|x| training::on_cpu(x)) && first.elem_count() > 0 {
+        return training::planes::gated_sum(streams, gates);
     }
     if !fused(&tensors) {
         let mut total = None;
@@ -188,6 +195,9 @@ pub fn add_upsampled(fine: &Tensor, coarse: &Tensor) -> Result<Tensor> {
 /// `x` has other than four dimensions, or the device fails.
 pub fn halve(x: &Tensor) -> Result<Tensor> {
     let (batch, channels, height, width) = x.dims4()?;
+    if height >= 2 && width >= 2 && x.track_op() && training::on_cpu(x) {
+        return training::planes::halve(x);
+    }
     if height < 2 || width < 2 || !fused(&[x]) {
         return x.avg_pool2d(2);
     }
@@ -224,31 +234,83 @@ mod tests {
         Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
     }
 
-    /// The same in the eyes of `fused`, but with gradients.
-    fn tracked(x: &Tensor) -> Tensor {
-        Var::from_tensor(x).unwrap().as_tensor().clone()
+    /// Variables of the same numbers: in f32, for the passes of training, and in double precision,
+    /// for candle's own operations.
+    fn variables(x: &Tensor) -> [Tensor; 2] {
+        let wide = x.to_dtype(DType::F64).unwrap();
+        [x, &wide].map(|x| Var::from_tensor(x).unwrap().as_tensor().clone())
     }
 
     fn assert_same(fused: &Tensor, plain: &Tensor) {
-        assert_eq!(fused.dims(), plain.dims());
-        let off = (fused - plain).unwrap().abs().unwrap();
-        let off = off.flatten_all().unwrap().max(0).unwrap();
-        let off = off.to_scalar::<f32>().unwrap();
+        let off = off(fused, plain);
         assert!(off < 1e-6, "{off}");
     }
 
-    // The plain version, candle's own operations, is the yardstick.
+    fn off(fused: &Tensor, plain: &Tensor) -> f64 {
+        assert_eq!(fused.dims(), plain.dims());
+        let [fused, plain] = [fused, plain].map(|x| x.to_dtype(DType::F64).unwrap());
+        let off = (fused - plain).unwrap().abs().unwrap();
+        let off = off.flatten_all().unwrap().max(0).unwrap();
+        off.to_scalar::<f64>().unwrap()
+    }
+
+    // Candle's own operations in double precision are the yardstick, for gradients too.
+    #[test]
+    fn gradients_are_candles() {
+        for (height, width) in [(2, 2), (4, 8), (6, 10)] {
+            for count in 1..5 {
+                let shape = [2, 3, height, width];
+                let streams: Vec<_> = (0..count)
+                    .map(|seed| variables(&made_up(seed, &shape)))
+                    .collect();
+                let gates = variables(&made_up(9, &[count, 2, 3]));
+                let mut found = Vec::new();
+                for kind in 0..2 {
+                    let inputs: Vec<Tensor> =
+                        streams.iter().map(|stream| stream[kind].clone()).collect();
+                    let sum = gated_sum(&inputs, &gates[kind]).unwrap();
+                    let means = plane_means(&sum.sqr().unwrap()).unwrap();
+                    let halves = halve(&sum.sin().unwrap()).unwrap();
+                    let loss = means.sqr().unwrap().sum_all().unwrap();
+                    let loss = (loss + halves.sqr().unwrap().sum_all().unwrap()).unwrap();
+                    let gradients = loss.backward().unwrap();
+                    let mut of_all = vec![loss, gradients.get(&gates[kind]).unwrap().clone()];
+                    of_all.extend(inputs.iter().map(|x| gradients.get(x).unwrap().clone()));
+                    found.push(of_all);
+                }
+                for (fused, plain) in found[0].iter().zip(&found[1]) {
+                    let scale = plain.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+                    let scale = 1.0 + scale.to_scalar::<f64>().unwrap();
+                    let off = off(fused, plain) / scale;
+                    assert!(off < 1e-5, "{count} of {height}×{width}: {off}");
+                }
+            }
+        }
+    }
+
+    // By hand; candle's own gradient spreads over the odd row and column too.
+    #[test]
+    fn what_halving_leaves_out_gets_no_gradient() {
+        let x = Var::from_tensor(&made_up(1, &[1, 1, 3, 5])).unwrap();
+        let gradients = halve(&x).unwrap().sum_all().unwrap().backward().unwrap();
+        let found = gradients.get(&x).unwrap().flatten_all().unwrap();
+        let row = [0.25, 0.25, 0.25, 0.25, 0.0];
+        let expected = [row, row, [0.0; 5]].concat();
+        assert_eq!(found.to_vec1::<f32>().unwrap(), expected);
+    }
+
     #[test]
     fn one_pass_gives_what_candle_gives() {
         for (height, width) in [(1, 1), (3, 5), (4, 8), (7, 6), (16, 9)] {
             let shape = [2, 3, height, width];
             let (a, b) = (made_up(1, &shape), made_up(2, &shape));
-            let (plain_a, plain_b) = (tracked(&a), tracked(&b));
+            let [[_, plain_a], [_, plain_b]] = [variables(&a), variables(&b)];
             assert_same(&plane_means(&a).unwrap(), &plane_means(&plain_a).unwrap());
             let found = add_relu(&a, &b).unwrap();
             assert_same(&found, &add_relu(&plain_a, &plain_b).unwrap());
             let gates = made_up(3, &[2, 2, 3]);
             let found = gated_sum(&[a.clone(), b], &gates).unwrap();
+            let gates = gates.to_dtype(DType::F64).unwrap();
             let plain = gated_sum(&[plain_a.clone(), plain_b], &gates).unwrap();
             assert_same(&found, &plain);
             for (down, across) in [(1, 1), (2, 2), (2, 3)] {

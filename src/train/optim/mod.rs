@@ -2,8 +2,8 @@
 //! SGD with momentum.
 //!
 //! Each parameter has its own rate factor and weight decay, so that biases, batch norms or a new
-//! head can be treated differently. On the CPU a step is two passes in place over each parameter;
-//! elsewhere plain candle operations.
+//! head can be treated differently. On the CPU a step is one pass in place over each parameter, two
+//! for SGD with momentum; elsewhere plain candle operations.
 
 mod gradients;
 mod update;

@@ -3,6 +3,7 @@
 use candle_core::{
     CpuStorage, CudaStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var,
 };
+use mtmc_models::ops::Adam;
 use rayon::prelude::*;
 
 use super::Method;
@@ -108,13 +109,47 @@ impl Update {
         (mean / root)? * (self.rate / first)
     }
 
-    /// Two passes, nothing allocated: first what is remembered, then the parameter.
+    /// Nothing is allocated. SGD with momentum takes two passes: first what is remembered, then the
+    /// parameter.
     fn apply_in_place(&self, var: &Var, gradient: &Tensor, memory: Option<&Tensor>) -> Result<()> {
         let Some(memory) = memory else {
             return var.inplace_op2(gradient, &Descend(*self));
         };
-        memory.inplace_op3(gradient, var, &Remember(*self))?;
-        var.inplace_op3(gradient, memory, &Move(*self))
+        match self.method {
+            Method::Adam { beta1, beta2, eps } => {
+                let adam = self.adam_in_place((beta1, beta2), eps);
+                let decay = self.decay;
+                Adam { decay, ..adam }.apply(var, gradient, memory)
+            }
+            Method::AdamW { beta1, beta2, eps } => {
+                let adam = self.adam_in_place((beta1, beta2), eps);
+                let kept = 1.0 - self.rate * self.decay;
+                Adam { kept, ..adam }.apply(var, gradient, memory)
+            }
+            Method::Sgd { momentum, nesterov } => {
+                let speed = Speed {
+                    rate: self.rate as f32,
+                    decay: self.decay as f32,
+                    momentum: momentum as f32,
+                    nesterov,
+                };
+                memory.inplace_op3(gradient, var, &Remember(speed))?;
+                var.inplace_op3(gradient, memory, &Move(speed))
+            }
+        }
+    }
+
+    /// Without decay.
+    fn adam_in_place(&self, betas: (f64, f64), eps: f64) -> Adam {
+        let (first, second) = self.corrections(betas.0, betas.1);
+        Adam {
+            betas,
+            rate: self.rate / first,
+            root: second.sqrt(),
+            eps,
+            decay: 0.0,
+            kept: 1.0,
+        }
     }
 }
 
@@ -152,8 +187,17 @@ impl InplaceOp2 for Descend {
     }
 }
 
+/// SGD with momentum.
+#[derive(Debug, Clone, Copy)]
+struct Speed {
+    rate: f32,
+    decay: f32,
+    momentum: f32,
+    nesterov: bool,
+}
+
 /// What is remembered: itself, the gradient, the parameter.
-struct Remember(Update);
+struct Remember(Speed);
 
 impl InplaceOp3 for Remember {
     fn name(&self) -> &'static str {
@@ -169,28 +213,19 @@ impl InplaceOp3 for Remember {
         parameter: &CpuStorage,
         parameter_layout: &Layout,
     ) -> Result<()> {
-        let memory = numbers_mut(memory, memory_layout)?;
+        let Speed {
+            decay, momentum, ..
+        } = self.0;
+        let speed = numbers_mut(memory, memory_layout)?;
         let gradient = numbers(gradient, gradient_layout)?;
         let parameter = numbers(parameter, parameter_layout)?;
-        let (first, second) = memory.split_at_mut(gradient.len());
-        match self.0.method {
-            Method::Sgd { momentum, .. } => {
-                remember_speed(
-                    first,
-                    gradient,
-                    parameter,
-                    self.0.decay as f32,
-                    momentum as f32,
-                );
+        let inputs = gradient.par_chunks(PART).zip(parameter.par_chunks(PART));
+        let parts = speed.par_chunks_mut(PART).zip(inputs);
+        parts.for_each(|(speed, (gradient, parameter))| {
+            for ((speed, gradient), parameter) in speed.iter_mut().zip(gradient).zip(parameter) {
+                *speed = momentum * *speed + (gradient + decay * parameter);
             }
-            Method::Adam { beta1, beta2, .. } => {
-                let decay = self.0.decay as f32;
-                remember_means(first, second, gradient, parameter, decay, (beta1, beta2));
-            }
-            Method::AdamW { beta1, beta2, .. } => {
-                remember_means(first, second, gradient, parameter, 0.0, (beta1, beta2));
-            }
-        }
+        });
         Ok(())
     }
 
@@ -207,49 +242,8 @@ impl InplaceOp3 for Remember {
     }
 }
 
-fn remember_speed(
-    speed: &mut [f32],
-    gradient: &[f32],
-    parameter: &[f32],
-    decay: f32,
-    momentum: f32,
-) {
-    let inputs = gradient.par_chunks(PART).zip(parameter.par_chunks(PART));
-    let parts = speed.par_chunks_mut(PART).zip(inputs);
-    parts.for_each(|(speed, (gradient, parameter))| {
-        for ((speed, gradient), parameter) in speed.iter_mut().zip(gradient).zip(parameter) {
-            *speed = momentum * *speed + (gradient + decay * parameter);
-        }
-    });
-}
-
-fn remember_means(
-    mean: &mut [f32],
-    square: &mut [f32],
-    gradient: &[f32],
-    parameter: &[f32],
-    decay: f32,
-    betas: (f64, f64),
-) {
-    let (beta1, beta2) = (betas.0 as f32, betas.1 as f32);
-    let (rest1, rest2) = ((1.0 - betas.0) as f32, (1.0 - betas.1) as f32);
-    let inputs = gradient.par_chunks(PART).zip(parameter.par_chunks(PART));
-    let memory = mean.par_chunks_mut(PART).zip(square.par_chunks_mut(PART));
-    memory
-        .zip(inputs)
-        .for_each(|((mean, square), (gradient, parameter))| {
-            let memory = mean.iter_mut().zip(square);
-            let inputs = gradient.iter().zip(parameter);
-            for ((mean, square), (gradient, parameter)) in memory.zip(inputs) {
-                let gradient = gradient + decay * parameter;
-                *mean = beta1 * *mean + rest1 * gradient;
-                *square = beta2 * *square + rest2 * gradient * gradient;
-            }
-        });
-}
-
 /// The parameter: itself, the gradient, what is remembered.
-struct Move(Update);
+struct Move(Speed);
 
 impl InplaceOp3 for Move {
     fn name(&self) -> &'static str {
@@ -265,28 +259,27 @@ impl InplaceOp3 for Move {
         memory: &CpuStorage,
         memory_layout: &Layout,
     ) -> Result<()> {
+        let Speed {
+            rate,
+            decay,
+            momentum,
+            nesterov,
+        } = self.0;
         let parameter = numbers_mut(parameter, parameter_layout)?;
         let gradient = numbers(gradient, gradient_layout)?;
-        let (first, second) = numbers(memory, memory_layout)?.split_at(gradient.len());
-        let update = self.0;
-        match update.method {
-            Method::Sgd { momentum, nesterov } => {
-                let ahead = if nesterov {
-                    Some(momentum as f32)
+        let speed = numbers(memory, memory_layout)?;
+        let inputs = gradient.par_chunks(PART).zip(speed.par_chunks(PART));
+        let parts = parameter.par_chunks_mut(PART).zip(inputs);
+        parts.for_each(|(parameter, (gradient, speed))| {
+            for ((value, gradient), speed) in parameter.iter_mut().zip(gradient).zip(speed) {
+                let step = if nesterov {
+                    gradient + decay * *value + momentum * speed
                 } else {
-                    None
+                    *speed
                 };
-                let (rate, decay) = (update.rate as f32, update.decay as f32);
-                move_by_speed(parameter, gradient, first, rate, decay, ahead);
+                *value -= rate * step;
             }
-            Method::Adam { beta1, beta2, eps } => {
-                move_by_means(&update, parameter, first, second, (beta1, beta2, eps), 1.0);
-            }
-            Method::AdamW { beta1, beta2, eps } => {
-                let kept = (1.0 - update.rate * update.decay) as f32;
-                move_by_means(&update, parameter, first, second, (beta1, beta2, eps), kept);
-            }
-        }
+        });
         Ok(())
     }
 
@@ -301,47 +294,6 @@ impl InplaceOp3 for Move {
     ) -> Result<()> {
         candle_core::bail!("steps in place run on the CPU alone")
     }
-}
-
-fn move_by_speed(
-    parameter: &mut [f32],
-    gradient: &[f32],
-    speed: &[f32],
-    rate: f32,
-    decay: f32,
-    ahead: Option<f32>,
-) {
-    let inputs = gradient.par_chunks(PART).zip(speed.par_chunks(PART));
-    let parts = parameter.par_chunks_mut(PART).zip(inputs);
-    parts.for_each(|(parameter, (gradient, speed))| {
-        for ((value, gradient), speed) in parameter.iter_mut().zip(gradient).zip(speed) {
-            let step = match ahead {
-                Some(momentum) => gradient + decay * *value + momentum * speed,
-                None => *speed,
-            };
-            *value -= rate * step;
-        }
-    });
-}
-
-fn move_by_means(
-    update: &Update,
-    parameter: &mut [f32],
-    mean: &[f32],
-    square: &[f32],
-    (beta1, beta2, eps): (f64, f64, f64),
-    kept: f32,
-) {
-    let (first, second) = update.corrections(beta1, beta2);
-    let (rate, root) = ((update.rate / first) as f32, second.sqrt() as f32);
-    let eps = eps as f32;
-    let inputs = mean.par_chunks(PART).zip(square.par_chunks(PART));
-    let parts = parameter.par_chunks_mut(PART).zip(inputs);
-    parts.for_each(|(parameter, (mean, square))| {
-        for ((value, mean), square) in parameter.iter_mut().zip(mean).zip(square) {
-            *value = kept * *value - rate * (mean / (square.sqrt() / root + eps));
-        }
-    });
 }
 
 fn numbers<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

@@ -164,7 +164,7 @@ impl Product<'_> {
         let image = &source[band.image * self.source.image..];
         let plane = self.source.plane.cells();
         let image = &image[..self.source.channels * plane];
-        if self.taps.is_plain() {
+        if self.taps.is_plain() && self.source.plane == self.grid.cells {
             let seen = Seen {
                 numbers: image,
                 channel: plane,

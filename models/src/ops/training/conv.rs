@@ -318,3 +318,147 @@ pub(super) fn to_weight(x: &[f32], gradient: &[f32], sizes: &Sizes) -> Vec<f32> 
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::made_up;
+
+    /// What a convolution and its gradients are by definition, in double precision.
+    #[derive(Default)]
+    struct Expected {
+        output: Vec<f64>,
+        to_input: Vec<f64>,
+        to_weight: Vec<f64>,
+    }
+
+    fn expected(x: &[f32], weight: &[f32], gradient: &[f32], sizes: &Sizes) -> Expected {
+        let conv = sizes.conv;
+        let (inputs, outputs) = (conv.input / conv.groups, conv.output / conv.groups);
+        let mut found = Expected {
+            output: vec![0.0; gradient.len()],
+            to_input: vec![0.0; x.len()],
+            to_weight: vec![0.0; weight.len()],
+        };
+        let Plane { height, width } = sizes.input;
+        for at in 0..gradient.len() {
+            let (column, rest) = (at % sizes.output.width, at / sizes.output.width);
+            let (row, plane) = (rest % sizes.output.height, rest / sizes.output.height);
+            let (image, output) = (plane / conv.output, plane % conv.output);
+            for step in 0..sizes.depth() {
+                let tap = step % (conv.kernel * conv.kernel);
+                let channel = output / outputs * inputs + step / (conv.kernel * conv.kernel);
+                let y = (row * conv.stride + tap / conv.kernel).wrapping_sub(conv.padding);
+                let x_at = (column * conv.stride + tap % conv.kernel).wrapping_sub(conv.padding);
+                if y >= height || x_at >= width {
+                    continue;
+                }
+                let source = ((image * conv.input + channel) * height + y) * width + x_at;
+                let factor = output * sizes.depth() + step;
+                let (number, weight) = (f64::from(x[source]), f64::from(weight[factor]));
+                let gradient = f64::from(gradient[at]);
+                found.output[at] += number * weight;
+                found.to_input[source] += gradient * weight;
+                found.to_weight[factor] += gradient * number;
+            }
+        }
+        found
+    }
+
+    fn off(found: &[f32], expected: &[f64]) -> f64 {
+        assert_eq!(found.len(), expected.len());
+        let scale = expected.iter().fold(1e-3_f64, |most, value| most.max(value.abs()));
+        let pairs = found.iter().zip(expected);
+        let most = pairs.map(|(found, expected)| (f64::from(*found) - expected).abs());
+        most.fold(0.0, f64::max) / scale
+    }
+
+    fn on_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build().unwrap().install(run)
+    }
+
+    fn check(conv: Conv, images: usize, (height, width): (usize, usize)) {
+        let (o, i, k, l) = conv.weight_shape();
+        let shape = [images, conv.input, height, width];
+        let device = candle_core::Device::Cpu;
+        let numbers = |name: &str, shape: &[usize]| -> Vec<f32> {
+            let numbers = made_up(&format!("{name}.bias"), shape);
+            numbers.iter().map(|value| value * 10.0).collect()
+        };
+        let tensor = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &device);
+        let sizes = Sizes::new(&tensor(&shape).unwrap(), &tensor(&[o, i, k, l]).unwrap(), &conv);
+        let Ok(sizes) = sizes else {
+            return;
+        };
+        let (x, weight) = (numbers("x", &shape), numbers("weight", &[o, i, k, l]));
+        let gradient = numbers("gradient", &[sizes.output_numbers()]);
+        let expected = expected(&x, &weight, &gradient, &sizes);
+        let run = |threads| {
+            on_threads(threads, || {
+                [
+                    forward(&x, &weight, &sizes),
+                    to_input(&weight, &gradient, &sizes),
+                    to_weight(&x, &gradient, &sizes),
+                ]
+            })
+        };
+        let found = run(1);
+        let yardsticks = [&expected.output, &expected.to_input, &expected.to_weight];
+        for (part, (found, expected)) in found.iter().zip(yardsticks).enumerate() {
+            let off = off(found, expected);
+            assert!(off < 3e-6, "{conv:?} on {shape:?}: part {part} is off by {off}");
+        }
+        for threads in [2, 3] {
+            assert!(found == run(threads), "{conv:?} on {shape:?}: {threads} threads");
+        }
+        if conv.groups == 1 {
+            let plain = [
+                unfolded::forward(&x, &weight, &sizes),
+                unfolded::to_input(&weight, &gradient, &sizes),
+                unfolded::to_weight(&x, &gradient, &sizes),
+            ];
+            for (found, expected) in plain.iter().zip(yardsticks) {
+                assert!(off(found, expected) < 3e-6, "{conv:?} on {shape:?}, unfolded");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(150))]
+
+        #[test]
+        fn gradients_are_those_of_the_definition(
+            groups in 1_usize..4, inputs in 1_usize..20, outputs in 1_usize..20,
+            kernel in 1_usize..6, stride in 1_usize..4, padding in 0_usize..5,
+            images in 1_usize..4, height in 1_usize..20, width in 1_usize..36,
+        ) {
+            let conv = Conv::new(groups * inputs, groups * outputs, kernel)
+                .stride(stride).padding(padding.min(kernel - 1)).groups(groups);
+            check(conv, images, (height, width));
+        }
+
+        #[test]
+        fn depthwise_gradients_are_those_of_the_definition(
+            channels in 1_usize..20, kernel in 1_usize..6, stride in 1_usize..4,
+            padding in 0_usize..5, images in 1_usize..7, height in 1_usize..40,
+            width in 1_usize..36,
+        ) {
+            let conv = Conv::depthwise(channels, kernel)
+                .stride(stride).padding(padding.min(kernel - 1));
+            check(conv, images, (height, width));
+        }
+    }
+
+    // Several panels, blocks, bands and parts of long sums.
+    #[test]
+    fn large_gradients_are_those_of_the_definition() {
+        check(Conv::new(70, 110, 1), 3, (16, 16));
+        check(Conv::new(110, 70, 1), 2, (17, 13));
+        check(Conv::new(130, 52, 3), 2, (8, 8));
+        check(Conv::new(60, 100, 3).stride(2), 2, (24, 16));
+        check(Conv::new(1100, 9, 1), 2, (8, 4));
+    }
+}

@@ -11,6 +11,7 @@ mod conv;
 mod depthwise;
 mod halo;
 mod norm;
+pub(crate) mod planes;
 mod pool;
 mod tile;
 mod unfolded;
@@ -73,19 +74,20 @@ pub(crate) fn conv_norm(x: &Tensor, weight: &Tensor, norm: &Norm, conv: &Conv) -
     let raw = plain_conv(&x, weight, conv)?;
     let affine = Tensor::stack(&[norm.weight, norm.bias], 0)?;
     let (channels, size) = channels_and_plane(&raw)?;
-    let stats = with_numbers(&raw, |raw| norm::statistics(raw, channels, size))?;
-    update_running(norm, &stats, raw.elem_count() / channels)?;
-    let inverse = norm::inverse_deviations(&stats, norm.eps);
     let affine_numbers = affine.flatten_all()?.to_vec1::<f32>()?;
-    let output = with_numbers(&raw, |raw| {
-        norm::forward(raw, &stats.mean, &inverse, &affine_numbers, size, relu)
+    if affine_numbers.len() != 2 * channels {
+        candle_core::bail!("a norm of {:?} for {:?}", affine.dims(), raw.dims());
+    }
+    let (output, stats) = with_numbers(&raw, |raw| {
+        norm::forward(raw, &affine_numbers, size, norm.eps, relu)
     })?;
+    update_running(norm, &stats, raw.elem_count() / channels)?;
     let op = ConvNorm {
         conv: *conv,
         shape: raw.shape().clone(),
         raw,
         mean: stats.mean,
-        inverse,
+        inverse: stats.inverse,
         relu,
         output: Mutex::new(Some(output)),
     };
@@ -220,20 +222,18 @@ impl CustomOp3 for ConvNorm {
         let gradient = gradient.contiguous()?;
         let affine_numbers = affine.flatten_all()?.to_vec1::<f32>()?;
         let (to_raw, to_affine) = with_numbers(&self.raw, |raw| {
-            with_numbers(output, |output| {
-                with_numbers(&gradient, |gradient| {
-                    let saved = norm::Saved {
-                        raw,
-                        output: self.relu.then_some(output),
-                        mean: &self.mean,
-                        inverse: &self.inverse,
-                        weight: &affine_numbers[..self.mean.len()],
-                        size,
-                    };
-                    norm::backward(&saved, gradient)
-                })
+            with_numbers(&gradient, |gradient| {
+                let saved = norm::Saved {
+                    raw,
+                    relu: self.relu,
+                    mean: &self.mean,
+                    inverse: &self.inverse,
+                    affine: &affine_numbers,
+                    size,
+                };
+                norm::backward(&saved, gradient)
             })
-        })???;
+        })??;
         let to_raw = Tensor::from_vec(to_raw, &self.shape, x.device())?;
         let to_affine = Tensor::from_vec(to_affine, affine.shape(), x.device())?;
         let (to_x, to_weight) = back_through(x, weight, &to_raw, &self.conv)?;
