@@ -7,8 +7,9 @@
 use candle_core::{DType, Device, Module, ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::ops::{self, SampleShape};
+use crate::ops::{self, SampleShape, mixed};
 
+pub use crate::ops::mixed::check as check_mixed;
 pub use crate::ops::{Activation, Precision};
 
 /// What a network is built for.
@@ -67,10 +68,21 @@ impl Params {
         }
     }
 
-    /// The same, with matrix products in `precision` where the CPU has a kernel for that.
+    /// The same, with products in `precision`: for inference where the CPU has a kernel for that,
+    /// for training anywhere ([`check_mixed`]).
     #[must_use]
     pub fn precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
+    }
+
+    /// What products are computed in where operations are plain: inference has kernels that know
+    /// for themselves.
+    pub fn plain_products(&self) -> Precision {
+        if self.mode.is_plain() {
+            self.precision
+        } else {
+            Precision::F32
+        }
     }
 
     /// The part called `name`.
@@ -217,6 +229,7 @@ enum ConvForm {
         bias: Option<Tensor>,
         norm: Option<candle_nn::BatchNorm>,
         training: bool,
+        precision: Precision,
     },
 }
 
@@ -236,6 +249,7 @@ impl ConvNormAct {
                     bias: None,
                     norm: Some(norm),
                     training: conv_params.mode == Mode::Training,
+                    precision: conv_params.precision,
                 },
             });
         }
@@ -265,6 +279,7 @@ impl ConvNormAct {
                     bias: None,
                     norm: None,
                     training: params.mode == Mode::Training,
+                    precision: params.precision,
                 },
             });
         }
@@ -286,6 +301,7 @@ impl ConvNormAct {
                     bias: Some(bias),
                     norm: None,
                     training: params.mode == Mode::Training,
+                    precision: params.precision,
                 },
             });
         }
@@ -363,16 +379,27 @@ impl Module for ConvNormAct {
                 bias,
                 norm,
                 training,
+                precision,
             } => {
                 let (x, conv) = &conv.with_far_zeros(x)?;
+                let (x, weight) = &match precision {
+                    Precision::F32 => (x.clone(), weight.clone()),
+                    Precision::Bf16 => (mixed::operand(x)?, mixed::operand(weight)?),
+                };
                 let quick = *training && ops::training::takes(x, conv);
                 if quick && let Some(norm) = norm.as_ref().and_then(learnt_norm) {
                     return ops::training::conv_norm(x, weight, &norm, conv);
                 }
                 let mut y = match bias {
                     None if quick => ops::training::conv2d(x, weight, conv)?,
-                    _ => ops::conv2d_with_gradients(x, weight, bias.as_ref(), conv)?,
+                    _ => ops::conv2d_with_gradients(x, weight, None, conv)?,
                 };
+                if *precision == Precision::Bf16 {
+                    y = mixed::result(&y)?;
+                }
+                if let Some(bias) = bias {
+                    y = y.broadcast_add(&bias.reshape((1, conv.output, 1, 1))?)?;
+                }
                 if let Some(norm) = norm {
                     y = norm.forward_t(&y, *training)?;
                 }
@@ -549,6 +576,7 @@ enum Product {
     Plain {
         weight: Tensor, // [output, input]
         bias: Tensor,   // [output]
+        precision: Precision,
     },
 }
 
@@ -578,7 +606,11 @@ impl Linear {
         Ok(Self {
             form: match dense {
                 Some(dense) => Product::Packed(dense),
-                None => Product::Plain { weight, bias },
+                None => Product::Plain {
+                    weight,
+                    bias,
+                    precision: params.plain_products(),
+                },
             },
             activation: Activation::Identity,
         })
@@ -593,9 +625,13 @@ impl Linear {
 impl Module for Linear {
     // [.., input] -> [.., output]
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = match &self.form {
+        let (weight, bias, precision) = match &self.form {
             Product::Packed(dense) => return dense.forward(x, self.activation),
-            Product::Plain { weight, bias } => (weight, bias),
+            Product::Plain {
+                weight,
+                bias,
+                precision,
+            } => (weight, bias, *precision),
         };
         let dims = x.dims().to_vec();
         let Some((&input, leading)) = dims.split_last() else {
@@ -603,7 +639,7 @@ impl Module for Linear {
         };
         let rows: usize = leading.iter().product();
         // One matrix product over all leading dimensions: candle runs batched ones one by one.
-        let y = x.reshape((rows, input))?.matmul(&weight.t()?)?;
+        let y = mixed::matmul(&x.reshape((rows, input))?, &weight.t()?, precision)?;
         let mut shape = leading.to_vec();
         shape.push(bias.dim(0)?);
         ops::add_bias(y, bias, self.activation)?.reshape(shape)

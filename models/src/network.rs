@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
-use crate::clip::{self, ClipVit, ClipVitConfig};
+use crate::clip::{self, ClipVit, ClipVitConfig, TextConfig, TextEncoder};
 use crate::deimv2::{Deimv2, Deimv2Config};
 use crate::detect::DetectionNetwork;
 use crate::embed::EmbeddingNetwork;
@@ -51,6 +51,7 @@ pub const EMBEDDERS: &[&str] = &[
     "resnet18-reid",
     "resnet18-reid-x0.25",
     clip::NAME,
+    clip::TINY,
 ];
 
 /// Builds the detection network that `description` names.
@@ -135,6 +136,9 @@ pub fn expected_tensors(description: &Description) -> Result<Vec<TensorSpec>> {
     let (params, specs) = recording();
     if is_embedder(&description.architecture) {
         build_embedder(description, &params)?;
+        if let Some(config) = ClipVitConfig::of(description).filter(|one| one.variant.text) {
+            TextEncoder::new(&TextConfig::beside(&config), &params)?;
+        }
     } else {
         build(description, &params)?;
     }

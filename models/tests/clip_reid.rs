@@ -67,6 +67,8 @@ fn config(case: &Case) -> ClipVitConfig {
         layers: sizes.layers,
         heads: sizes.heads,
         projection: sizes.projection,
+        text_layers: 0,
+        text_heads: 0,
         variant: case.variant,
     }
 }

@@ -298,9 +298,31 @@ fn overlap_and_cameras_show_in_the_tensors() {
 fn clips_own_weights_are_a_start() {
     for origin in ["clip-openai", "clip-huggingface"] {
         let all = shapes(&format!("{origin}.txt"));
-        let plan = plan(&checkpoint(all.clone()), &Options::default()).unwrap();
-        assert_eq!(clip(&plan), ClipVitVariant::default());
+        let mut plan = plan(&checkpoint(all.clone()), &Options::default()).unwrap();
+        let expected = ClipVitVariant {
+            text: true,
+            ..ClipVitVariant::default()
+        };
+        assert_eq!(clip(&plan), expected);
+        // Words of the prompt out of one table; the ID of each is that of CLIP's tokenizer.
+        let prefix = plan.tensors.remove("prompt_learner.token_prefix").unwrap();
+        let suffix = &plan.tensors["prompt_learner.token_suffix"];
+        assert_eq!(
+            (prefix.shape, suffix.shape.as_slice()),
+            (vec![1, 5, 512], &[1, 68, 512][..])
+        );
+        let rows = |numbers: &Numbers| match numbers {
+            Numbers::Changed(_, Change::Rows { rows, .. }) => rows.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(rows(&prefix.numbers), [49406, 320, 1125, 539, 320]);
+        assert_eq!(rows(&suffix.numbers)[..4], [2533, 269, 49407, 0]);
         assert_complete(&plan, &all, origin);
+        let texts = plan
+            .tensors
+            .keys()
+            .filter(|name| name.starts_with("text_encoder."));
+        assert_eq!(texts.count(), 12 * 12 + 4);
         let positions = &plan.tensors["image_encoder.positional_embedding"];
         assert_eq!(positions.shape, [129, 768]);
         let resampled = Change::Positions {
@@ -343,6 +365,18 @@ fn clips_own_weights_are_a_start() {
         (
             "image_encoder.proj".into(),
             "visual_projection.weight".into(),
+        ),
+        (
+            "text_encoder.ln_final.bias".into(),
+            "text_model.final_layer_norm.bias".into(),
+        ),
+        (
+            "text_encoder.positional_embedding".into(),
+            "text_model.embeddings.position_embedding.weight".into(),
+        ),
+        (
+            "text_encoder.text_projection".into(),
+            "text_projection.weight".into(),
         ),
     ] {
         assert_eq!(sources(&plan, &ours), [theirs.as_str()]);

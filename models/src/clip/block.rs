@@ -2,8 +2,9 @@
 
 use candle_core::{Module, Result, Tensor};
 
-use crate::layers::{Activation, LayerNorm, Linear, Params};
-use crate::ops::attention;
+use super::Drops;
+use crate::layers::{Activation, LayerNorm, Linear, Params, Precision};
+use crate::ops::{attention, reference};
 
 /// One layer over all tokens.
 pub struct Block {
@@ -24,18 +25,38 @@ impl Block {
             attention: SelfAttention {
                 in_proj: Linear::from_tensors(in_proj.0, in_proj.1, params)?,
                 out_proj,
-                heads,
+                mix: Mix::new(heads, params),
             },
             rest: FeedForward::new(width, params)?,
         })
+    }
+
+    /// The same where a token sees itself and those before it alone.
+    ///
+    /// # Errors
+    /// As [`Block::new`].
+    pub fn causal(width: usize, heads: usize, params: &Params) -> Result<Self> {
+        let mut block = Self::new(width, heads, params)?;
+        block.attention.mix.causal = true;
+        Ok(block)
+    }
+
+    /// As `forward`, with what chance leaves out; the whole branches with chance `path`.
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
+    pub fn forward_dropped(&self, x: &Tensor, path: f64, drops: &mut Drops) -> Result<Tensor> {
+        let mixed = self.attention.forward(&self.ln_1.forward(x)?)?;
+        let mixed = drops.numbers(mixed)?;
+        let x = (x + drops.rows(mixed, path)?)?;
+        self.rest.forward_dropped(&x, path, drops)
     }
 }
 
 impl Module for Block {
     // [batch, tokens, width] -> the same
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = (x + self.attention.forward(&self.ln_1.forward(x)?)?)?;
-        self.rest.forward(&x)
+        self.forward_dropped(x, 0.0, &mut Drops::none())
     }
 }
 
@@ -46,7 +67,7 @@ pub struct LastBlock {
     query: Linear,
     key_value: Linear,
     out_proj: Linear,
-    heads: usize,
+    mix: Mix,
     rest: FeedForward,
 }
 
@@ -70,25 +91,29 @@ impl LastBlock {
             query: part(0, width)?,
             key_value: part(width, 2 * width)?,
             out_proj,
-            heads,
+            mix: Mix::new(heads, params),
             rest: FeedForward::new(width, params)?,
         })
     }
-}
 
-impl Module for LastBlock {
+    /// As [`Block::forward_dropped`].
+    ///
+    /// # Errors
+    /// The shape does not fit, or the device fails.
     // [batch, tokens, width] -> [batch, width]
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub fn forward_dropped(&self, x: &Tensor, path: f64, drops: &mut Drops) -> Result<Tensor> {
         let (batch, _, width) = x.dims3()?;
         let normed = self.ln_1.forward(x)?;
         let query = self.query.forward(&normed.narrow(1, 0, 1)?.contiguous()?)?;
         let key_value = self.key_value.forward(&normed)?;
         let key = key_value.narrow(2, 0, width)?;
         let value = key_value.narrow(2, width, width)?;
-        let mixed = attention(&query, &key, &value, self.heads)?; // [batch, 1, width]
+        let mixed = self.mix.forward(&query, &key, &value)?; // [batch, 1, width]
         let mixed = self.out_proj.forward(&mixed.reshape((batch, width))?)?;
+        let mixed = drops.numbers(mixed)?;
         let class = x.narrow(1, 0, 1)?.squeeze(1)?;
-        self.rest.forward(&(class + mixed)?)
+        let x = (class + drops.rows(mixed, path)?)?;
+        self.rest.forward_dropped(&x, path, drops)
     }
 }
 
@@ -104,11 +129,36 @@ fn projections(width: usize, params: &Params) -> Result<(Packed, Linear)> {
     Ok(((weight, bias), out_proj))
 }
 
+/// How queries, keys and values become one.
+#[derive(Clone, Copy)]
+struct Mix {
+    heads: usize,
+    causal: bool,
+    precision: Precision,
+}
+
+impl Mix {
+    fn new(heads: usize, params: &Params) -> Self {
+        Self {
+            heads,
+            causal: false,
+            precision: params.plain_products(),
+        }
+    }
+
+    fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        if !self.causal && self.precision == Precision::F32 {
+            return attention(query, key, value, self.heads);
+        }
+        reference::attention_with(query, key, value, self.heads, self.causal, self.precision)
+    }
+}
+
 /// Attention of tokens to each other, with one matrix product for queries, keys and values.
 struct SelfAttention {
     in_proj: Linear,
     out_proj: Linear,
-    heads: usize,
+    mix: Mix,
 }
 
 impl Module for SelfAttention {
@@ -117,7 +167,7 @@ impl Module for SelfAttention {
         let width = x.dim(2)?;
         let joint = self.in_proj.forward(x)?;
         let part = |index: usize| joint.narrow(2, index * width, width);
-        let mixed = attention(&part(0)?, &part(1)?, &part(2)?, self.heads)?;
+        let mixed = self.mix.forward(&part(0)?, &part(1)?, &part(2)?)?;
         self.out_proj.forward(&mixed)
     }
 }
@@ -139,12 +189,11 @@ impl FeedForward {
             c_proj: Linear::new(4 * width, width, &mlp.pp("c_proj"))?,
         })
     }
-}
 
-impl Module for FeedForward {
     // [.., width] -> the same
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let inner = self.c_fc.forward(&self.ln_2.forward(x)?)?;
-        x + self.c_proj.forward(&inner)?
+    fn forward_dropped(&self, x: &Tensor, path: f64, drops: &mut Drops) -> Result<Tensor> {
+        let inner = drops.numbers(self.c_fc.forward(&self.ln_2.forward(x)?)?)?;
+        let outer = drops.numbers(self.c_proj.forward(&inner)?)?;
+        x + drops.rows(outer, path)?
     }
 }

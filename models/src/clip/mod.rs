@@ -5,7 +5,7 @@
 //! Patches of 16×16 pixels and a class token pass through twelve transformer layers; the class
 //! token, normed, is a vector of 768 numbers, and its projection into the space that CLIP shares
 //! with text one of 512. The reference evaluates both side by side ([`Feature::Full`]); the
-//! projection alone is the default here. The text encoder serves only training.
+//! projection alone is the default here. The text encoder ([`TextEncoder`]) serves only training.
 //!
 //! Side information (SIE): weights may hold a vector for each camera of the training set, which is
 //! added to the class token. Where no camera is told, none is added, as in the reference.
@@ -13,18 +13,27 @@
 //! Tensor names are CLIP-ReID's: `image_encoder.…`, `cv_embed`, `bottleneck`, `bottleneck_proj`.
 
 mod block;
+mod drops;
+mod text;
 
 use candle_core::{Module, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::embed::EmbeddingNetwork;
-use crate::layers::{BatchNorm, Conv, ConvNormAct, LayerNorm, Params};
+use crate::layers::{BatchNorm, Conv, ConvNormAct, LayerNorm, Params, Precision};
+use crate::ops::mixed;
 use crate::{Description, Variant};
+
+pub use drops::Drops;
+pub use text::{CONTEXT, FILLING, PREFIX, SUFFIX, TextConfig, TextEncoder};
 
 use block::{Block, LastBlock};
 
 /// The architecture's name in descriptions.
 pub const NAME: &str = "clip-reid-vit-b16";
+
+/// The same network with much smaller sizes, for tests and first tries of its training.
+pub const TINY: &str = "clip-reid-vit-tiny";
 
 /// Most cameras that weights may know.
 const MAX_CAMERAS: usize = 1 << 16;
@@ -62,6 +71,15 @@ pub struct ClipVitVariant {
     pub cameras: usize,
     /// Factor of a camera's vector (the reference's `SIE_COE`).
     pub camera_weight: f64,
+    /// Whether the weights hold the text encoder too, for training ([`TextEncoder`]).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub text: bool,
+}
+
+// As serde asks for it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Default for ClipVitVariant {
@@ -72,6 +90,7 @@ impl Default for ClipVitVariant {
             neck: Neck::Before,
             cameras: 0,
             camera_weight: 3.0,
+            text: false,
         }
     }
 }
@@ -91,6 +110,10 @@ pub struct ClipVitConfig {
     pub heads: usize,
     /// Length of the projection.
     pub projection: usize,
+    /// Transformer layers of the text encoder beside it.
+    pub text_layers: usize,
+    /// Heads of their attention.
+    pub text_heads: usize,
     /// What differs between weights.
     pub variant: ClipVitVariant,
 }
@@ -105,22 +128,41 @@ impl ClipVitConfig {
             layers: 12,
             heads: 12,
             projection: 512,
+            text_layers: 12,
+            text_heads: 8,
+            variant,
+        }
+    }
+
+    /// Sizes of [`TINY`].
+    pub fn tiny(image: (usize, usize), variant: ClipVitVariant) -> Self {
+        Self {
+            image,
+            patch: 16,
+            width: 48,
+            layers: 3,
+            heads: 3,
+            projection: 32,
+            text_layers: 2,
+            text_heads: 2,
             variant,
         }
     }
 
     /// What a description says; `None` if it is of another architecture.
     pub fn of(description: &Description) -> Option<Self> {
-        if description.architecture != NAME {
-            return None;
-        }
+        let sizes = match description.architecture.as_str() {
+            NAME => Self::base,
+            TINY => Self::tiny,
+            _ => return None,
+        };
         let variant = match &description.variant {
             Some(Variant::ClipVit(variant)) => *variant,
             Some(Variant::Resnet50(_)) => return None,
             None => ClipVitVariant::default(),
         };
         let image = (description.input_height, description.input_width);
-        Some(Self::base(image, variant))
+        Some(sizes(image, variant))
     }
 
     /// Rows and columns of patches.
@@ -180,6 +222,7 @@ pub struct ClipVit {
     /// `[cameras, width]`.
     cameras: Option<Tensor>,
     neck: Option<Norms>,
+    precision: Precision,
 }
 
 /// Batch norms of the vectors.
@@ -221,6 +264,7 @@ impl ClipVit {
                 count => Some(params.get((count, width), "cv_embed")?),
             },
             neck: Norms::new(config, params)?,
+            precision: params.plain_products(),
             config: config.clone(),
         })
     }
@@ -232,19 +276,35 @@ impl ClipVit {
     /// # Errors
     /// The images have another size, a camera is out of range, or the device fails.
     pub fn class_tokens(&self, images: &Tensor, cameras: Option<&[u32]>) -> Result<ClassTokens> {
-        let mut x = self.tokens(images, cameras)?;
-        for block in &self.blocks {
-            x = block.forward(&x)?;
+        self.class_tokens_dropped(images, cameras, &mut Drops::none())
+    }
+
+    /// The same with what chance leaves out of a training step.
+    ///
+    /// # Errors
+    /// As [`ClipVit::class_tokens`].
+    pub fn class_tokens_dropped(
+        &self,
+        images: &Tensor,
+        cameras: Option<&[u32]>,
+        drops: &mut Drops,
+    ) -> Result<ClassTokens> {
+        let mut x = drops.numbers(self.tokens(images, cameras)?)?;
+        let layers = self.config.layers;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward_dropped(&x, drops.path_of(layer, layers), drops)?;
         }
         let batch = x.dim(0)?;
-        let before_last = x.narrow(1, 0, 1)?.squeeze(1)?;
+        let before_last = x.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?;
         if batch == 1 {
             // Alone, a row is multiplied by another routine, which rounds differently: no bit of a
             // vector shall depend on the batch it came in.
             x = Tensor::cat(&[&x, &x], 0)?;
         }
-        let full = self.ln_post.forward(&self.last.forward(&x)?)?;
-        let projected = full.matmul(&self.proj)?;
+        let path = drops.path_of(layers - 1, layers);
+        let last = self.last.forward_dropped(&x, path, drops)?;
+        let full = self.ln_post.forward(&last)?;
+        let projected = mixed::matmul(&full, &self.proj, self.precision)?;
         Ok(ClassTokens {
             before_last,
             full: full.narrow(0, 0, batch)?,
@@ -257,18 +317,34 @@ impl ClipVit {
     /// # Errors
     /// As [`ClipVit::class_tokens`].
     pub fn vectors(&self, images: &Tensor, cameras: Option<&[u32]>) -> Result<Tensor> {
-        let class = self.class_tokens(images, cameras)?;
-        let (mut full, mut projected) = (class.full, class.projected);
+        self.vectors_of(&self.class_tokens(images, cameras)?)
+    }
+
+    /// The vectors that class tokens become, `[batch, dim]`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn vectors_of(&self, class: &ClassTokens) -> Result<Tensor> {
+        let (full, projected) = self.normed(class)?;
+        match self.config.variant.feature {
+            Feature::Proj => Ok(projected),
+            Feature::Full => Tensor::cat(&[full, projected], 1),
+        }
+    }
+
+    /// The class token and its projection after the batch norms that the weights hold for them.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn normed(&self, class: &ClassTokens) -> Result<(Tensor, Tensor)> {
+        let (mut full, mut projected) = (class.full.clone(), class.projected.clone());
         if let Some(neck) = &self.neck {
             projected = neck.projected.forward(&projected)?;
             if let Some(norm) = &neck.full {
                 full = norm.forward(&full)?;
             }
         }
-        match self.config.variant.feature {
-            Feature::Proj => Ok(projected),
-            Feature::Full => Tensor::cat(&[full, projected], 1),
-        }
+        Ok((full, projected))
     }
 
     /// What the first layer gets: `[batch, 1 + patches, width]`.

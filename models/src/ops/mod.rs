@@ -12,6 +12,7 @@ pub(crate) mod cpu;
 pub mod cuda;
 mod deformable;
 mod linear;
+pub(crate) mod mixed;
 mod nms;
 mod norm;
 mod panels;

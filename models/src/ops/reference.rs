@@ -4,7 +4,7 @@ use candle_core::{D, DType, Result, Tensor};
 
 use crate::layers::Conv;
 
-use super::{SampleShape, Window};
+use super::{Precision, SampleShape, Window, mixed};
 
 /// Grouped convolution with bias, without activation. `x`: `[batch, input, height, width]`.
 ///
@@ -23,6 +23,21 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, conv: &Conv) -
 /// # Errors
 /// The shapes do not fit.
 pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Tensor> {
+    attention_with(query, key, value, heads, false, Precision::F32)
+}
+
+/// The same, `causal` where a query sees no key after its own place, with products in `precision`.
+///
+/// # Errors
+/// The shapes do not fit.
+pub fn attention_with(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    heads: usize,
+    causal: bool,
+    precision: Precision,
+) -> Result<Tensor> {
     let (batch, queries, size) = query.dims3()?;
     let head = size / heads;
     let split = |x: &Tensor| -> Result<Tensor> {
@@ -32,12 +47,27 @@ pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> 
             .contiguous()
     };
     let scale = 1.0 / (head as f64).sqrt();
-    let scores = (split(query)? * scale)?.matmul(&split(key)?.t()?)?; // [batch, heads, queries, keys]
+    // [batch, heads, queries, keys]
+    let mut scores = mixed::matmul(&(split(query)? * scale)?, &split(key)?.t()?, precision)?;
+    if causal {
+        let mask = later(queries, key.dim(1)?, &scores)?;
+        scores = scores.broadcast_add(&mask)?;
+    }
     let scores = candle_nn::ops::softmax(&scores, D::Minus1)?;
-    scores
-        .matmul(&split(value)?)?
+    mixed::matmul(&scores, &split(value)?, precision)?
         .transpose(1, 2)?
         .reshape((batch, queries, size))
+}
+
+/// Minus infinity where a key comes after its query, `[queries, keys]`.
+fn later(queries: usize, keys: usize, like: &Tensor) -> Result<Tensor> {
+    let mut mask = Vec::with_capacity(queries * keys);
+    for query in 0..queries {
+        for key in 0..keys {
+            mask.push(if key > query { f32::NEG_INFINITY } else { 0.0 });
+        }
+    }
+    Tensor::from_vec(mask, (queries, keys), like.device())?.to_dtype(like.dtype())
 }
 
 /// Max pooling, rows and columns one after the other, by maxima of shifted views.

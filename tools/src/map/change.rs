@@ -19,12 +19,35 @@ pub enum Change {
         /// Numbers a position.
         width: usize,
     },
+    /// Some rows of a table, in this order.
+    Rows {
+        /// Which.
+        rows: Vec<u32>,
+        /// Rows that the table has.
+        of: usize,
+        /// Numbers a row.
+        width: usize,
+    },
 }
 
 impl Change {
     /// The changed numbers; `None` if there are not as many as the change is for.
     pub fn apply(&self, values: &[f32]) -> Option<Vec<f32>> {
         match *self {
+            Self::Rows {
+                ref rows,
+                of,
+                width,
+            } => {
+                if values.len() != of * width {
+                    return None;
+                }
+                let mut changed = Vec::with_capacity(rows.len() * width);
+                for &row in rows {
+                    changed.extend(values.chunks_exact(width).nth(row as usize)?);
+                }
+                Some(changed)
+            }
             Self::Transpose { rows, columns } => {
                 (values.len() == rows * columns).then(|| transpose(values, rows, columns))
             }
@@ -107,6 +130,20 @@ mod tests {
             }
             assert_eq!(change.apply(&values[1..]), None);
         }
+    }
+
+    #[test]
+    fn rows_are_picked() {
+        let change = |rows: &[u32]| Change::Rows {
+            rows: rows.to_vec(),
+            of: 3,
+            width: 2,
+        };
+        let table = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        let found = change(&[2, 0, 2]).apply(&table);
+        assert_eq!(found, Some(vec![5.0, 6.0, 1.0, 2.0, 5.0, 6.0]));
+        assert_eq!(change(&[3]).apply(&table), None);
+        assert_eq!(change(&[0]).apply(&table[1..]), None);
     }
 
     #[test]

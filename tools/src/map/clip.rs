@@ -1,10 +1,13 @@
 //! Vision transformers of CLIP: CLIP-ReID's checkpoints, and as a start for training OpenAI's and
 //! Hugging Face transformers' weights, whose square position embedding is resampled as CLIP-ReID
-//! does it.
+//! does it. Those keep their text encoder, which CLIP-ReID's training needs; of the 49,408 words of
+//! its vocabulary only the prompt's.
 
 use std::collections::BTreeMap;
 
-use mtmc_models::clip::{ClipVitVariant, Feature, NAME, Neck};
+use mtmc_models::clip::{
+    ClipVitConfig, ClipVitVariant, FILLING, Feature, NAME, Neck, PREFIX, SUFFIX, TextConfig,
+};
 use mtmc_models::{Description, Variant};
 
 use super::variant::{Mapped, Origin};
@@ -22,7 +25,13 @@ const IMAGES: [(usize, usize); 2] = [(256, 128), (384, 128)];
 /// Strides of patches.
 const STRIDES: [usize; 2] = [16, 12];
 
+/// Words of the vocabulary.
+const VOCABULARY: usize = 49408;
+/// Where the vocabulary goes, until words are picked.
+const WORDS: &str = "text_encoder.token_embedding.weight";
+
 const TEXT: &str = "serves texts, which only training needs";
+const TEMPERATURE: &str = "weighs images against texts, which re-ID does without";
 
 /// Whose names they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +111,12 @@ fn map_project(origin: &Origin, project: Project, parallel: &str) -> Result<Mapp
         resample(origin, &mut renamed, &mut made)?;
     }
     if project == Project::HuggingFace {
-        transpose_projection(origin, &mut renamed, &mut made);
+        let sizes = [WIDTH, PROJECTION];
+        transpose(origin, "image_encoder.proj", sizes, &mut renamed, &mut made);
+        let name = "text_encoder.text_projection";
+        transpose(origin, name, [PROJECTION; 2], &mut renamed, &mut made);
     }
+    variant.text = pick_words(&mut renamed, &mut made);
     let description = description(origin, variant, image);
     Ok(Mapped {
         description,
@@ -251,35 +264,66 @@ fn resample(
     Ok(())
 }
 
-/// transformers keeps the projection as a linear layer's weight, output first.
-fn transpose_projection(
+/// transformers keeps a projection as a linear layer's weight, output first; ours is
+/// `[input, output]`.
+fn transpose(
     origin: &Origin,
+    name: &str,
+    [input, output]: [usize; 2],
     renamed: &mut Renamed,
     made: &mut BTreeMap<String, Planned>,
 ) {
-    let name = "image_encoder.proj";
     let Some(sources) = renamed.kept.get(name) else {
         return;
     };
     let Some(source) = sources.first().cloned() else {
         return;
     };
-    if origin.shapes.get(&source).map(Vec::as_slice) != Some(&[PROJECTION, WIDTH]) {
+    if origin.shapes.get(&source).map(Vec::as_slice) != Some(&[output, input]) {
         // Kept as it is, for the comparison to say what is wrong.
         return;
     }
     renamed.kept.remove(name);
     let change = Change::Transpose {
-        rows: PROJECTION,
-        columns: WIDTH,
+        rows: output,
+        columns: input,
     };
     made.insert(
         name.to_string(),
         Planned {
-            shape: vec![WIDTH, PROJECTION],
+            shape: vec![input, output],
             numbers: Numbers::Changed(source, change),
         },
     );
+}
+
+/// The prompt's words out of the vocabulary, as CLIP-ReID's checkpoints have them; whether there is
+/// one.
+fn pick_words(renamed: &mut Renamed, made: &mut BTreeMap<String, Planned>) -> bool {
+    let sources = renamed.kept.remove(WORDS);
+    let Some(source) = sources.and_then(|mut sources| sources.pop()) else {
+        return false;
+    };
+    let images = ClipVitConfig::base(IMAGES[0], ClipVitVariant::default());
+    let text = TextConfig::beside(&images);
+    let mut suffix = SUFFIX.to_vec();
+    suffix.resize(text.suffix(), FILLING);
+    for (name, rows) in [("token_prefix", PREFIX.to_vec()), ("token_suffix", suffix)] {
+        let shape = vec![1, rows.len(), text.width];
+        let change = Change::Rows {
+            rows,
+            of: VOCABULARY,
+            width: text.width,
+        };
+        made.insert(
+            format!("prompt_learner.{name}"),
+            Planned {
+                shape,
+                numbers: Numbers::Changed(source.clone(), change),
+            },
+        );
+    }
+    true
 }
 
 fn place(project: Project, name: &str) -> Place {
@@ -310,43 +354,53 @@ fn place_openai(name: &str) -> Place {
         return Place::Keep(format!("image_encoder.{rest}"));
     }
     let texts = ["transformer.", "token_embedding.", "ln_final."];
-    let alone = ["positional_embedding", "text_projection", "logit_scale"];
+    let alone = ["positional_embedding", "text_projection"];
     match name {
         "input_resolution" | "context_length" | "vocab_size" => {
             Place::Drop("a size, which the tensors show")
         }
+        "logit_scale" => Place::Drop(TEMPERATURE),
         _ if alone.contains(&name) || texts.iter().any(|text| name.starts_with(text)) => {
-            Place::Drop(TEXT)
+            Place::Keep(format!("text_encoder.{name}"))
         }
         _ => Place::Unknown,
     }
 }
 
 fn place_hugging_face(name: &str) -> Place {
-    let Some(rest) = name.strip_prefix("vision_model.") else {
-        return match name {
-            "visual_projection.weight" => Place::Keep("image_encoder.proj".to_string()),
-            "logit_scale" | "text_projection.weight" => Place::Drop(TEXT),
-            _ if name.starts_with("text_model.") => Place::Drop(TEXT),
-            _ => Place::Unknown,
-        };
+    let (rest, part) = match (
+        name.strip_prefix("vision_model."),
+        name.strip_prefix("text_model."),
+    ) {
+        (Some(rest), _) => (rest, "image_encoder"),
+        (None, Some(rest)) => (rest, "text_encoder"),
+        (None, None) => {
+            return match name {
+                "visual_projection.weight" => Place::Keep("image_encoder.proj".to_string()),
+                "text_projection.weight" => Place::Keep("text_encoder.text_projection".to_string()),
+                "logit_scale" => Place::Drop(TEMPERATURE),
+                _ => Place::Unknown,
+            };
+        }
     };
     if rest == "embeddings.position_ids" {
         return Place::Drop("counts positions");
     }
-    match rename_vision(rest) {
-        Some(to) => Place::Keep(format!("image_encoder.{to}")),
+    match rename_part(rest) {
+        Some(to) => Place::Keep(format!("{part}.{to}")),
         None => Place::Unknown,
     }
 }
 
-/// A name within transformers' `vision_model`, as CLIP has it within `visual`.
-fn rename_vision(rest: &str) -> Option<String> {
+/// A name within transformers' `vision_model` or `text_model`, as CLIP has it.
+fn rename_part(rest: &str) -> Option<String> {
     let parts: Vec<&str> = rest.split('.').collect();
     Some(match parts.as_slice() {
         ["embeddings", "class_embedding"] => "class_embedding".to_string(),
         ["embeddings", "patch_embedding", "weight"] => "conv1.weight".to_string(),
         ["embeddings", "position_embedding", "weight"] => "positional_embedding".to_string(),
+        ["embeddings", "token_embedding", "weight"] => "token_embedding.weight".to_string(),
+        ["final_layer_norm", last] => format!("ln_final.{last}"),
         // Spelt so.
         ["pre_layrnorm", last] => format!("ln_pre.{last}"),
         ["post_layernorm", last] => format!("ln_post.{last}"),
@@ -368,12 +422,18 @@ fn rename_vision(rest: &str) -> Option<String> {
 /// Our name of the joint projection that transformers' `q_proj`, `k_proj` or `v_proj` is a third
 /// of, and which.
 fn projection(name: &str) -> Option<(String, usize)> {
-    let rest = name.strip_prefix("vision_model.encoder.layers.")?;
+    let (rest, encoder) = match name.strip_prefix("vision_model.encoder.layers.") {
+        Some(rest) => (rest, "image_encoder"),
+        None => (
+            name.strip_prefix("text_model.encoder.layers.")?,
+            "text_encoder",
+        ),
+    };
     let (layer, rest) = rest.split_once(".self_attn.")?;
     let (part, last) = rest.split_once('.')?;
     let part = ["q_proj", "k_proj", "v_proj"]
         .iter()
         .position(|name| *name == part)?;
-    let to = format!("image_encoder.transformer.resblocks.{layer}.attn.in_proj_{last}");
+    let to = format!("{encoder}.transformer.resblocks.{layer}.attn.in_proj_{last}");
     Some((to, part))
 }
