@@ -384,19 +384,25 @@ fn the_command_says_what_is_wrong() {
 
 /// Two made-up people in two cameras, somebody else and junk, in Market-1501's layout.
 fn data_set(folder: &Path) {
-    let images = [
-        ("query/0001_c1s1_000001_00.png", 1, false),
-        ("query/0002_c1s1_000002_00.png", 2, false),
-        ("bounding_box_test/-1_c2s1_000003_00.png", 2, false),
-        ("bounding_box_test/0000_c2s1_000004_00.png", 3, false),
-        ("bounding_box_test/0001_c2s1_000005_00.png", 1, true),
-        ("bounding_box_test/0002_c2s1_000006_00.png", 2, true),
-        ("bounding_box_test/0001_c1s1_000007_00.png", 1, false),
-    ];
+    save_images(
+        folder,
+        &[
+            ("query/0001_c1s1_000001_00.png", 1, false),
+            ("query/0002_c1s1_000002_00.png", 2, false),
+            ("bounding_box_test/-1_c2s1_000003_00.png", 2, false),
+            ("bounding_box_test/0000_c2s1_000004_00.png", 3, false),
+            ("bounding_box_test/0001_c2s1_000005_00.png", 1, true),
+            ("bounding_box_test/0002_c2s1_000006_00.png", 2, true),
+            ("bounding_box_test/0001_c1s1_000007_00.png", 1, false),
+        ],
+    );
+}
+
+/// Made-up images by name and seed; those marked as another camera's are a little brighter.
+fn save_images(folder: &Path, images: &[(&str, u32, bool)]) {
     for (name, seed, other) in images {
-        let mut image = made_up_image(64, 128, seed);
-        if other {
-            // A little brighter: what another camera makes of it.
+        let mut image = made_up_image(64, 128, *seed);
+        if *other {
             for value in image.iter_mut() {
                 *value = value.saturating_add(5);
             }
@@ -407,11 +413,8 @@ fn data_set(folder: &Path) {
     }
 }
 
-#[test]
-fn the_command_embeds_a_folder_and_draws_a_ranked_list() {
-    let folder = TempDir::new().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    data_set(folder.path());
+/// A small OSNet with made-up weights.
+fn save_weights(path: &str) {
     let description = Description {
         input_height: 128,
         input_width: 64,
@@ -421,8 +424,86 @@ fn the_command_embeds_a_folder_and_draws_a_ranked_list() {
     let made_up = made_up_weights(&description, &expected_tensors(&description).unwrap());
     let metadata = serde_json::to_string(&description).unwrap();
     let metadata = [("mtmc".to_string(), metadata)].into_iter().collect();
+    safetensors::serialize_to_file(made_up.tensors(), Some(metadata), Path::new(path)).unwrap();
+}
+
+// The same images under DukeMTMC-reID's and MSMT17's names give the same figures; nobody is there to
+// learn from.
+#[test]
+fn other_data_sets_are_measured_alike() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let weights = path("weights.safetensors");
+    save_weights(&weights);
+    data_set(&folder.path().join("market"));
+    let (duke, msmt17) = (folder.path().join("duke"), folder.path().join("msmt17"));
+    save_images(
+        &duke,
+        &[
+            ("query/0001_c1_f0000001.png", 1, false),
+            ("query/0002_c1_f0000002.png", 2, false),
+            ("bounding_box_test/0003_c2_f0000004.png", 3, false),
+            ("bounding_box_test/0001_c2_f0000005.png", 1, true),
+            ("bounding_box_test/0002_c2_f0000006.png", 2, true),
+            ("bounding_box_test/0001_c1_f0000007.png", 1, false),
+        ],
+    );
+    save_images(
+        &msmt17.join("test"),
+        &[
+            ("0000/0000_000_01_0303morning_0001_0.png", 1, false),
+            ("0001/0001_000_01_0303morning_0002_0.png", 2, false),
+            ("0002/0002_000_02_0303morning_0004_0.png", 3, false),
+            ("0000/0000_001_02_0303morning_0005_0.png", 1, true),
+            ("0001/0001_001_02_0303morning_0006_0.png", 2, true),
+            ("0000/0000_002_01_0303morning_0007_0.png", 1, false),
+        ],
+    );
+    let queries = "0000/0000_000_01_0303morning_0001_0.png 0\n\
+                   0001/0001_000_01_0303morning_0002_0.png 1\n";
+    let gallery = "0002/0002_000_02_0303morning_0004_0.png 2\n\
+                   0000/0000_001_02_0303morning_0005_0.png 0\n\
+                   0001/0001_001_02_0303morning_0006_0.png 1\n\
+                   0000/0000_002_01_0303morning_0007_0.png 0\n";
+    std::fs::write(msmt17.join("list_query.txt"), queries).unwrap();
+    std::fs::write(msmt17.join("list_gallery.txt"), gallery).unwrap();
+    let measure = |name: &str, more: &[&str]| {
+        let arguments = ["--reid", &weights, "--json", "--device", "cpu", "--data"];
+        json(&[&arguments[..], &[&path(name)], more].concat())
+    };
+    let market = measure("market", &[]);
+    assert_eq!(market["gallery"], 4);
+    assert_eq!(measure("duke", &[]), market);
+    assert_eq!(measure("msmt17", &[]), market);
+    assert_eq!(measure("msmt17", &["--kind", "msmt17"]), market);
+    // What is asked for is not there.
+    let told = error(&[
+        "--reid",
+        &weights,
+        "--data",
+        &path("market"),
+        "--kind",
+        "duke",
+    ]);
+    assert!(told.contains("0001_c2_f0046182.jpg"), "{told}");
+    let told = error(&[
+        "--reid",
+        &weights,
+        "--data",
+        &path("duke"),
+        "--kind",
+        "msmt17",
+    ]);
+    assert!(told.contains("list_query.txt"), "{told}");
+}
+
+#[test]
+fn the_command_embeds_a_folder_and_draws_a_ranked_list() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    data_set(folder.path());
     let (data, weights) = (path("."), path("weights.safetensors"));
-    safetensors::serialize_to_file(made_up.tensors(), Some(metadata), Path::new(&weights)).unwrap();
+    save_weights(&weights);
     let (saved, picture) = (path("saved"), path("list.png"));
     let mut arguments = vec![
         "--data", &data, "--reid", &weights, "--json", "--device", "cpu",

@@ -1,6 +1,7 @@
 //! `mtmc data`: data sets prepared, verified, cut out of videos, and made up.
 
 mod crops;
+mod kind;
 mod synth_reid;
 
 use std::io::Write as _;
@@ -11,6 +12,8 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use mtmc_tools::dataset::manifest::{Manifest, Verification};
 use mtmc_tools::dataset::{Progress, market1501, mot17};
+
+pub use self::kind::KindName;
 
 use super::progress;
 use crate::source::read_image;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use mtmc_tools::dataset::market1501::{GALLERY, Image, JUNK, QUERY, list_split};
+use mtmc_tools::dataset::market1501::Image;
 
+use crate::cli::data::KindName;
 use crate::cli::options::ComputeArgs;
 use crate::cli::progress::Progress;
 use crate::eval::reid::{
@@ -14,6 +15,7 @@ use crate::eval::reid::{
     embed_images, ranked_list,
 };
 use crate::source::read_image;
+use crate::train::data::Probe;
 
 /// Gallery images in the picture of a ranked list.
 const PICTURE_RANKS: usize = 10;
@@ -30,10 +32,15 @@ pub struct ReidArgs {
     #[arg(long, value_name = "FILE", requires = "query")]
     gallery: Option<PathBuf>,
 
-    /// Images in Market-1501's layout: query/ and bounding_box_test/ with names such as
-    /// 0002_c1s1_000451_03.jpg; embedded unless --query and --gallery give their features
+    /// Queries and gallery of Market-1501 (as downloaded or as `mtmc data prepare` writes it),
+    /// DukeMTMC-reID, MSMT17, or of `mtmc data synth-reid` and `crops`; embedded unless --query and
+    /// --gallery give their features
     #[arg(long, env = "MTMC_REID_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
+
+    /// How that folder is laid out
+    #[arg(long, env = "MTMC_DATA_KIND", default_value = "detect")]
+    kind: KindName,
 
     /// Weights that embed the images of --data: a .safetensors file, or a name of
     /// `mtmc models list`, fetched if absent
@@ -113,7 +120,7 @@ pub fn run(args: &ReidArgs) -> anyhow::Result<()> {
     }
     let folder = args.folder()?;
     let drawn = match (&args.ranked_list, &folder) {
-        (Some(wanted), Some(folder)) => Some(folder.find_query(wanted)?),
+        (Some(wanted), Some(folder)) => Some(find_query(folder, wanted)?),
         _ => None,
     };
     let (query, gallery) = features(args, folder.as_ref())?;
@@ -137,10 +144,10 @@ pub fn run(args: &ReidArgs) -> anyhow::Result<()> {
 
 impl ReidArgs {
     /// The images, where features are to be made of them or some of them to be drawn.
-    fn folder(&self) -> anyhow::Result<Option<Folder>> {
+    fn folder(&self) -> anyhow::Result<Option<Probe>> {
         match &self.data {
             Some(data) if self.query.is_none() || self.ranked_list.is_some() => {
-                Ok(Some(Folder::open(data)?))
+                Ok(Some(Probe::open(data, self.kind.into())?))
             }
             _ => Ok(None),
         }
@@ -161,45 +168,27 @@ impl ReidArgs {
     }
 }
 
-/// A folder's images without junk.
-struct Folder {
-    query: Vec<Image>,
-    gallery: Vec<Image>,
-}
-
-impl Folder {
-    fn open(path: &Path) -> anyhow::Result<Self> {
-        Ok(Self {
-            query: list_split(&path.join(QUERY))?,
-            gallery: list_split(&path.join(GALLERY))?
-                .into_iter()
-                .filter(|image| image.name.id != JUNK)
-                .collect(),
-        })
-    }
-
-    /// Index of the query of that name, or at that index.
-    fn find_query(&self, wanted: &str) -> anyhow::Result<usize> {
-        if let Ok(index) = wanted.parse::<usize>() {
-            if index >= self.query.len() {
-                bail!(
-                    "--ranked-list {index}: there are {} queries, from 0",
-                    self.query.len()
-                );
-            }
-            return Ok(index);
+/// Index of the query of that name, or at that index.
+fn find_query(folder: &Probe, wanted: &str) -> anyhow::Result<usize> {
+    if let Ok(index) = wanted.parse::<usize>() {
+        if index >= folder.query.len() {
+            bail!(
+                "--ranked-list {index}: there are {} queries, from 0",
+                folder.query.len()
+            );
         }
-        let named = self.query.iter().position(|image| {
-            let name = image.path.file_name().unwrap_or_default();
-            let stem = image.path.file_stem().unwrap_or_default();
-            name == wanted || stem == wanted
-        });
-        named.with_context(|| format!("--ranked-list {wanted}: no query has that file name"))
+        return Ok(index);
     }
+    let named = folder.query.iter().position(|image| {
+        let name = image.path.file_name().unwrap_or_default();
+        let stem = image.path.file_stem().unwrap_or_default();
+        name == wanted || stem == wanted
+    });
+    named.with_context(|| format!("--ranked-list {wanted}: no query has that file name"))
 }
 
 /// Features of queries and gallery: read, or computed from the folder's images.
-fn features(args: &ReidArgs, folder: Option<&Folder>) -> anyhow::Result<(Features, Features)> {
+fn features(args: &ReidArgs, folder: Option<&Probe>) -> anyhow::Result<(Features, Features)> {
     match (&args.query, &args.gallery, folder, &args.reid) {
         (Some(query), Some(gallery), folder, _) => {
             let (query_path, gallery_path) = (query, gallery);
@@ -237,7 +226,7 @@ fn check_order(path: &Path, features: &Features, images: &[Image]) -> anyhow::Re
     Ok(())
 }
 
-fn embed(args: &ReidArgs, folder: &Folder, weights: &str) -> anyhow::Result<(Features, Features)> {
+fn embed(args: &ReidArgs, folder: &Probe, weights: &str) -> anyhow::Result<(Features, Features)> {
     let embedder = args.compute.embedder(weights)?;
     let batch = usize::from(args.batch);
     let queries = folder.query.len();
@@ -261,7 +250,7 @@ fn embed(args: &ReidArgs, folder: &Folder, weights: &str) -> anyhow::Result<(Fea
 /// Draws the ranked list of one query.
 fn draw(
     evaluation: &Evaluation<'_>,
-    folder: &Folder,
+    folder: &Probe,
     query: usize,
     path: &Path,
 ) -> anyhow::Result<()> {

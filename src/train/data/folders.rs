@@ -68,7 +68,7 @@ struct Metadata {
 /// It is laid out otherwise, images are misnamed or missing (all of them are told).
 pub(super) fn read(root: &Path, kind: Kind) -> Result<Found, DataError> {
     let kind = match kind {
-        Kind::Detect => detect(root)?,
+        Kind::Detect => detect(root, TRAIN)?,
         kind => kind,
     };
     let mut found = match kind {
@@ -86,22 +86,55 @@ pub(super) fn read(root: &Path, kind: Kind) -> Result<Found, DataError> {
     Ok(found)
 }
 
-fn detect(root: &Path) -> Result<Kind, DataError> {
-    if is_msmt17(root)
-        || MSMT17_VERSIONS
-            .iter()
-            .any(|(name, ..)| is_msmt17(&root.join(name)))
-    {
+/// Reads queries and gallery alone; there need not be anybody to learn from.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_probe(root: &Path, kind: Kind) -> Result<(Vec<Image>, Vec<Image>), DataError> {
+    let kind = match kind {
+        Kind::Detect => detect(root, QUERY)?,
+        kind => kind,
+    };
+    let (query, gallery) = match kind {
+        Kind::Prepared => (
+            list_split(&root.join(QUERY))?,
+            list_split(&root.join("gallery"))?,
+        ),
+        Kind::DukeMtmc => (
+            list_duke(&root.join(QUERY))?,
+            list_duke(&root.join(GALLERY))?,
+        ),
+        Kind::Msmt17 => {
+            let (folder, _, test) = msmt17_place(root, "list_query.txt")?;
+            (
+                read_list(&folder, "list_query.txt", test)?,
+                read_list(&folder, "list_gallery.txt", test)?,
+            )
+        }
+        Kind::Market1501 | Kind::Detect => (
+            list_split(&root.join(QUERY))?,
+            list_split(&root.join(GALLERY))?,
+        ),
+    };
+    Ok((query, without_junk(gallery)))
+}
+
+/// Which layout it is; where the folders alone do not tell, by a name in the folder `images`.
+fn detect(root: &Path, images: &str) -> Result<Kind, DataError> {
+    let mut msmt17 = MSMT17_VERSIONS.map(|(name, ..)| root.join(name)).to_vec();
+    msmt17.push(root.to_path_buf());
+    if msmt17.iter().any(|folder| is_msmt17(folder)) {
         return Ok(Kind::Msmt17);
     }
-    if ["train", "query", "gallery"]
+    let learnt = if images == TRAIN { "train" } else { QUERY };
+    if [learnt, QUERY, "gallery"]
         .iter()
         .all(|name| root.join(name).is_dir())
     {
         return Ok(Kind::Prepared);
     }
-    let train = root.join(TRAIN);
-    if !train.is_dir() {
+    let folder = root.join(images);
+    if !folder.is_dir() {
         let found = if root.is_dir() {
             "no such folders"
         } else {
@@ -114,9 +147,9 @@ fn detect(root: &Path) -> Result<Kind, DataError> {
         });
     }
     // One name is enough to tell the two apart; whether all are right is seen when they are read.
-    let entries = std::fs::read_dir(&train).map_err(|source| io(&train, source))?;
+    let entries = std::fs::read_dir(&folder).map_err(|source| io(&folder, source))?;
     for entry in entries.take(MAX_LINES) {
-        let entry = entry.map_err(|source| io(&train, source))?;
+        let entry = entry.map_err(|source| io(&folder, source))?;
         if names::duke(&entry.file_name().to_string_lossy()).is_some() {
             return Ok(Kind::DukeMtmc);
         }
@@ -133,7 +166,8 @@ fn detect(root: &Path) -> Result<Kind, DataError> {
 }
 
 fn is_msmt17(root: &Path) -> bool {
-    root.join("list_train.txt").is_file()
+    let lists = ["list_train.txt", "list_query.txt"];
+    lists.iter().any(|list| root.join(list).is_file())
 }
 
 /// Whether this program drew or cut the data set, so that no size was published.
@@ -154,14 +188,17 @@ fn market1501(root: &Path) -> Result<Found, DataError> {
     })
 }
 
+fn list_duke(folder: &Path) -> Result<Vec<Image>, DataError> {
+    list_named(folder, &names::duke, names::DUKE_MISNAMED)
+}
+
 fn duke(root: &Path) -> Result<Found, DataError> {
-    let list = |folder: &Path| list_named(folder, &names::duke, names::DUKE_MISNAMED);
     Ok(Found {
         kind: Kind::DukeMtmc,
-        train: list(&root.join(TRAIN))?,
+        train: list_duke(&root.join(TRAIN))?,
         val: Vec::new(),
-        query: optional(&root.join(QUERY), list)?,
-        gallery: optional(&root.join(GALLERY), list)?,
+        query: optional(&root.join(QUERY), list_duke)?,
+        gallery: optional(&root.join(GALLERY), list_duke)?,
         warnings: Vec::new(),
     })
 }
@@ -217,7 +254,11 @@ fn none_missing(root: &Path, table: &Path) -> Result<(), DataError> {
     )
 }
 
-fn msmt17(root: &Path) -> Result<Found, DataError> {
+/// The folder of MSMT17's lists, and those of the images of training and test below it.
+fn msmt17_place(
+    root: &Path,
+    list: &str,
+) -> Result<(PathBuf, &'static str, &'static str), DataError> {
     let mut places = vec![
         (root.to_path_buf(), "train", "test"),
         (root.to_path_buf(), "mask_train_v2", "mask_test_v2"),
@@ -225,16 +266,26 @@ fn msmt17(root: &Path) -> Result<Found, DataError> {
     for (name, train, test) in MSMT17_VERSIONS {
         places.push((root.join(name), train, test));
     }
-    let place = places
-        .into_iter()
-        .find(|(folder, train, _)| is_msmt17(folder) && folder.join(train).is_dir());
-    let Some((folder, train, test)) = place else {
-        return Err(DataError::Layout {
-            path: root.to_path_buf(),
-            found: "no list_train.txt beside a folder train or mask_train_v2".to_string(),
-            expected: EXPECTED,
-        });
+    let there = |(folder, train, test): &(PathBuf, &str, &str)| {
+        let images = if list == "list_train.txt" {
+            train
+        } else {
+            test
+        };
+        folder.join(list).is_file() && folder.join(images).is_dir()
     };
+    places
+        .into_iter()
+        .find(there)
+        .ok_or_else(|| DataError::Layout {
+            path: root.to_path_buf(),
+            found: format!("no {list} beside a folder with its images"),
+            expected: EXPECTED,
+        })
+}
+
+fn msmt17(root: &Path) -> Result<Found, DataError> {
+    let (folder, train, test) = msmt17_place(root, "list_train.txt")?;
     Ok(Found {
         kind: Kind::Msmt17,
         train: read_list(&folder, "list_train.txt", train)?,

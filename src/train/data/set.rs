@@ -32,6 +32,18 @@ pub struct Probe {
     pub gallery: Vec<Image>,
 }
 
+impl Probe {
+    /// Reads names and lists of the data set in `root`; no image is opened, and none has to be there
+    /// to learn from.
+    ///
+    /// # Errors
+    /// The folder is laid out otherwise; images are misnamed or missing (all of them are told).
+    pub fn open(root: &Path, kind: Kind) -> Result<Self, DataError> {
+        let (query, gallery) = folders::read_probe(root, kind)?;
+        Ok(Self { query, gallery })
+    }
+}
+
 /// A re-ID data set to learn from.
 #[derive(Debug, Clone)]
 pub struct TrainSet {
