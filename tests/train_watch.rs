@@ -350,6 +350,29 @@ fn mlflow_hears_of_everything() {
     assert_eq!(states, ["FINISHED", "RUNNING", "KILLED"]);
 }
 
+// Longer than any buffer on its way; nothing is read before it is sent.
+#[test]
+fn mlflow_gets_weights_whole() {
+    let folder = TempDir::new().unwrap();
+    let (uri, asked) = serve(200);
+    let (mut watcher, warnings) = watched(folder.path(), &uri, None);
+    let weights = folder.path().join("best.safetensors");
+    let bytes: Vec<u8> = (0..5_000_011_u32)
+        .map(|index| (index % 251) as u8)
+        .collect();
+    std::fs::write(&weights, &bytes).unwrap();
+    watcher.artifact(&weights);
+    watcher.finish(None);
+    assert_eq!(*warnings.lock().unwrap(), Vec::<String>::new());
+    let asked = asked.lock().unwrap();
+    let put = |(method, path, _): &&(String, String, Vec<u8>)| {
+        method == "PUT" && path.ends_with("/7/r1/artifacts/best.safetensors")
+    };
+    let found: Vec<_> = asked.iter().filter(put).collect();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].2 == bytes, "{} bytes", found[0].2.len());
+}
+
 #[test]
 fn what_mlflow_refuses_is_told_once() {
     let folder = TempDir::new().unwrap();

@@ -248,7 +248,7 @@ impl Watcher {
         if let Err(error) = std::fs::write(&path, html) {
             (self.warn)(&format!("{}: {error}", path.display()));
         }
-        if let Some(mlflow) = self.mlflow.take() {
+        if let Some(mut mlflow) = self.mlflow.take() {
             mlflow.file(&path);
             mlflow.file(&self.settings.folder.join(LINES));
             if let Some(problem) = mlflow.finish(outcome) {
@@ -259,7 +259,7 @@ impl Watcher {
 
     /// Sends a file of the run along to MLflow, such as the settings or the weights.
     pub fn artifact(&mut self, path: &Path) {
-        if let Some(mlflow) = &self.mlflow {
+        if let Some(mlflow) = &mut self.mlflow {
             mlflow.file(path);
         }
     }

@@ -26,6 +26,11 @@ const MAX_WAITING: usize = 100_000;
 /// Files that wait for the server.
 const MAX_FILES: usize = 100;
 
+/// Bytes of files that a server is given a second more for at the end of a run, and how long it is
+/// given at most.
+const BYTES_A_SECOND: u64 = 2 << 20;
+const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
+
 /// Metrics in one call; the API takes 1000.
 const METRICS: usize = 500;
 
@@ -73,7 +78,7 @@ pub struct MlflowSettings {
     pub experiment: String,
     /// Who is asking.
     pub credentials: Credentials,
-    /// Longest wait for the server at the end of a run.
+    /// Longest wait for the server at the end of a run; large files prolong it.
     pub patience: Duration,
 }
 
@@ -197,8 +202,12 @@ impl Mlflow {
         }
     }
 
-    /// A file of the run.
-    pub(super) fn file(&self, path: &Path) {
+    /// A file of the run, of any size: it is read while it is sent.
+    pub(super) fn file(&mut self, path: &Path) {
+        let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
+        let more = Duration::from_secs(bytes / BYTES_A_SECOND);
+        let most = self.patience.max(LONGEST_PATIENCE);
+        self.patience = (self.patience + more).min(most);
         // A full queue means that the server is not there, which has been told already.
         let _ = self.queue.try_send(Message::File(path.to_path_buf()));
     }
