@@ -6,6 +6,10 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mtmc_models::clip::ClipVitVariant;
+use mtmc_models::testing::{made_up_description, made_up_weights};
+use mtmc_models::{Description, Variant, expected_tensors};
+
 const SETTINGS: [&str; 9] = [
     "epochs=5",
     "model.architecture=resnet18-reid-x0.25",
@@ -41,6 +45,21 @@ fn settings() -> Vec<&'static str> {
     SETTINGS.iter().flat_map(|one| ["--set", *one]).collect()
 }
 
+/// Runs until something is there, and no longer.
+fn kill_when(mut command: Command, there: impl Fn() -> bool) {
+    let mut running = command.stdout(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !there() {
+        assert!(
+            started.elapsed() < Duration::from_secs(300),
+            "no checkpoint"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.kill().unwrap();
+    running.wait().unwrap();
+}
+
 #[test]
 fn a_killed_run_that_is_resumed_ends_as_one_that_was_not() {
     let folder = tempfile::tempdir().unwrap();
@@ -58,19 +77,9 @@ fn a_killed_run_that_is_resumed_ends_as_one_that_was_not() {
         "{told}"
     );
 
-    let mut running = train(&at("set"), &at("killed"), &settings());
-    let mut running = running.stdout(Stdio::null()).spawn().unwrap();
+    let killed = train(&at("set"), &at("killed"), &settings());
     let checkpoint = at("killed").join("checkpoint.safetensors");
-    let started = Instant::now();
-    while !checkpoint.exists() {
-        assert!(
-            started.elapsed() < Duration::from_secs(300),
-            "no checkpoint"
-        );
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    running.kill().unwrap();
-    running.wait().unwrap();
+    kill_when(killed, || checkpoint.exists());
     // Nobody goes over a run by accident.
     let again = train(&at("set"), &at("killed"), &settings())
         .output()
@@ -102,6 +111,98 @@ fn a_killed_run_that_is_resumed_ends_as_one_that_was_not() {
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["dim"], 128);
     assert!(found["map"].as_f64().unwrap() > 0.1, "{found}");
+}
+
+/// A tiny CLIP with its text encoder, as `mtmc models convert` would write a large one.
+fn save_clip(path: &Path) {
+    let description = Description {
+        input_height: 64,
+        input_width: 32,
+        classes: vec![],
+        variant: Some(Variant::ClipVit(ClipVitVariant {
+            text: true,
+            ..ClipVitVariant::default()
+        })),
+        ..made_up_description("clip-reid-vit-tiny")
+    };
+    let made_up = made_up_weights(&description, &expected_tensors(&description).unwrap());
+    let metadata = serde_json::to_string(&description).unwrap();
+    let metadata = [("mtmc".to_string(), metadata)].into_iter().collect();
+    safetensors::serialize_to_file(made_up.tensors(), Some(metadata), path).unwrap();
+}
+
+// The settings of CLIP-ReID's file, scaled down; killed in both stages.
+#[test]
+fn clip_reid_goes_on_through_both_stages() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut draw = mtmc(&["data", "synth-reid", "--quiet", "--people", "16"]);
+    done(
+        draw.args(["--images-per-person", "6"])
+            .arg("--out")
+            .arg(at("set")),
+    );
+    save_clip(&at("clip.safetensors"));
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/clip-reid.toml");
+    let (config, clip) = (config.display().to_string(), at("clip.safetensors"));
+    let clip = clip.display().to_string();
+    let mut begin = vec!["--config", &config, "--start", &clip];
+    for setting in [
+        "epochs=4",
+        "prompts.epochs=6",
+        "prompts.batch=16",
+        "model.architecture=clip-reid-vit-tiny",
+        "model.height=64",
+        "model.width=32",
+        "data.people=4",
+        "data.images=2",
+        "run.checkpoint_every=1",
+        "run.evaluate_every=2",
+    ] {
+        begin.extend(["--set", setting]);
+    }
+    let output = done(&mut train(&at("set"), &at("straight"), &begin));
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("10 epochs"), "{told}");
+
+    let checkpoint = at("killed").join("checkpoint.safetensors");
+    let is_at = |stage: &str| {
+        let bytes = std::fs::read(&checkpoint).unwrap_or_default();
+        let wanted = format!("\\\"stage\\\":\\\"{stage}\\\"");
+        let mut windows = bytes.windows(wanted.len());
+        windows.any(|window| window == wanted.as_bytes())
+    };
+    let killed = train(&at("set"), &at("killed"), &begin);
+    kill_when(killed, || checkpoint.exists());
+    let resume = ["--resume", "--threads", "1"];
+    kill_when(train(&at("set"), &at("killed"), &resume), || {
+        is_at("images")
+    });
+    done(&mut train(&at("set"), &at("killed"), &["--resume"]));
+    for name in [
+        "last.safetensors",
+        "best.safetensors",
+        "checkpoint.safetensors",
+    ] {
+        let read = |run: &str| std::fs::read(at(run).join(name)).unwrap();
+        assert!(read("straight") == read("killed"), "{name} differs");
+    }
+
+    let mut eval = mtmc(&["eval", "reid", "--quiet", "--json", "--device", "cpu"]);
+    let eval = eval.arg("--data").arg(at("set")).arg("--reid");
+    let output = done(eval.arg(at("killed").join("last.safetensors")));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["dim"], 32);
+
+    // Weights without texts are no start for it.
+    let last = at("killed").join("last.safetensors").display().to_string();
+    begin[3] = &last;
+    let failed = train(&at("set"), &at("third"), &begin).output().unwrap();
+    let told = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(
+        !failed.status.success() && told.contains("text encoder"),
+        "{told}"
+    );
 }
 
 #[test]

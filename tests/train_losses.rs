@@ -187,6 +187,7 @@ fn twenty_epochs_of_each_schedule_are_pytorchs() {
             base: 0.1,
             warmup,
             decay,
+            first: 0,
         };
         assert_eq!(schedule.fault(), None);
         for (epoch, expected) in numbers(&goldens[name]).into_iter().enumerate() {

@@ -6,17 +6,18 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use mtmc::train::TrainError;
 use mtmc::train::config::Config;
 use mtmc::train::data::{Kind, TrainSet, synth};
 use mtmc::train::loss::{self, Margin, TripletDistance};
 use mtmc::train::optim::{Gradients, Method, Optimizer, Parameter};
 use mtmc::train::trainer::{
-    Ending, Network, Observer, RunFolder, Trainer, evaluate, initial, is_learnt,
+    Ending, Learning, Network, Observer, RunFolder, Trainer, evaluate, initial, is_learnt,
 };
 use mtmc::train::watch::{Epoch, Step};
 use mtmc_models::Weights;
+use mtmc_models::layers::Precision;
 use mtmc_models::testing::made_up;
 use serde_json::Value;
 
@@ -53,7 +54,8 @@ fn ten_steps_of_a_small_resnet_are_pytorchs() {
     let (variables, start) =
         initial(&description, PEOPLE, 0, Some(&weights), &Device::Cpu).unwrap();
     assert_eq!((start.missing.len(), start.left_over.len()), (0, 0));
-    let network = Network::new(&description, &variables, &Device::Cpu).unwrap();
+    let learning = Learning::default();
+    let network = Network::new(&description, &variables, learning, &Device::Cpu).unwrap();
     let mut parameters = Vec::new();
     for (name, var) in &variables {
         if is_learnt(name, &variables) {
@@ -72,10 +74,10 @@ fn ten_steps_of_a_small_resnet_are_pytorchs() {
     assert_eq!(steps.len(), 10);
     for (step, expected) in steps.iter().enumerate() {
         let pixels = tensor(&format!("pixels.{step}"), &[2 * PEOPLE, 3, 64, 32]);
-        let output = network.forward(&(pixels * 40.0).unwrap()).unwrap();
-        let id = loss::cross_entropy(&output.logits, &labels, 0.1).unwrap();
-        let euclidean = TripletDistance::Euclidean;
-        let metric = loss::triplet(&output.metric, &people, Margin::Hard(0.3), euclidean).unwrap();
+        let output = network.forward(&(pixels * 40.0).unwrap(), 0).unwrap();
+        let id = loss::cross_entropy(&output.logits[0], &labels, 0.1).unwrap();
+        let (margin, euclidean) = (Margin::Hard(0.3), TripletDistance::Euclidean);
+        let metric = loss::triplet(&output.metrics[0], &people, margin, euclidean).unwrap();
         let total = (&id + &metric).unwrap();
         let mut store = total.backward().unwrap();
         let gradients = Gradients::take(&mut store, optimizer.parameters());
@@ -98,6 +100,43 @@ fn ten_steps_of_a_small_resnet_are_pytorchs() {
             off_mean < 1e-4 && off_norm < 1e-4 * scale,
             "{name}: {off_mean}, {off_norm}"
         );
+    }
+}
+
+// bfloat16 keeps 8 bits: near, but not the same; what is learnt stays f32.
+#[test]
+fn products_in_bfloat16_give_nearly_the_same() {
+    let description = load(&["model.architecture=resnet18-reid-x0.25"]).description();
+    let (variables, _) = initial(&description, PEOPLE, 3, None, &Device::Cpu).unwrap();
+    let pixels = (tensor("pixels.0", &[2 * PEOPLE, 3, 64, 32]) * 40.0).unwrap();
+    let people: Vec<u32> = (0..PEOPLE as u32).flat_map(|one| [one; 2]).collect();
+    let labels = Tensor::new(people.as_slice(), &Device::Cpu).unwrap();
+    let compute = |precision: Precision| {
+        let learning = Learning {
+            precision,
+            ..Learning::default()
+        };
+        let network = Network::new(&description, &variables, learning, &Device::Cpu).unwrap();
+        let output = network.forward(&pixels, 0).unwrap();
+        let loss = loss::cross_entropy(&output.logits[0], &labels, 0.1).unwrap();
+        let store = loss.backward().unwrap();
+        let of = |name: &str| store.get(&variables[name]).unwrap().clone();
+        let last = "backbone.layer4.1.conv2.weight";
+        (output.metrics[0].clone(), of("classifier.weight"), of(last))
+    };
+    let (single, half) = (compute(Precision::F32), compute(Precision::Bf16));
+    for (what, single, half) in [
+        ("features", &single.0, &half.0),
+        ("gradient of the classifier", &single.1, &half.1),
+        ("gradient of the last convolution", &single.2, &half.2),
+    ] {
+        assert_eq!(half.dtype(), DType::F32);
+        let length = |x: &Tensor| {
+            let squares = x.sqr().unwrap().sum_all().unwrap();
+            squares.to_scalar::<f32>().unwrap().sqrt()
+        };
+        let off = length(&(single - half).unwrap()) / length(single);
+        assert!((1e-5..0.2).contains(&off), "{what}: off by {off}");
     }
 }
 

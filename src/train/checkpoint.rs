@@ -4,11 +4,12 @@
 //! One safetensors file, written under another name first: whatever happens, a whole one is there.
 //! Chance needs no state: what is drawn follows from seed and epoch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write as _;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use mtmc_models::Description;
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
@@ -23,12 +24,26 @@ const FORMAT: u32 = 1;
 /// Largest checkpoint that is read: ten times a ViT-L's.
 const MAX_BYTES: u64 = 64 << 30;
 
+/// What is being learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Texts of people, CLIP-ReID's first stage.
+    Prompts,
+    /// The encoder of images.
+    #[default]
+    Images,
+}
+
 /// Where a training is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Version of the format.
     pub format: u32,
-    /// Epoch that comes next or is in work, from 0.
+    /// What is being learnt.
+    #[serde(default)]
+    pub stage: Stage,
+    /// Epoch that comes next or is in work, from 0 through all stages.
     pub epoch: u32,
     /// Batches of it that are done.
     pub batch: usize,
@@ -44,6 +59,12 @@ pub struct State {
     pub people: Vec<i64>,
     /// The resolved settings as TOML.
     pub config: String,
+    /// What the weights will say of themselves; the starting weights have a part in it.
+    #[serde(default)]
+    pub description: Option<Description>,
+    /// Parameters that the starting weights, if there were some, did not have.
+    #[serde(default)]
+    pub new: BTreeSet<String>,
 }
 
 impl State {

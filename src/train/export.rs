@@ -9,15 +9,21 @@ use mtmc_models::{Description, Weights, network};
 
 use super::TrainError;
 use super::checkpoint::write_tensors;
-use super::trainer::{CLASSIFIER, Variables};
+use super::trainer::Variables;
 
-/// The encoder in the variables, as weights in memory.
-pub fn weights(description: &Description, variables: &Variables) -> Weights {
-    let encoder = variables
-        .iter()
-        .filter(|(name, _)| !name.starts_with(CLASSIFIER));
-    let tensors = encoder.map(|(name, var)| (name.clone(), var.as_detached_tensor()));
-    Weights::from_tensors(description.clone(), tensors.collect())
+/// The encoder in the variables, as weights in memory: what the description asks for, of what may be
+/// more.
+///
+/// # Errors
+/// The architecture is unknown.
+pub fn weights(description: &Description, variables: &Variables) -> Result<Weights, TrainError> {
+    let mut tensors = HashMap::new();
+    for spec in mtmc_models::expected_tensors(description)? {
+        if let Some(var) = variables.get(&spec.name) {
+            tensors.insert(spec.name, var.as_detached_tensor());
+        }
+    }
+    Ok(Weights::from_tensors(description.clone(), tensors))
 }
 
 /// Writes the encoder as a weights file.
@@ -31,7 +37,7 @@ pub fn write(
 ) -> Result<(), TrainError> {
     let mut description = description.clone();
     description.feature_dim = Some(network::embedding_dim(&description)?);
-    let weights = weights(&description, variables);
+    let weights = weights(&description, variables)?;
     weights.check(&mtmc_models::expected_tensors(&description)?)?;
     let text =
         serde_json::to_string(&description).map_err(|error| TrainError::file(path, error))?;

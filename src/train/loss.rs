@@ -1,5 +1,5 @@
 //! What training makes small: cross-entropy over people, triplets of hardest examples, distances
-//! to centres.
+//! to centres, contrast between images and texts.
 //!
 //! Losses are plain candle operations, so gradients come from candle; values and gradients are
 //! compared with PyTorch's in `tests/train_losses.rs`.
@@ -169,6 +169,45 @@ pub fn centre(features: &Tensor, labels: &Tensor, centres: &Tensor) -> Result<Te
     (features - own)?.sqr()?.sum(1)?.mean_all()
 }
 
+/// Mean supervised contrastive loss of `anchors` (`[rows, dim]`) among `others` (`[columns, dim]`):
+/// each row's softmax over its products with all columns shall lie on those of its own person, in
+/// equal shares (Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, as CLIP-ReID
+/// takes it between images and texts: without temperature, vectors at their own length).
+///
+/// # Errors
+/// The shapes do not fit, or nobody among the others is a row's person.
+pub fn contrastive(
+    anchors: &Tensor,
+    others: &Tensor,
+    anchor_people: &[u32],
+    other_people: &[u32],
+) -> Result<Tensor> {
+    let (rows, columns) = (anchors.dim(0)?, others.dim(0)?);
+    if (anchor_people.len(), other_people.len()) != (rows, columns) {
+        candle_core::bail!(
+            "{} and {} people for {rows} rows and {columns} columns",
+            anchor_people.len(),
+            other_people.len()
+        );
+    }
+    let mut shares = vec![0.0_f32; rows * columns];
+    for (row, person) in shares.chunks_exact_mut(columns.max(1)).zip(anchor_people) {
+        let own = other_people.iter().filter(|other| *other == person).count();
+        if own == 0 {
+            candle_core::bail!("person {person} is not among the others");
+        }
+        for (share, other) in row.iter_mut().zip(other_people) {
+            if other == person {
+                *share = 1.0 / own as f32;
+            }
+        }
+    }
+    let shares = Tensor::from_vec(shares, (rows, columns), anchors.device())?;
+    let log_probabilities = log_softmax(&anchors.matmul(&others.t()?)?)?;
+    let shares = shares.to_dtype(log_probabilities.dtype())?;
+    (log_probabilities * shares)?.sum(1)?.mean_all()?.neg()
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
@@ -205,6 +244,18 @@ mod tests {
             let loss = value(cross_entropy(&logits, &labels, smoothing));
             assert!((loss - std::f32::consts::LN_2).abs() < 1e-6);
         }
+    }
+
+    // By hand: products of the first row are 2, 0, 2, so its two texts have e²/(2e² + 1) each.
+    #[test]
+    fn texts_of_a_person_share_an_image() {
+        let images = matrix(&[[2.0, 0.0]]);
+        let texts = matrix(&[[1.0, 0.0], [0.0, 1.0], [1.0, 5.0]]);
+        let loss = value(contrastive(&images, &texts, &[7], &[7, 3, 7]));
+        let square = 2.0_f32.exp();
+        assert!((loss + (square / (2.0 * square + 1.0)).ln()).abs() < 1e-6);
+        let error = contrastive(&images, &texts, &[1], &[7, 3, 7]).unwrap_err();
+        assert!(error.to_string().contains("person 1"));
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub struct Schedule {
     pub warmup: Option<Warmup>,
     /// How the rate falls.
     pub decay: Decay,
+    /// Number of the first epoch: 1 where the schedule of an original is moved on before an epoch,
+    /// not after it.
+    #[serde(default)]
+    pub first: u32,
 }
 
 /// Smaller rates at the beginning.
@@ -39,6 +43,8 @@ pub enum WarmupKind {
     Linear,
     /// At once, after the last epoch of the warm-up.
     Constant,
+    /// A little more in every epoch up to the base rate, while nothing decays (timm's).
+    LinearAlone,
 }
 
 /// How the rate falls.
@@ -73,7 +79,15 @@ pub enum Decay {
 impl Schedule {
     /// The rate of an epoch, the first being 0.
     pub fn rate(&self, epoch: u32) -> f64 {
-        self.warmup_factor(epoch) * self.decayed(epoch)
+        let epoch = epoch.saturating_add(self.first);
+        match self.warmup {
+            Some(Warmup {
+                kind: WarmupKind::LinearAlone,
+                epochs,
+                ..
+            }) if epoch < epochs => self.warmup_factor(epoch) * self.base,
+            _ => self.warmup_factor(epoch) * self.decayed(epoch),
+        }
     }
 
     fn warmup_factor(&self, epoch: u32) -> f64 {
@@ -85,7 +99,7 @@ impl Schedule {
         }
         match warmup.kind {
             WarmupKind::Constant => warmup.factor,
-            WarmupKind::Linear => {
+            WarmupKind::Linear | WarmupKind::LinearAlone => {
                 let reached = f64::from(epoch) / f64::from(warmup.epochs);
                 warmup.factor + (1.0 - warmup.factor) * reached
             }
@@ -151,6 +165,7 @@ mod tests {
                 milestones: vec![40, 70],
                 gamma: 0.1,
             },
+            first: 0,
         };
         let expected = [
             (0, 3.5e-6),

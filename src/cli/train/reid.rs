@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use candle_core::DType;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use mtmc_models::Weights;
 
+use crate::cli::data::KindName;
 use crate::cli::options::{ComputeArgs, weights_path};
 use crate::cli::progress::{Progress, stop_on_ctrl_c};
 use crate::train::config::Config;
-use crate::train::data::{Kind, TrainSet};
+use crate::train::data::TrainSet;
 use crate::train::trainer::{Ending, Observer, RunFolder, Start, Trainer};
 use crate::train::watch::mlflow::{MlflowSettings, Outcome};
 use crate::train::watch::{Epoch, Hard, RunInfo, Step, WatchSettings, Watcher, hardest_for};
@@ -67,27 +68,22 @@ pub struct TrainReidArgs {
     #[arg(long, env = "MLFLOW_TRACKING_URI", value_name = "URL")]
     mlflow: Option<String>,
 
+    /// Largest weights, in MiB, that go to that server at the end: the best, or the last where
+    /// nothing was evaluated; 0 for none
+    #[arg(
+        long,
+        env = "MTMC_MLFLOW_WEIGHTS",
+        value_name = "MIB",
+        default_value_t = 512
+    )]
+    mlflow_weights: u64,
+
     /// No progress, only the result
     #[arg(short, long, env = "MTMC_QUIET")]
     quiet: bool,
 
     #[command(flatten)]
     compute: ComputeArgs,
-}
-
-/// Layouts of data sets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum KindName {
-    /// By what is in the folder
-    Detect,
-    /// Market-1501, and made-up sets
-    Market1501,
-    /// What `mtmc data prepare market1501` writes
-    Prepared,
-    /// DukeMTMC-reID
-    Duke,
-    /// MSMT17
-    Msmt17,
 }
 
 /// Trains and prints what was reached.
@@ -99,7 +95,7 @@ pub fn run(args: &TrainReidArgs) -> anyhow::Result<()> {
     args.compute.start_threads()?;
     let (device, dtype) = args.compute.device()?;
     if dtype != DType::F32 {
-        bail!("--precision: training computes in f32 only");
+        bail!("--precision is of inference; to learn in bfloat16: --set model.precision=bf16");
     }
     let folder = RunFolder::create(&args.out)?;
     if !args.resume && folder.checkpoint().exists() {
@@ -135,6 +131,7 @@ pub fn run(args: &TrainReidArgs) -> anyhow::Result<()> {
     watch.progress.finish();
     match &ended {
         Ok(Ending::Complete | Ending::Early) => {
+            args.send_weights(&folder, &mut watch.watcher);
             let hard = args.hardest(&folder, &trainer);
             watch.watcher.finish(hard.as_ref());
         }
@@ -153,14 +150,7 @@ impl TrainReidArgs {
     }
 
     fn open(&self, config: &Config) -> anyhow::Result<TrainSet> {
-        let kind = match self.kind {
-            KindName::Detect => Kind::Detect,
-            KindName::Market1501 => Kind::Market1501,
-            KindName::Prepared => Kind::Prepared,
-            KindName::Duke => Kind::DukeMtmc,
-            KindName::Msmt17 => Kind::Msmt17,
-        };
-        let mut set = TrainSet::open(&self.data, kind)?;
+        let mut set = TrainSet::open(&self.data, self.kind.into())?;
         for warning in set.warnings() {
             say(&format!("warning: {warning}"));
         }
@@ -180,13 +170,14 @@ impl TrainReidArgs {
         resumed: Option<u64>,
     ) -> anyhow::Result<Watch> {
         let name = self.out.file_name().unwrap_or_default().to_string_lossy();
+        let (epochs, total) = (u64::from(config.all_epochs()), trainer.steps());
         let run = RunInfo {
             name: name.into_owned(),
             parameters: config.settings()?,
-            epochs: u64::from(config.epochs),
-            steps_per_epoch: trainer.steps_per_epoch() as u64,
+            epochs,
+            // CLIP-ReID's stages differ.
+            steps_per_epoch: total.div_ceil(epochs.max(1)),
         };
-        let total = run.epochs * run.steps_per_epoch;
         let warn = |text: &str| say(&format!("warning: {text}"));
         let mut settings = WatchSettings::new(&self.out);
         settings.mlflow = self
@@ -204,12 +195,30 @@ impl TrainReidArgs {
 }
 
 impl TrainReidArgs {
+    /// The weights to MLflow, unless they are too large.
+    fn send_weights(&self, folder: &RunFolder, watcher: &mut Watcher) {
+        if self.mlflow.is_none() || self.mlflow_weights == 0 {
+            return;
+        }
+        let weights = finished(folder);
+        let size = std::fs::metadata(&weights).map_or(0, |file| file.len());
+        if size > self.mlflow_weights << 20 {
+            say(&format!(
+                "warning: {} has {} MiB, more than --mlflow-weights {}: it stays here",
+                weights.display(),
+                size >> 20,
+                self.mlflow_weights
+            ));
+            return;
+        }
+        watcher.artifact(&weights);
+    }
+
     /// Whom the best weights tell apart worst, for the report. It is not worth failing for once
     /// training is over.
     fn hardest(&self, folder: &RunFolder, trainer: &Trainer) -> Option<Hard> {
         let probe = trainer.probe()?;
-        let best = folder.best();
-        let weights = if best.exists() { best } else { folder.last() };
+        let weights = finished(folder);
         let found = self
             .compute
             .embedder(&weights.display().to_string())
@@ -226,6 +235,12 @@ impl TrainReidArgs {
     }
 }
 
+/// The weights to use: the best, or the last where nothing was evaluated.
+fn finished(folder: &RunFolder) -> PathBuf {
+    let best = folder.best();
+    if best.exists() { best } else { folder.last() }
+}
+
 /// Shows steps, passes everything on.
 struct Watch {
     watcher: Watcher,
@@ -234,6 +249,12 @@ struct Watch {
 }
 
 impl Observer for Watch {
+    fn note(&mut self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+
     fn step(&mut self, step: &Step) {
         self.watcher.step(step);
         let mut text = format!("epoch {}", step.epoch + 1);

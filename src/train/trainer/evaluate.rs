@@ -22,7 +22,7 @@ pub fn evaluate(
     probe: &Probe,
     device: &Device,
 ) -> Result<Metrics, TrainError> {
-    let weights = export::weights(description, variables);
+    let weights = export::weights(description, variables)?;
     let embedder = LoadedEmbedder::new(&weights, device, DType::F32)?;
     let query = embed_images(&embedder, &probe.query, BATCH, &mut |_| ())?;
     let gallery = embed_images(&embedder, &probe.gallery, BATCH, &mut |_| ())?;

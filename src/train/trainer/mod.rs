@@ -4,28 +4,39 @@
 //! follows from seed and epoch, rates from the epoch, and a [`Checkpoint`] holds all the rest.
 
 mod evaluate;
+mod folder;
 mod network;
+mod parameters;
+mod prompts;
+mod save;
 mod step;
 
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{Device, Var};
+use candle_core::{Device, Tensor};
+use mtmc_models::layers::check_mixed;
 use mtmc_models::{Description, Weights};
 
 use super::TrainError;
-use super::checkpoint::{Checkpoint, State};
-use super::config::Config;
+use super::checkpoint::{Stage, State};
+use super::config::{Config, Products};
 use super::data::{Loader, PkSampler, Probe, TrainSet};
 use super::export;
-use super::optim::{Gradients, Method, Optimizer, Parameter};
+use super::optim::{Gradients, Optimizer};
 use super::watch::{Epoch, Step};
 
 pub use self::evaluate::evaluate;
-pub use self::network::{CLASSIFIER, Network, Output, Start, Variables, initial, is_learnt};
+pub use self::folder::RunFolder;
+pub use self::network::{Learning, Network, Output, Start, Variables, initial, is_learnt};
 
-use self::step::{Figures, Sums, losses};
+pub use self::prompts::prompt_losses;
+pub use self::step::{Losses, losses};
+
+use self::parameters::{centres, parameters};
+use self::prompts::Prompts;
+use self::step::{Figures, Sums};
 
 /// Batches that are loaded ahead.
 const PREFETCH: usize = 4;
@@ -33,40 +44,8 @@ const PREFETCH: usize = 4;
 /// Name of the variable that holds the centres of the centre loss; no part of the network.
 const CENTRES: &str = "centres";
 
-/// Files of a run, in its folder.
-#[derive(Debug, Clone)]
-pub struct RunFolder(PathBuf);
-
-impl RunFolder {
-    /// The folder, which is made if it is not there.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn create(path: &Path) -> Result<Self, TrainError> {
-        std::fs::create_dir_all(path).map_err(|error| TrainError::file(path, error))?;
-        Ok(Self(path.to_path_buf()))
-    }
-
-    /// The last checkpoint.
-    pub fn checkpoint(&self) -> PathBuf {
-        self.0.join("checkpoint.safetensors")
-    }
-
-    /// Weights after the epoch with the best mAP.
-    pub fn best(&self) -> PathBuf {
-        self.0.join("best.safetensors")
-    }
-
-    /// Weights after the last epoch.
-    pub fn last(&self) -> PathBuf {
-        self.0.join("last.safetensors")
-    }
-
-    /// The resolved settings.
-    pub fn config(&self) -> PathBuf {
-        self.0.join("config.toml")
-    }
-}
+/// Name under which a checkpoint of the second stage holds the texts of people.
+const TEXTS: &str = "texts";
 
 /// Hears how a training goes.
 pub trait Observer {
@@ -74,6 +53,8 @@ pub trait Observer {
     fn step(&mut self, step: &Step);
     /// An epoch is over, and evaluated if its turn has come.
     fn epoch(&mut self, epoch: &Epoch);
+    /// Something takes a while.
+    fn note(&mut self, _text: &str) {}
 }
 
 /// How a run ended.
@@ -100,6 +81,10 @@ pub struct Trainer {
     network: Network,
     optimizer: Optimizer,
     centres: Option<Optimizer>,
+    /// Until the first stage is over, if there is one.
+    prompts: Option<Prompts>,
+    /// Of people, `[people, projection]`, from the second stage on.
+    texts: Option<Tensor>,
     state: State,
 }
 
@@ -117,28 +102,70 @@ impl Trainer {
         device: &Device,
         threads: usize,
     ) -> Result<(Self, Start), TrainError> {
+        let description = config.description_from(start.map(Weights::description))?;
+        Self::build(config, set, description, start, None, device, threads)
+    }
+
+    /// `new`: the parameters that starting weights did not have, where that is known already.
+    fn build(
+        config: Config,
+        set: TrainSet,
+        description: Description,
+        start: Option<&Weights>,
+        new: Option<BTreeSet<String>>,
+        device: &Device,
+        threads: usize,
+    ) -> Result<(Self, Start), TrainError> {
         config.check()?;
-        let description = describe(&config, start)?;
+        if config.model.precision == Products::Bf16 {
+            check_mixed(device)?;
+        }
         let people = set.people().to_vec();
-        let (variables, from) = initial(&description, people.len(), config.seed, start, device)?;
-        let network = Network::new(&description, &variables, device)?;
-        let parameters = parameters(&config, &variables, &from);
-        let optimizer = Optimizer::new(config.optimizer.method, parameters)?;
-        let centres = centres(&config, &description, people.len(), device)?;
+        let learnt = config.learnt(&description);
+        let (variables, mut from) = initial(&learnt, people.len(), config.seed, start, device)?;
+        let network = Network::new(&learnt, &variables, learning(&config), device)?;
+        let new = new.unwrap_or_else(|| match start {
+            Some(_) => from.missing.iter().cloned().collect(),
+            None => BTreeSet::new(),
+        });
+        let optimizer = Optimizer::new(
+            config.optimizer.method,
+            parameters(&config, &variables, &new),
+        )?;
+        let centres = centres(&config, &learnt, people.len(), device)?;
+        let (count, seed) = (people.len(), config.seed);
+        let prompts = match &config.prompts {
+            Some(settings) => Some(Prompts::new(
+                settings,
+                &description,
+                count,
+                seed,
+                start,
+                &mut from,
+                device,
+            )?),
+            None => None,
+        };
         let data = &config.data;
-        let sampler = PkSampler::new(&set, data.people, data.images, config.seed)?;
+        let sampler = PkSampler::new(&set, data.people, data.images, seed)?;
         let augment = config.augment(&description);
         let loader = Loader::new(set.samples(), augment, threads, PREFETCH);
         let state = State {
             format: State::format(),
+            stage: match prompts {
+                Some(_) => Stage::Prompts,
+                None => Stage::Images,
+            },
             epoch: 0,
             batch: 0,
             step: 0,
             best: None,
             since_best: 0,
-            steps: std::collections::BTreeMap::new(),
+            steps: BTreeMap::new(),
             people,
             config: config.to_toml()?,
+            description: Some(description.clone()),
+            new,
         };
         let trainer = Self {
             config,
@@ -152,47 +179,11 @@ impl Trainer {
             network,
             optimizer,
             centres,
+            prompts,
+            texts: None,
             state,
         };
         Ok((trainer, from))
-    }
-
-    /// Goes on from a checkpoint of the same settings and people.
-    ///
-    /// # Errors
-    /// It is of another training.
-    pub fn resume(&mut self, path: &Path) -> Result<(), TrainError> {
-        let saved = Checkpoint::read(path, &self.device)?;
-        let fault = |reason: String| TrainError::file(path, reason);
-        if saved.state.people != self.state.people {
-            return Err(fault("a training of other people".to_string()));
-        }
-        for (name, var) in &self.variables {
-            let tensor = saved.variables.get(name);
-            let tensor = tensor.filter(|tensor| tensor.dims() == var.dims());
-            let tensor = tensor.ok_or_else(|| fault(format!("`{name}` is of another network")))?;
-            var.set(tensor)?;
-        }
-        let mut memory = saved.memory;
-        if let Some(centres) = &mut self.centres {
-            let own = memory.remove(CENTRES);
-            let tensor = saved.variables.get(CENTRES);
-            let (Some(own), Some(tensor)) = (own, tensor) else {
-                return Err(fault("no centres in it".to_string()));
-            };
-            centres.parameters()[0].var.set(tensor)?;
-            centres.remember([(CENTRES.to_string(), own)].into())?;
-        }
-        self.optimizer
-            .remember(memory)
-            .map_err(|error| fault(error.to_string()))?;
-        let config = std::mem::take(&mut self.state.config);
-        self.state = State {
-            config,
-            steps: std::collections::BTreeMap::new(),
-            ..saved.state
-        };
-        Ok(())
     }
 
     /// Steps of an epoch; a few more or less in some.
@@ -201,6 +192,19 @@ impl Trainer {
             .epoch(0)
             .len()
             .div_ceil(self.config.optimizer.accumulate)
+    }
+
+    /// Steps of the whole run; a few more or less.
+    pub fn steps(&self) -> u64 {
+        let images = self.set.samples().len();
+        let prompts = self.config.prompts.as_ref().map_or(0, |prompts| {
+            images.div_ceil(prompts.batch) * prompts.epochs as usize
+        });
+        (prompts + self.steps_per_epoch() * self.config.epochs as usize) as u64
+    }
+
+    fn learning(&self) -> Learning {
+        learning(&self.config)
     }
 
     /// Where it is.
@@ -229,7 +233,10 @@ impl Trainer {
         observer: &mut dyn Observer,
         stop: &AtomicBool,
     ) -> Result<Ending, TrainError> {
-        while self.state.epoch < self.config.epochs {
+        if self.state.stage == Stage::Prompts && self.learn_prompts(folder, observer, stop)? {
+            return Ok(Ending::Stopped);
+        }
+        while self.state.epoch < self.config.all_epochs() {
             let patience = self.config.run.patience;
             if patience > 0 && self.state.since_best >= patience {
                 return Ok(Ending::Early);
@@ -248,7 +255,7 @@ impl Trainer {
             self.state.batch = 0;
             let figures = self.measure(folder, epoch, figures)?;
             let every = self.config.run.checkpoint_every;
-            let last = self.state.epoch == self.config.epochs;
+            let last = self.state.epoch == self.config.all_epochs();
             if self.state.epoch.is_multiple_of(every) || last {
                 self.save(folder)?;
             }
@@ -265,7 +272,10 @@ impl Trainer {
         stop: &AtomicBool,
     ) -> Result<Option<Epoch>, TrainError> {
         let epoch = self.state.epoch;
-        let rate = self.config.schedule.rate(epoch);
+        let rate = self
+            .config
+            .schedule
+            .rate(epoch - self.config.prompt_epochs());
         let batches = self.sampler.epoch(u64::from(epoch));
         let count = batches.len();
         let loaded = self
@@ -319,18 +329,13 @@ impl Trainer {
         labels: &[u32],
         index: usize,
     ) -> Result<(Figures, Gradients), TrainError> {
-        let output = self.network.forward(pixels)?;
+        // Of batches that make one step together, each leaves out other things.
+        let draw = (u64::from(self.state.epoch) << 32) + index as u64;
+        let output = self.network.forward(pixels, draw)?;
         let centres = self.centres.as_ref().map(|one| &one.parameters()[0].var);
         let losses = losses(&self.config.loss, &output, labels, centres)?;
         let figures = losses.figures(labels.len())?;
-        if let Some((loss, value)) = figures.not_finite() {
-            return Err(TrainError::NotFinite {
-                epoch: self.state.epoch,
-                step: index,
-                what: format!("the loss `{loss}`"),
-                value,
-            });
-        }
+        self.check_loss(&figures, index)?;
         let mut store = losses.total.backward()?;
         let gradients = Gradients::take(&mut store, self.optimizer.parameters());
         if let Some(centres) = &mut self.centres {
@@ -368,8 +373,9 @@ impl Trainer {
         figures: Epoch,
     ) -> Result<Epoch, TrainError> {
         let every = self.config.run.evaluate_every;
-        let last = epoch + 1 == self.config.epochs;
-        let due = last || (every > 0 && (epoch + 1).is_multiple_of(every));
+        let done = epoch + 1 - self.config.prompt_epochs();
+        let last = done == self.config.epochs;
+        let due = last || (every > 0 && done.is_multiple_of(every));
         let Some(probe) = self.probe().filter(|_| due) else {
             return Ok(figures);
         };
@@ -393,28 +399,17 @@ impl Trainer {
         self.set.validation().or_else(|| self.set.test())
     }
 
-    /// Lays the training down.
-    ///
-    /// # Errors
-    /// The file cannot be written, or a number is NaN or infinite: the old file stays.
-    pub fn save(&self, folder: &RunFolder) -> Result<(), TrainError> {
-        self.check_finite()?;
-        let mut variables = std::collections::BTreeMap::new();
-        for (name, var) in &self.variables {
-            variables.insert(name.clone(), var.as_detached_tensor());
+    /// A loss that is no number ends the run.
+    fn check_loss(&self, figures: &Figures, step: usize) -> Result<(), TrainError> {
+        match figures.not_finite() {
+            None => Ok(()),
+            Some((loss, value)) => Err(TrainError::NotFinite {
+                epoch: self.state.epoch,
+                step,
+                what: format!("the loss `{loss}`"),
+                value,
+            }),
         }
-        let mut memory = self.optimizer.memory();
-        if let Some(centres) = &self.centres {
-            memory.extend(centres.memory());
-            let tensor = centres.parameters()[0].var.as_detached_tensor();
-            variables.insert(CENTRES.to_string(), tensor);
-        }
-        let checkpoint = Checkpoint {
-            state: self.state.clone(),
-            variables,
-            memory,
-        };
-        checkpoint.write(&folder.checkpoint())
     }
 
     /// A step may break weights although its loss was a number.
@@ -439,75 +434,12 @@ impl Trainer {
     }
 }
 
-/// The settings' description; starting weights bring their own way of preparing images, and what
-/// else their names leave open.
-fn describe(config: &Config, start: Option<&Weights>) -> Result<Description, TrainError> {
-    let own = config.description();
-    let Some(start) = start.map(Weights::description) else {
-        return Ok(own);
-    };
-    if start.architecture != own.architecture {
-        return Err(TrainError::Setting(format!(
-            "the starting weights are of {}, model.architecture is {}",
-            start.architecture, own.architecture
-        )));
+/// How the settings want networks to be learnt.
+fn learning(config: &Config) -> Learning {
+    Learning {
+        precision: config.model.precision.into(),
+        dropout: config.model.dropout,
+        drop_path: config.model.drop_path,
+        seed: config.seed,
     }
-    Ok(Description {
-        input_height: own.input_height,
-        input_width: own.input_width,
-        variant: own.variant.or_else(|| start.variant.clone()),
-        source: format!("mtmc train reid, from {}", start.source),
-        ..start.clone()
-    })
-}
-
-/// What is learnt, each with its rate and decay.
-fn parameters(config: &Config, variables: &Variables, start: &Start) -> Vec<Parameter> {
-    let settings = &config.optimizer;
-    let mut found = Vec::new();
-    for (name, var) in variables {
-        if !is_learnt(name, variables) {
-            continue;
-        }
-        let mut rate_factor = 1.0;
-        if name.ends_with("bias") {
-            rate_factor *= settings.bias_rate;
-        }
-        if start.taken > 0 && start.missing.contains(name) {
-            rate_factor *= settings.new_rate;
-        }
-        found.push(Parameter {
-            name: name.clone(),
-            var: var.clone(),
-            rate_factor,
-            // Biases and the weights of norms have one dimension.
-            decay: if var.rank() < 2 {
-                settings.bias_decay
-            } else {
-                settings.decay
-            },
-        });
-    }
-    found
-}
-
-fn centres(
-    config: &Config,
-    description: &Description,
-    people: usize,
-    device: &Device,
-) -> Result<Option<Optimizer>, TrainError> {
-    if config.loss.centre == 0.0 {
-        return Ok(None);
-    }
-    let dim = network::metric_dim(description)?;
-    let zeros = candle_core::Tensor::zeros((people, dim), candle_core::DType::F32, device)?;
-    let parameter = Parameter {
-        name: CENTRES.to_string(),
-        var: Var::from_tensor(&zeros)?,
-        rate_factor: 1.0,
-        decay: 0.0,
-    };
-    let optimizer = Optimizer::new(Method::plain_sgd(), vec![parameter])?;
-    Ok(Some(optimizer))
 }

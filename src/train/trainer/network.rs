@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+use mtmc_models::clip::{ClipVit, ClipVitConfig, Drops, Feature, Neck};
 use mtmc_models::embed::EmbeddingNetwork;
-use mtmc_models::layers::{Mode, Params};
+use mtmc_models::layers::{Mode, Params, Precision};
 use mtmc_models::network;
 use mtmc_models::resnet50::{Layers, ResNet50, ResNet50Config};
 use mtmc_models::{Description, Error, Weights};
@@ -17,6 +18,12 @@ pub type Variables = BTreeMap<String, Var>;
 
 /// First part of the names of the classifier over people.
 pub const CLASSIFIER: &str = "classifier.";
+
+/// The same for the second one of CLIP-ReID, which sees the projection.
+const CLASSIFIER_PROJ: &str = "classifier_proj.";
+
+/// Keeps the chance of what is left out apart from others' under the same seed.
+const STREAM: u64 = 0x7E15_D20B_93AC_4F68;
 
 /// What a training starts from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,10 +57,16 @@ pub fn initial(
     for spec in mtmc_models::expected_tensors(description)? {
         shapes.insert(spec.name, spec.shape);
     }
-    let dim = network::embedding_dim(description)?;
-    shapes.insert(format!("{CLASSIFIER}weight"), vec![classes, dim]);
-    if classifier_has_bias(description) {
-        shapes.insert(format!("{CLASSIFIER}bias"), vec![classes]);
+    if let Some(config) = both_vectors(description) {
+        shapes.insert(format!("{CLASSIFIER}weight"), vec![classes, config.width]);
+        let sizes = vec![classes, config.projection];
+        shapes.insert(format!("{CLASSIFIER_PROJ}weight"), sizes);
+    } else {
+        let dim = network::embedding_dim(description)?;
+        shapes.insert(format!("{CLASSIFIER}weight"), vec![classes, dim]);
+        if classifier_has_bias(description) {
+            shapes.insert(format!("{CLASSIFIER}bias"), vec![classes]);
+        }
     }
     let mut start = Start::default();
     let mut variables = Variables::new();
@@ -95,6 +108,15 @@ pub(super) fn metric_dim(description: &Description) -> mtmc_models::Result<usize
     network::embedding_dim(description)
 }
 
+/// The sizes of a CLIP that is learnt by both of its vectors with a batch norm each, as CLIP-ReID
+/// does.
+fn both_vectors(description: &Description) -> Option<ClipVitConfig> {
+    ClipVitConfig::of(description).filter(|config| {
+        let variant = &config.variant;
+        (variant.feature, variant.neck) == (Feature::Full, Neck::After)
+    })
+}
+
 /// A classifier after a bare batch norm needs no bias (BNNeck, Luo et al., 2019).
 fn classifier_has_bias(description: &Description) -> bool {
     match ResNet50Config::of(description) {
@@ -105,7 +127,7 @@ fn classifier_has_bias(description: &Description) -> bool {
 
 /// First values as torchvision and reid-strong-baseline choose them: normal, by the outputs
 /// (He et al., 2015), the classifier with deviation 0.001; norms change nothing.
-fn at_random(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+pub(super) fn at_random(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     let count = shape.iter().product();
     if shape.len() < 2 {
         let value = match name.rsplit('.').next() {
@@ -116,8 +138,11 @@ fn at_random(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
         };
         return vec![value; count];
     }
-    let deviation = if name.starts_with(CLASSIFIER) {
+    let deviation = if name.starts_with(CLASSIFIER) || name.starts_with(CLASSIFIER_PROJ) {
         0.001
+    } else if name.starts_with("prompt_learner.") {
+        // As CLIP-ReID's and CLIP's words.
+        0.02
     } else {
         let area: usize = shape[2..].iter().product();
         (2.0 / (shape[0] * area) as f64).sqrt()
@@ -135,26 +160,60 @@ fn fnv1a(name: &str) -> u64 {
     })
 }
 
-/// An encoder and a classifier over the variables.
+/// How a network is learnt, beside what its description says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Learning {
+    /// Of products.
+    pub precision: Precision,
+    /// Chance of a number of CLIP's to be left out.
+    pub dropout: f64,
+    /// Chance of an image to pass CLIP's last layer by.
+    pub drop_path: f64,
+    /// What that chance follows from.
+    pub seed: u64,
+}
+
+impl Default for Learning {
+    fn default() -> Self {
+        Self {
+            precision: Precision::F32,
+            dropout: 0.0,
+            drop_path: 0.0,
+            seed: 0,
+        }
+    }
+}
+
+/// An encoder and classifiers over the variables.
 pub struct Network {
     encoder: Encoder,
-    weight: Tensor,       // [classes, dim]
-    bias: Option<Tensor>, // [classes]
+    heads: Vec<Head>,
+    texts: Option<Tensor>, // [classes, projection]
+    learning: Learning,
 }
 
 enum Encoder {
     /// Metric losses see the features before the neck.
     Neck(Box<ResNet50>),
+    Clip(Box<ClipVit>),
     /// All losses see the same features.
     Plain(Box<dyn EmbeddingNetwork>),
 }
 
+/// A classifier over people.
+struct Head {
+    weight: Tensor,       // [classes, dim]
+    bias: Option<Tensor>, // [classes]
+}
+
 /// What losses are computed on.
 pub struct Output {
-    /// `[batch, dim]`, for triplets and centres.
-    pub metric: Tensor,
-    /// `[batch, classes]`.
-    pub logits: Tensor,
+    /// `[batch, dim]` each, for triplets; centres are those of the first.
+    pub metrics: Vec<Tensor>,
+    /// `[batch, classes]` each.
+    pub logits: Vec<Tensor>,
+    /// Products with the texts of people, `[batch, classes]`, where there are some.
+    pub texts: Option<Tensor>,
 }
 
 impl Network {
@@ -165,56 +224,109 @@ impl Network {
     pub fn new(
         description: &Description,
         variables: &Variables,
+        learning: Learning,
         device: &Device,
     ) -> mtmc_models::Result<Self> {
         let mut tensors = HashMap::new();
         for (name, var) in variables {
             tensors.insert(name.clone(), var.as_tensor().clone());
         }
-        let missing = |name: &str| Error::Input(format!("`{name}` is missing"));
-        let weight = format!("{CLASSIFIER}weight");
-        let weight = tensors.remove(&weight).ok_or_else(|| missing(&weight))?;
-        let bias = tensors.remove(&format!("{CLASSIFIER}bias"));
+        let mut heads = Vec::new();
+        for head in [CLASSIFIER, CLASSIFIER_PROJ] {
+            if let Some(weight) = tensors.remove(&format!("{head}weight")) {
+                let bias = tensors.remove(&format!("{head}bias"));
+                heads.push(Head { weight, bias });
+            }
+        }
+        let both = both_vectors(description).is_some();
+        if heads.len() != 1 + usize::from(both) {
+            return Err(Error::Input("a classifier is missing".to_string()));
+        }
         let vb =
             Weights::from_tensors(description.clone(), tensors).var_builder(DType::F32, device);
         let eps = description.batch_norm_eps.unwrap_or(1e-5);
-        let params = Params::new(vb, Mode::Training, eps);
+        let params = Params::new(vb, Mode::Training, eps).precision(learning.precision);
         let layers = Layers::named(&description.architecture);
         let encoder = match (layers, ResNet50Config::of(description)) {
             (Some(layers), Some(config)) if config.neck && config.reduced.is_none() => {
                 Encoder::Neck(Box::new(ResNet50::with_layers(layers, &config, &params)?))
             }
-            _ => Encoder::Plain(network::build_embedder(description, &params)?),
+            _ => match ClipVitConfig::of(description) {
+                Some(config) => Encoder::Clip(Box::new(ClipVit::new(&config, &params)?)),
+                None => Encoder::Plain(network::build_embedder(description, &params)?),
+            },
         };
         Ok(Self {
             encoder,
-            weight,
-            bias,
+            heads,
+            texts: None,
+            learning,
         })
     }
 
-    /// `images`: `[batch, 3, height, width]`, normalised.
+    /// Holds images against the vectors of people's texts, `[classes, projection]`, from now on.
+    pub fn set_texts(&mut self, texts: Tensor) {
+        self.texts = Some(texts);
+    }
+
+    /// `images`: `[batch, 3, height, width]`, normalised; `step`: number of the step, from which
+    /// follows what is left out.
     ///
     /// # Errors
     /// The shape does not fit, or the device fails.
-    pub fn forward(&self, images: &Tensor) -> Result<Output> {
-        let (metric, features) = match &self.encoder {
+    pub fn forward(&self, images: &Tensor, step: u64) -> Result<Output> {
+        let mut texts = None;
+        let (metrics, features) = match &self.encoder {
             Encoder::Neck(network) => {
                 let pooled = network.pooled(images)?;
                 let features = network.finish(&pooled)?;
-                (pooled, features)
+                (vec![pooled], vec![features])
+            }
+            Encoder::Clip(network) => {
+                let mut random = SplitMix64::new(self.learning.seed ^ STREAM, step);
+                let mut draw = || random.unit();
+                let mut drops = Drops {
+                    numbers: self.learning.dropout,
+                    path: self.learning.drop_path,
+                    draw: Some(&mut draw),
+                };
+                let class = network.class_tokens_dropped(images, None, &mut drops)?;
+                if let Some(known) = &self.texts {
+                    texts = Some(class.projected.matmul(&known.t()?)?);
+                }
+                if self.heads.len() == 2 {
+                    let (full, projected) = network.normed(&class)?;
+                    let metrics = vec![class.before_last, class.full, class.projected];
+                    (metrics, vec![full, projected])
+                } else {
+                    let features = network.vectors_of(&class)?;
+                    (vec![features.clone()], vec![features])
+                }
             }
             Encoder::Plain(network) => {
                 let features = network.forward(images)?;
-                (features.clone(), features)
+                (vec![features.clone()], vec![features])
             }
         };
+        let mut logits = Vec::new();
+        for (head, features) in self.heads.iter().zip(&features) {
+            logits.push(head.forward(features)?);
+        }
+        Ok(Output {
+            metrics,
+            logits,
+            texts,
+        })
+    }
+}
+
+impl Head {
+    fn forward(&self, features: &Tensor) -> Result<Tensor> {
         let logits = features.matmul(&self.weight.t()?)?;
-        let logits = match &self.bias {
-            Some(bias) => logits.broadcast_add(bias)?,
-            None => logits,
-        };
-        Ok(Output { metric, logits })
+        match &self.bias {
+            Some(bias) => logits.broadcast_add(bias),
+            None => Ok(logits),
+        }
     }
 }
 
@@ -222,5 +334,6 @@ impl Network {
 /// without bias follows (BNNeck).
 pub fn is_learnt(name: &str, variables: &Variables) -> bool {
     let bare_neck = !variables.contains_key(&format!("{CLASSIFIER}bias"));
-    !(is_statistic(name) || (bare_neck && name == "bn.bias"))
+    let necks = ["bn.bias", "bottleneck.bias", "bottleneck_proj.bias"];
+    !(is_statistic(name) || (bare_neck && necks.contains(&name)))
 }

@@ -8,8 +8,9 @@ use crate::train::loss;
 use crate::train::watch::{Epoch, Step};
 
 /// The losses of a batch, weighted.
-pub(super) struct Losses {
-    parts: Vec<(&'static str, Tensor)>,
+pub struct Losses {
+    /// Each by its name.
+    pub parts: Vec<(&'static str, Tensor)>,
     /// Their sum.
     pub total: Tensor,
     accuracy: f64,
@@ -24,45 +25,66 @@ pub(super) struct Figures {
     batches: usize,
 }
 
-/// The losses that `config` asks for.
-pub(super) fn losses(
+/// The losses that `config` asks for, of what a network gave for images of people `labels`.
+///
+/// # Errors
+/// The shapes do not fit, a label is no class, or no loss has a weight.
+pub fn losses(
     config: &LossConfig,
     output: &Output,
     labels: &[u32],
     centres: Option<&candle_core::Var>,
 ) -> Result<Losses> {
-    let classes = Tensor::from_slice(labels, labels.len(), output.logits.device())?;
+    let (Some(first), Some(logits)) = (output.metrics.first(), output.logits.first()) else {
+        candle_core::bail!("a network without features");
+    };
+    let classes = Tensor::from_slice(labels, labels.len(), logits.device())?;
     let mut parts = Vec::new();
     if config.id > 0.0 {
-        let loss = loss::cross_entropy(&output.logits, &classes, config.smoothing)?;
+        let one = |logits: &Tensor| loss::cross_entropy(logits, &classes, config.smoothing);
+        let loss = sum_of(output.logits.iter().map(one))?;
         parts.push(("id", (loss * config.id)?));
     }
     if config.triplet > 0.0 {
-        let loss = loss::triplet(&output.metric, labels, config.margin, config.distance)?;
+        let one = |x: &Tensor| loss::triplet(x, labels, config.margin, config.distance);
+        let loss = sum_of(output.metrics.iter().map(one))?;
         parts.push(("triplet", (loss * config.triplet)?));
     }
+    if let Some(texts) = output.texts.as_ref().filter(|_| config.i2t > 0.0) {
+        let loss = loss::cross_entropy(texts, &classes, config.smoothing)?;
+        parts.push(("i2t", (loss * config.i2t)?));
+    }
     if let Some(centres) = centres {
-        let loss = loss::centre(&output.metric, &classes, centres)?;
+        let loss = loss::centre(first, &classes, centres)?;
         parts.push(("centre", (loss * config.centre)?));
     }
+    let accuracy = loss::accuracy(output.texts.as_ref().unwrap_or(logits), &classes)?;
+    Losses::of(parts, accuracy)
+}
+
+/// The sum of numbers, of which there is at least one.
+fn sum_of(parts: impl Iterator<Item = Result<Tensor>>) -> Result<Tensor> {
     let mut total: Option<Tensor> = None;
-    for (_, part) in &parts {
+    for part in parts {
         total = Some(match total {
-            Some(total) => (total + part)?,
-            None => part.clone(),
+            Some(total) => (total + part?)?,
+            None => part?,
         });
     }
-    let Some(total) = total else {
-        candle_core::bail!("no loss has a weight above 0");
-    };
-    Ok(Losses {
-        parts,
-        total,
-        accuracy: loss::accuracy(&output.logits, &classes)?,
-    })
+    total.ok_or_else(|| candle_core::Error::msg("no loss has a weight above 0"))
 }
 
 impl Losses {
+    /// Losses by name; `accuracy`: share of images for which the right person is the likeliest.
+    pub(super) fn of(parts: Vec<(&'static str, Tensor)>, accuracy: f64) -> Result<Self> {
+        let total = sum_of(parts.iter().map(|(_, part)| Ok(part.clone())))?;
+        Ok(Self {
+            parts,
+            total,
+            accuracy,
+        })
+    }
+
     pub(super) fn figures(&self, images: usize) -> Result<Figures> {
         let mut losses = Vec::new();
         for (name, part) in &self.parts {

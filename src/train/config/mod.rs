@@ -3,20 +3,19 @@
 //! The defaults are the strong recipe ("bag of tricks", Luo et al., 2019) for ResNet-50. Every
 //! setting has a path such as `schedule.base`, by which the command line sets it.
 
+mod check;
+mod describe;
+
 use std::path::Path;
 
-use mtmc_models::resnet50::{Layers, Pooling, ResNet50Config, Stem};
-use mtmc_models::{Description, Interpolation, ResizeMode, Variant, network, weights};
+use mtmc_models::clip::Feature;
+use mtmc_models::layers::Precision;
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
-use super::data::{Augment, Erase, Jitter};
 use super::loss::{Margin, TripletDistance};
 use super::optim::Method;
 use super::schedule::{Decay, Schedule, Warmup, WarmupKind};
-
-/// Mean and deviation of `ImageNet`'s pixels in 0..=1, RGB.
-const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 
 /// All settings of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +37,27 @@ pub struct Config {
     pub schedule: Schedule,
     /// What happens between epochs.
     pub run: RunConfig,
+    /// CLIP-ReID: texts of people are learnt first, then held against the images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PromptsConfig>,
+}
+
+/// CLIP-ReID's first stage (Li et al., AAAI 2023): for each person four vectors that make a text of
+/// the prompt "A photo of a X X X X person.", while both encoders of CLIP stay as they are. The
+/// second stage, all other settings are its own, learns the image encoder with the texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptsConfig {
+    /// Passes over the data, before the others.
+    pub epochs: u32,
+    /// Images in a batch.
+    pub batch: usize,
+    /// The rule by which vectors move.
+    pub method: Method,
+    /// Weight decay.
+    pub decay: f64,
+    /// How fast.
+    pub schedule: Schedule,
 }
 
 /// The network.
@@ -56,6 +76,35 @@ pub struct ModelConfig {
     pub neck: bool,
     /// ResNet: length that features are reduced to; 0 for none.
     pub reduced: usize,
+    /// CLIP: which vector the weights give in the end, `proj` or `full`; as the starting weights if
+    /// it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feature: Option<Feature>,
+    /// CLIP: chance of a number to be left out (dropout).
+    pub dropout: f64,
+    /// CLIP: chance of an image to pass the last layer by (drop path); layers before it have less.
+    pub drop_path: f64,
+    /// What products are computed in while learning; parameters are f32 in either case.
+    pub precision: Products,
+}
+
+/// What products are computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Products {
+    /// Single precision.
+    F32,
+    /// bfloat16 operands, sums in f32.
+    Bf16,
+}
+
+impl From<Products> for Precision {
+    fn from(products: Products) -> Self {
+        match products {
+            Products::F32 => Self::F32,
+            Products::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// Images and batches.
@@ -75,11 +124,35 @@ pub struct DataConfig {
     pub pad: u32,
     /// Chance that a rectangle is erased.
     pub erase: f64,
+    /// Whose rectangles those are.
+    pub erase_like: EraseLike,
+    /// Filter of the resize.
+    pub resize: Resize,
     /// Strength of changes of brightness, contrast and saturation, 0..1.
     pub jitter: f32,
 }
 
-/// What is made small: the weighted sum of up to three losses.
+/// Whose way of erasing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EraseLike {
+    /// reid-strong-baseline's: 2 to 40 % of the area become light grey.
+    StrongBaseline,
+    /// timm's, which CLIP-ReID uses: 2 to 33 % become noise.
+    Timm,
+}
+
+/// How images are brought to the network's size, as Pillow does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resize {
+    /// A triangle.
+    Bilinear,
+    /// A cubic.
+    Bicubic,
+}
+
+/// What is made small: the weighted sum of up to four losses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
@@ -97,6 +170,8 @@ pub struct LossConfig {
     pub centre: f64,
     /// Rate at which centres move.
     pub centre_rate: f64,
+    /// Weight of the cross-entropy of images over the texts of people, where there are texts.
+    pub i2t: f64,
 }
 
 /// How parameters move.
@@ -152,8 +227,35 @@ impl Default for Config {
                     milestones: vec![40, 70],
                     gamma: 0.1,
                 },
+                first: 0,
             },
             run: RunConfig::default(),
+            prompts: None,
+        }
+    }
+}
+
+impl Default for PromptsConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 120,
+            batch: 64,
+            method: Method::adam(),
+            decay: 1e-4,
+            schedule: Schedule {
+                base: 3.5e-4,
+                warmup: Some(Warmup {
+                    kind: WarmupKind::LinearAlone,
+                    epochs: 5,
+                    // From 1e-5 on.
+                    factor: 1.0 / 35.0,
+                }),
+                decay: Decay::Cosine {
+                    epochs: 120,
+                    lowest: 1e-6,
+                },
+                first: 1,
+            },
         }
     }
 }
@@ -167,6 +269,10 @@ impl Default for ModelConfig {
             last_stride: 1,
             neck: true,
             reduced: 0,
+            feature: None,
+            dropout: 0.0,
+            drop_path: 0.0,
+            precision: Products::F32,
         }
     }
 }
@@ -180,6 +286,8 @@ impl Default for DataConfig {
             flip: 0.5,
             pad: 10,
             erase: 0.5,
+            erase_like: EraseLike::StrongBaseline,
+            resize: Resize::Bilinear,
             jitter: 0.0,
         }
     }
@@ -195,6 +303,7 @@ impl Default for LossConfig {
             distance: TripletDistance::Euclidean,
             centre: 0.0,
             centre_rate: 0.5,
+            i2t: 1.0,
         }
     }
 }
@@ -237,12 +346,14 @@ impl Config {
             let own = text
                 .parse::<toml::Table>()
                 .map_err(|error| TrainError::file(path, error))?;
+            begin_prompts(&mut table, &own)?;
             merge(&mut table, own);
             // Told with the file's name, before other settings come in.
             Self::of_table(table.clone()).map_err(|reason| TrainError::file(path, reason))?;
         }
         for setting in settings {
             let own = parse_setting(setting)?;
+            begin_prompts(&mut table, &own)?;
             merge(&mut table, own);
             Self::of_table(table.clone())
                 .map_err(|reason| TrainError::Setting(format!("{setting}: {reason}")))?;
@@ -275,145 +386,29 @@ impl Config {
         Ok(found)
     }
 
-    /// Whether all settings make sense.
-    ///
-    /// # Errors
-    /// The first that does not, by its path.
-    pub fn check(&self) -> Result<(), TrainError> {
-        let fault = self.fault().or_else(|| self.schedule.fault());
-        match fault.or_else(|| self.optimizer.method.fault()) {
-            Some(fault) => Err(TrainError::Setting(fault)),
-            None => Ok(()),
-        }
+    /// Epochs of both stages.
+    pub fn all_epochs(&self) -> u32 {
+        self.epochs.saturating_add(self.prompt_epochs())
     }
 
-    fn fault(&self) -> Option<String> {
-        let unit = |value: f64| (0.0..=1.0).contains(&value);
-        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
-        let (model, data, loss, optimizer) = (&self.model, &self.data, &self.loss, &self.optimizer);
-        let checks = [
-            (self.epochs > 0, "epochs is 0"),
-            (
-                network::is_embedder(&model.architecture),
-                "model.architecture is no encoder that `mtmc models list` knows",
-            ),
-            (
-                (16..=1024).contains(&model.height) && (16..=1024).contains(&model.width),
-                "model.height and model.width are within 16..=1024",
-            ),
-            (
-                (1..=2).contains(&model.last_stride),
-                "model.last_stride is 1 or 2",
-            ),
-            (
-                (2..=1024).contains(&data.people) && (1..=1024).contains(&data.images),
-                "data.people is within 2..=1024, data.images within 1..=1024",
-            ),
-            (
-                (0.0..1.0).contains(&data.validation),
-                "data.validation is within 0..1",
-            ),
-            (
-                unit(data.flip) && unit(data.erase) && unit(f64::from(data.jitter)),
-                "data.flip, data.erase and data.jitter are within 0..=1",
-            ),
-            (data.pad <= 256, "data.pad is at most 256"),
-            (
-                not_negative(loss.id) && not_negative(loss.triplet) && not_negative(loss.centre),
-                "weights of losses are not negative",
-            ),
-            (
-                loss.id + loss.triplet > 0.0,
-                "loss.id or loss.triplet has to be above 0",
-            ),
-            (
-                (0.0..1.0).contains(&loss.smoothing),
-                "loss.smoothing is within 0..1",
-            ),
-            (
-                not_negative(loss.centre_rate),
-                "loss.centre_rate is not negative",
-            ),
-            (
-                not_negative(optimizer.decay)
-                    && not_negative(optimizer.bias_decay)
-                    && not_negative(optimizer.bias_rate)
-                    && not_negative(optimizer.new_rate)
-                    && not_negative(optimizer.clip),
-                "decays, rates and clip of the optimizer are not negative",
-            ),
-            (
-                (1..=1024).contains(&optimizer.accumulate),
-                "optimizer.accumulate is within 1..=1024",
-            ),
-            (
-                self.run.checkpoint_every > 0,
-                "run.checkpoint_every is at least 1",
-            ),
-        ];
-        let broken = checks.iter().find(|(holds, _)| !holds);
-        broken.map(|(_, fault)| (*fault).to_string())
-    }
-
-    /// What weights of the network say of themselves.
-    pub fn description(&self) -> Description {
-        let model = &self.model;
-        let layers = Layers::named(&model.architecture);
-        let variant = layers.map(|_| {
-            Variant::Resnet50(ResNet50Config {
-                last_stride: model.last_stride,
-                stem: Stem::Standard,
-                pooling: Pooling::Average,
-                neck: model.neck,
-                reduced: (model.reduced > 0).then_some(model.reduced),
-                relu: false,
-            })
-        });
-        let (mean, std) = IMAGENET;
-        Description {
-            format: weights::FORMAT_VERSION,
-            architecture: model.architecture.clone(),
-            classes: Vec::new(),
-            input_height: model.height,
-            input_width: model.width,
-            resize: ResizeMode::Stretch,
-            interpolation: Interpolation::PilBilinear,
-            mean,
-            std,
-            feature_dim: None,
-            variant,
-            batch_norm_eps: None,
-            source: "mtmc train reid".to_string(),
-            licence: "unknown".to_string(),
-        }
-    }
-
-    /// How images reach a network of that description.
-    pub fn augment(&self, description: &Description) -> Augment {
-        let data = &self.data;
-        let plain = Augment::none(description.mean, description.std);
-        Augment {
-            height: description.input_height as u32,
-            width: description.input_width as u32,
-            flip: data.flip,
-            pad: data.pad,
-            jitter: (data.jitter > 0.0).then_some(Jitter {
-                brightness: data.jitter,
-                contrast: data.jitter,
-                saturation: data.jitter,
-                chance: 1.0,
-            }),
-            erase: (data.erase > 0.0).then(|| Erase {
-                chance: data.erase,
-                ..Erase::default()
-            }),
-            ..plain
-        }
+    /// Epochs of the first stage.
+    pub fn prompt_epochs(&self) -> u32 {
+        self.prompts.as_ref().map_or(0, |prompts| prompts.epochs)
     }
 }
 
 fn table_of(config: &Config) -> Result<toml::Table, TrainError> {
     toml::Table::try_from(config).map_err(|error| TrainError::Setting(error.to_string()))
+}
+
+/// Whoever sets one thing about prompts gets the defaults of the others.
+fn begin_prompts(base: &mut toml::Table, own: &toml::Table) -> Result<(), TrainError> {
+    if own.contains_key("prompts") && !base.contains_key("prompts") {
+        let defaults = toml::Table::try_from(PromptsConfig::default())
+            .map_err(|error| TrainError::Setting(error.to_string()))?;
+        base.insert("prompts".to_string(), toml::Value::Table(defaults));
+    }
+    Ok(())
 }
 
 /// `a.b=1` as a table; what is no TOML value is text.
@@ -470,70 +465,4 @@ fn flatten(path: &str, value: &toml::Value, found: &mut Vec<(String, String)>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(settings: &[&str]) -> Result<Config, TrainError> {
-        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
-        Config::load(None, &settings)
-    }
-
-    #[test]
-    fn settings_go_over_the_defaults() {
-        let config = load(&[
-            "schedule.base=0.001",
-            "loss.margin=soft",
-            "model.architecture=osnet-x0.25",
-            "schedule.decay={kind=\"step\",every=40,gamma=0.1}",
-        ])
-        .unwrap();
-        assert_eq!(config.schedule.base, 0.001);
-        assert_eq!(config.loss.margin, Margin::Soft);
-        assert_eq!(config.model.architecture, "osnet-x0.25");
-        assert!(matches!(
-            config.schedule.decay,
-            Decay::Step { every: 40, .. }
-        ));
-        assert_eq!(config.optimizer, OptimizerConfig::default());
-    }
-
-    #[test]
-    fn what_is_written_is_read_again() {
-        let config = load(&["loss.margin=soft", "epochs=3"]).unwrap();
-        let text = config.to_toml().unwrap();
-        let again = Config::of_table(text.parse().unwrap()).unwrap();
-        assert_eq!(again, config);
-        let settings = config.settings().unwrap();
-        assert!(settings.contains(&("data.people".to_string(), "16".to_string())));
-    }
-
-    #[test]
-    fn the_files_beside_the_program_can_be_loaded() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-        let load = |name: &str| Config::load(Some(&folder.join(name)), &[]).unwrap();
-        assert_eq!(load("strong.toml"), Config::default());
-        let plain = load("plain.toml");
-        assert!(matches!(
-            plain.schedule.decay,
-            Decay::Step { every: 40, .. }
-        ));
-        assert_eq!((plain.model.reduced, plain.data.people), (512, 8));
-        assert_eq!(load("small.toml").model.architecture, "resnet18-reid-x0.25");
-        assert_eq!(load("fine-tune-osnet.toml").optimizer.new_rate, 10.0);
-    }
-
-    #[test]
-    fn wrong_settings_are_told_by_name() {
-        for (setting, part) in [
-            ("epochs", "PATH=VALUE"),
-            ("epochs=0", "epochs"),
-            ("schedule.bsae=1", "bsae"),
-            ("model.architecture=vgg", "model.architecture"),
-            ("optimizer.accumulate=0", "optimizer.accumulate"),
-            ("schedule.base=-1", "schedule.base"),
-        ] {
-            let error = load(&[setting]).unwrap_err().to_string();
-            assert!(error.contains(part), "{setting}: {error}");
-        }
-    }
-}
+mod tests;
