@@ -17,11 +17,11 @@ use std::time::Instant;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::VarBuilder;
+use mtmc_models::embed::EmbeddingNetwork;
 use mtmc_models::layers::{Mode, Params};
 use mtmc_models::network::{build_embedder, embedding_dim, is_embedder};
 use mtmc_models::ops::Adam;
 use mtmc_models::testing::{made_up, made_up_description};
-use mtmc_models::embed::EmbeddingNetwork;
 use mtmc_models::{Description, expected_tensors};
 
 const PEOPLE: usize = 751;
@@ -72,10 +72,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
 }
 
 impl Training {
-    fn new(
-        name: &str,
-        batch: usize,
-    ) -> std::result::Result<Self, Box<dyn std::error::Error>> {
+    fn new(name: &str, batch: usize) -> std::result::Result<Self, Box<dyn std::error::Error>> {
         let description = Description {
             classes: Vec::new(),
             input_height: 256,

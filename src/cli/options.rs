@@ -331,7 +331,7 @@ fn cuda(ordinal: usize) -> anyhow::Result<Device> {
         return Ok(device.clone());
     }
     // Libraries of CUDA that are too old, or only in part there, end in a panic.
-    let device = match std::panic::catch_unwind(|| open(ordinal)) {
+    let device = match std::panic::catch_unwind(|| open_cuda(ordinal)) {
         Ok(Ok(device)) => device,
         Ok(Err(error)) => {
             // The first line says what it is; what follows is a backtrace, if any.
@@ -344,7 +344,7 @@ fn cuda(ordinal: usize) -> anyhow::Result<Device> {
     Ok(device)
 }
 
-fn open(ordinal: usize) -> candle_core::Result<Device> {
+fn open_cuda(ordinal: usize) -> candle_core::Result<Device> {
     #[cfg(feature = "cuda")]
     return mtmc_models::ops::cuda::device::open(ordinal);
     // Says that the program was built without.

@@ -42,6 +42,6 @@ pub use planes::{add_relu, add_upsampled, gated_sum, halve, plane_means};
 pub use pool::{Window, max_of_four, max_pool2d};
 pub use rows::{cells_to_rows, largest, rows_to_cells, silu_gated};
 pub use softmax::softmax;
-pub use topk::{best, best_of_rows, top_k, top_k_indices};
+pub use topk::{Best, best, best_of_rows, top_k, top_k_indices};
 pub use training::Adam;
 pub use upsample::upsample_nearest;

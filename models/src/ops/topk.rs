@@ -38,12 +38,15 @@ pub fn best(row: &[f32]) -> Option<(u32, f32)> {
     best
 }
 
+/// Index and value of a row's largest number; `None` if all are NaN or there are none.
+pub type Best = Option<(u32, f32)>;
+
 /// [`best`] of every row of `scores` (`[batch, rows, n]`); what a GPU holds is looked through there,
 /// so that two numbers a row come back in place of `n`.
 ///
 /// # Errors
 /// The shape does not fit, or the device fails.
-pub fn best_of_rows(scores: &Tensor) -> Result<Vec<Vec<Option<(u32, f32)>>>> {
+pub fn best_of_rows(scores: &Tensor) -> Result<Vec<Vec<Best>>> {
     #[cfg(feature = "cuda")]
     if let Some(device) = super::cuda::tensors::takes(&[scores])
         && scores.elem_count() > 0

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use crate::train::optim::{Gradients, Method, Optimizer, Parameter};
 use candle_core::{DType, Device, Tensor, Var};
-use mtmc::train::optim::{Gradients, Method, Optimizer, Parameter};
 use mtmc_models::embed::EmbeddingNetwork;
 use mtmc_models::layers::{Mode, Params};
 use mtmc_models::testing::{made_up_description, made_up_weights};

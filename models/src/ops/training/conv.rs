@@ -369,7 +369,9 @@ mod tests {
 
     fn off(found: &[f32], expected: &[f64]) -> f64 {
         assert_eq!(found.len(), expected.len());
-        let scale = expected.iter().fold(1e-3_f64, |most, value| most.max(value.abs()));
+        let scale = expected
+            .iter()
+            .fold(1e-3_f64, |most, value| most.max(value.abs()));
         let pairs = found.iter().zip(expected);
         let most = pairs.map(|(found, expected)| (f64::from(*found) - expected).abs());
         most.fold(0.0, f64::max) / scale
@@ -389,7 +391,11 @@ mod tests {
             numbers.iter().map(|value| value * 10.0).collect()
         };
         let tensor = |shape: &[usize]| Tensor::zeros(shape, candle_core::DType::F32, &device);
-        let sizes = Sizes::new(&tensor(&shape).unwrap(), &tensor(&[o, i, k, l]).unwrap(), &conv);
+        let sizes = Sizes::new(
+            &tensor(&shape).unwrap(),
+            &tensor(&[o, i, k, l]).unwrap(),
+            &conv,
+        );
         let Ok(sizes) = sizes else {
             return;
         };
@@ -409,10 +415,16 @@ mod tests {
         let yardsticks = [&expected.output, &expected.to_input, &expected.to_weight];
         for (part, (found, expected)) in found.iter().zip(yardsticks).enumerate() {
             let off = off(found, expected);
-            assert!(off < 3e-6, "{conv:?} on {shape:?}: part {part} is off by {off}");
+            assert!(
+                off < 3e-6,
+                "{conv:?} on {shape:?}: part {part} is off by {off}"
+            );
         }
         for threads in [2, 3] {
-            assert!(found == run(threads), "{conv:?} on {shape:?}: {threads} threads");
+            assert!(
+                found == run(threads),
+                "{conv:?} on {shape:?}: {threads} threads"
+            );
         }
         if conv.groups == 1 {
             let plain = [
@@ -421,7 +433,10 @@ mod tests {
                 unfolded::to_weight(&x, &gradient, &sizes),
             ];
             for (found, expected) in plain.iter().zip(yardsticks) {
-                assert!(off(found, expected) < 3e-6, "{conv:?} on {shape:?}, unfolded");
+                assert!(
+                    off(found, expected) < 3e-6,
+                    "{conv:?} on {shape:?}, unfolded"
+                );
             }
         }
     }

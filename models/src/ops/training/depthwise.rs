@@ -23,11 +23,7 @@ const CELLS: usize = 4096;
 
 /// The output.
 pub(super) fn forward(x: &[f32], weight: &[f32], sizes: &Sizes) -> Vec<f32> {
-    let taps = Taps::of_kernel(
-        sizes.conv.kernel,
-        sizes.conv.stride,
-        sizes.conv.padding,
-    );
+    let taps = Taps::of_kernel(sizes.conv.kernel, sizes.conv.stride, sizes.conv.padding);
     let every: Vec<usize> = (0..taps.places.len()).collect();
     let filter = Filter {
         source: sizes.input,
@@ -40,7 +36,11 @@ pub(super) fn forward(x: &[f32], weight: &[f32], sizes: &Sizes) -> Vec<f32> {
         first: (0, 0),
     };
     // SAFETY: the cells are the whole output.
-    unsafe { written(sizes.output_numbers(), |output| filter.run(x, weight, output)) }
+    unsafe {
+        written(sizes.output_numbers(), |output| {
+            filter.run(x, weight, output)
+        })
+    }
 }
 
 /// The gradient of the input.
@@ -115,9 +115,8 @@ impl Filter<'_> {
                 let output = &output;
                 let cells = self.target.cells();
                 // SAFETY: each plane is one job's.
-                let target = unsafe {
-                    std::slice::from_raw_parts_mut(output.0.add(plane * cells), cells)
-                };
+                let target =
+                    unsafe { std::slice::from_raw_parts_mut(output.0.add(plane * cells), cells) };
                 for (row, line) in room.flat.chunks(halo.pitch).take(height).enumerate() {
                     let row = row * self.stride + self.first.0;
                     let target = &mut target[row * self.target.width + self.first.1..];
@@ -216,12 +215,7 @@ pub(super) fn to_weight(x: &[f32], gradient: &[f32], sizes: &Sizes) -> Vec<f32> 
 
 /// Adds to the lanes of each tap the products of `flat` and what the tap sees.
 #[inline(always)]
-fn products_body(
-    lanes: &mut [[f32; LANES]],
-    flat: &[f32],
-    padded: &[f32],
-    offsets: &[usize],
-) {
+fn products_body(lanes: &mut [[f32; LANES]], flat: &[f32], padded: &[f32], offsets: &[usize]) {
     let parts = flat.as_chunks::<LANES>().0;
     if let (Ok(lanes), Ok(offsets)) = (
         <&mut [[f32; LANES]; THREE]>::try_from(&mut *lanes),

@@ -129,7 +129,9 @@ pub(crate) fn max_pool2d(x: &Tensor, window: Window) -> Result<Tensor> {
 fn plain_conv(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
     let sizes = Sizes::new(x, weight, conv)?;
     let output = with_numbers(x, |x| {
-        with_numbers(&weight.contiguous()?, |weight| conv::forward(x, weight, &sizes))
+        with_numbers(&weight.contiguous()?, |weight| {
+            conv::forward(x, weight, &sizes)
+        })
     })??;
     Tensor::from_vec(output, sizes.dims(), x.device())
 }
@@ -146,8 +148,9 @@ fn back_through(
     let contiguous = weight.contiguous()?;
     with_numbers(gradient, |gradient| {
         let to_x = if x.track_op() {
-            let numbers =
-                with_numbers(&contiguous, |weight| conv::to_input(weight, gradient, &sizes))?;
+            let numbers = with_numbers(&contiguous, |weight| {
+                conv::to_input(weight, gradient, &sizes)
+            })?;
             Some(Tensor::from_vec(numbers, x.shape(), x.device())?)
         } else {
             None

@@ -157,7 +157,8 @@ impl Pass for Squares<'_> {
     #[inline(always)]
     fn add(&mut self, at: usize, count: usize) {
         let numbers = load(self.raw, at, count, self.mean);
-        self.sum.add(&numbers.map(|value| (value - self.mean) * (value - self.mean)));
+        self.sum
+            .add(&numbers.map(|value| (value - self.mean) * (value - self.mean)));
     }
 
     #[inline(always)]

@@ -1,9 +1,7 @@
 //! Steps between convolutions with gradients of their own: means of planes, halving, sums of
 //! streams by gates.
 
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{numbers, with_numbers};
@@ -164,7 +162,11 @@ impl Gated {
                     })
                 })
             })???;
-            to_streams.push(Tensor::from_vec(to_stream, stream.shape(), stream.device())?);
+            to_streams.push(Tensor::from_vec(
+                to_stream,
+                stream.shape(),
+                stream.device(),
+            )?);
         }
         let to_gates = Tensor::from_vec(to_gates, gates.shape(), gates.device())?;
         Ok((to_streams, to_gates))

@@ -215,11 +215,8 @@ mod x86 {
                 }
             }
         }
-        for row in 0..ROWS {
-            if row >= target.rows {
-                continue;
-            }
-            for vector in 0..VECTORS {
+        for (row, sums) in sums.iter().enumerate().take(target.rows) {
+            for (vector, &sum) in sums.iter().enumerate() {
                 let mask = if vector + 1 == VECTORS {
                     last
                 } else {
@@ -228,7 +225,7 @@ mod x86 {
                 // SAFETY: the mask leaves out what is beyond the target.
                 unsafe {
                     let at = target.start.add(row * target.pitch + vector * LANES);
-                    let mut sum = sums[row][vector];
+                    let mut sum = sum;
                     if target.add {
                         sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum);
                     }
