@@ -382,7 +382,7 @@ mod avx512 {
     );
 }
 
-/// Blocks in parts that fit sixteen registers of eight numbers: four rows by up to 24 columns.
+/// Blocks in parts that fit sixteen registers of eight numbers: four rows by up to 16 columns.
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::{
@@ -395,7 +395,7 @@ mod avx2 {
     const LANES: usize = 8;
     /// Rows and vectors of a part.
     const HEIGHT: usize = 4;
-    const WIDTH: usize = 3;
+    const WIDTH: usize = 2;
 
     /// The factors of a row are `STEP` words apart.
     ///
@@ -421,8 +421,7 @@ mod avx2 {
                 unsafe {
                     match vectors {
                         1 => part::<1, STEP>(run, &mut sums, first, column),
-                        2 => part::<2, STEP>(run, &mut sums, first, column),
-                        _ => part::<3, STEP>(run, &mut sums, first, column),
+                        _ => part::<2, STEP>(run, &mut sums, first, column),
                     }
                 }
             }
