@@ -67,13 +67,20 @@ fn ten_steps_of_a_small_resnet_are_pytorchs() {
             });
         }
     }
+    let before: HashMap<String, Vec<f32>> = variables
+        .iter()
+        .map(|(name, var)| (name.clone(), numbers(var)))
+        .collect();
     let mut optimizer = Optimizer::new(Method::adam(), parameters).unwrap();
+    // Not the recipe's, at which rounding decides where ten steps lead; see the oracle.
+    let rate = golden["rate"].as_f64().unwrap();
     let people: Vec<u32> = (0..PEOPLE as u32).flat_map(|person| [person; 2]).collect();
     let labels = Tensor::new(people.as_slice(), &Device::Cpu).unwrap();
     let steps = golden["steps"].as_array().unwrap();
     assert_eq!(steps.len(), 10);
     for (step, expected) in steps.iter().enumerate() {
-        let pixels = tensor(&format!("pixels.{step}"), &[2 * PEOPLE, 3, 64, 32]);
+        let pixels = format!("pixels.{}.{step}", golden["series"]);
+        let pixels = tensor(&pixels, &[2 * PEOPLE, 3, 64, 32]);
         let output = network.forward(&(pixels * 40.0).unwrap(), 0).unwrap();
         let id = loss::cross_entropy(&output.logits[0], &labels, 0.1).unwrap();
         let (margin, euclidean) = (Margin::Hard(0.3), TripletDistance::Euclidean);
@@ -81,7 +88,7 @@ fn ten_steps_of_a_small_resnet_are_pytorchs() {
         let total = (&id + &metric).unwrap();
         let mut store = total.backward().unwrap();
         let gradients = Gradients::take(&mut store, optimizer.parameters());
-        optimizer.step(&gradients, 3.5e-4).unwrap();
+        optimizer.step(&gradients, rate).unwrap();
         for (index, found) in [id, metric].iter().enumerate() {
             let off =
                 f64::from(found.to_scalar::<f32>().unwrap()) - expected[index].as_f64().unwrap();
@@ -89,16 +96,24 @@ fn ten_steps_of_a_small_resnet_are_pytorchs() {
         }
     }
     for (name, var) in &variables {
-        let expected = &golden["mean_and_norm"][name];
-        let wide: Vec<f64> = numbers(var).into_iter().map(f64::from).collect();
-        let mean = wide.iter().sum::<f64>() / wide.len() as f64;
-        let norm = wide.iter().map(|value| value * value).sum::<f64>().sqrt();
-        let scale = 1.0 + norm;
+        let expected = &golden["moved_mean_and_norm"][name];
+        let (unit, tolerance) = if name.contains("running_") {
+            (1.0, 1e-4)
+        } else {
+            // In single precision a number near one moves in units of 1.2e-7.
+            (rate, 0.06)
+        };
+        let pairs = numbers(var).into_iter().zip(&before[name]);
+        let moved: Vec<f64> = pairs
+            .map(|(after, before)| (f64::from(after) - f64::from(*before)) / unit)
+            .collect();
+        let mean = moved.iter().sum::<f64>() / moved.len() as f64;
+        let norm = moved.iter().map(|value| value * value).sum::<f64>().sqrt();
         let off_mean = (mean - expected[0].as_f64().unwrap()).abs();
         let off_norm = (norm - expected[1].as_f64().unwrap()).abs();
         assert!(
-            off_mean < 1e-4 && off_norm < 1e-4 * scale,
-            "{name}: {off_mean}, {off_norm}"
+            off_mean < tolerance && off_norm < tolerance * (1.0 + norm),
+            "{name}: {off_mean}, {off_norm} of {norm}"
         );
     }
 }
