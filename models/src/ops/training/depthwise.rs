@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::cells::Shared;
 use super::conv::{Sizes, written};
-use super::halo::{Halo, Plane, Taps};
+use super::halo::{Halo, Plane, Taps, copy_row};
 use crate::ops::cpu::simd::dispatch;
 
 /// Numbers that are computed side by side.
@@ -38,7 +38,7 @@ pub(super) fn forward(x: &[f32], weight: &[f32], sizes: &Sizes) -> Vec<f32> {
     // SAFETY: the cells are the whole output.
     unsafe {
         written(sizes.output_numbers(), |output| {
-            filter.run(x, weight, output)
+            filter.run(x, weight, output);
         })
     }
 }
@@ -82,7 +82,7 @@ struct Filter<'a> {
     first: (usize, usize),
 }
 
-/// Room for padded planes and what is computed from them.
+/// Room for padded planes, whose surroundings stay zeros, and what is computed from them.
 #[derive(Default)]
 struct Room {
     padded: Vec<f32>,
@@ -109,7 +109,7 @@ impl Filter<'_> {
                 room.flat.resize(count, 0.0);
                 let filter = &weight[plane % channels * filter..][..filter];
                 let taps: Vec<f32> = self.indices.iter().map(|index| filter[*index]).collect();
-                halo.fill(&mut room.padded[..halo.channel()], x);
+                halo.fill_inside(&mut room.padded[..halo.channel()], x);
                 sums(&mut room.flat, &room.padded, &halo.offsets, &taps);
                 // Captured whole, not its pointer alone, so that it may cross threads.
                 let output = &output;
@@ -121,7 +121,7 @@ impl Filter<'_> {
                     let row = row * self.stride + self.first.0;
                     let target = &mut target[row * self.target.width + self.first.1..];
                     if self.stride == 1 {
-                        target[..width].copy_from_slice(&line[..width]);
+                        copy_row(&mut target[..width], &line[..width]);
                         continue;
                     }
                     let places = target.iter_mut().step_by(self.stride);
@@ -193,10 +193,10 @@ pub(super) fn to_weight(x: &[f32], gradient: &[f32], sizes: &Sizes) -> Vec<f32> 
                 let plane = image * channels + channel;
                 let x = &x[plane * sizes.input.cells()..][..sizes.input.cells()];
                 let gradient = &gradient[plane * sizes.output.cells()..][..sizes.output.cells()];
-                halo.fill(&mut room.padded[..halo.channel()], x);
+                halo.fill_inside(&mut room.padded[..halo.channel()], x);
                 let rows = room.flat.chunks_mut(halo.pitch);
                 for (row, gradient) in rows.zip(gradient.chunks_exact(width)) {
-                    row[..width].copy_from_slice(gradient);
+                    copy_row(&mut row[..width], gradient);
                 }
                 products(&mut lanes, &room.flat[..count], &room.padded, &halo.offsets);
                 if (image + 1) % together == 0 || image + 1 == sizes.images {

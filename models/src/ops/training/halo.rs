@@ -107,8 +107,14 @@ impl Halo {
         self.stride * self.stride * self.rows * self.pitch
     }
 
-    /// Copies `planes`, one for each channel of `padded`.
+    /// Copies `planes`, one for each channel of `padded`, with zeros around them.
     pub(super) fn fill(&self, padded: &mut [f32], planes: &[f32]) {
+        padded.fill(0.0);
+        self.fill_inside(padded, planes);
+    }
+
+    /// The same where `padded` holds zeros, or planes that were copied to the same places before.
+    pub(super) fn fill_inside(&self, padded: &mut [f32], planes: &[f32]) {
         let channels = padded.chunks_exact_mut(self.channel());
         for (padded, plane) in channels.zip(planes.chunks_exact(self.plane.cells())) {
             let parts = padded.chunks_exact_mut(self.rows * self.pitch);
@@ -131,25 +137,33 @@ impl Halo {
         let end = (before + inside).min(self.pitch);
         for (index, line) in part.chunks_exact_mut(self.pitch).enumerate() {
             let y = self.origin.0 + (index * self.stride + row) as isize;
-            if y < 0 || y as usize >= height {
-                line.fill(0.0);
-                continue;
-            }
-            line[..before].fill(0.0);
-            line[end..].fill(0.0);
-            if before == end {
+            if y < 0 || y as usize >= height || before == end {
                 continue;
             }
             let source = &plane[y as usize * width + start..(y as usize + 1) * width];
             let line = &mut line[before..end];
             if self.stride == 1 {
-                line.copy_from_slice(&source[..line.len()]);
+                copy_row(line, &source[..line.len()]);
                 continue;
             }
             for (value, source) in line.iter_mut().zip(source.iter().step_by(self.stride)) {
                 *value = *source;
             }
         }
+    }
+}
+
+/// Copies a row, mostly a short one, for which a call of the C library's function takes long.
+#[inline(always)]
+pub(super) fn copy_row(target: &mut [f32], source: &[f32]) {
+    const GROUP: usize = 8;
+    let (targets, rest) = target.as_chunks_mut::<GROUP>();
+    let (sources, source_rest) = source.as_chunks::<GROUP>();
+    for (target, source) in targets.iter_mut().zip(sources) {
+        *target = *source;
+    }
+    for (target, source) in rest.iter_mut().zip(source_rest) {
+        *target = *source;
     }
 }
 

@@ -100,13 +100,8 @@ pub(crate) fn conv_norm(x: &Tensor, weight: &Tensor, norm: &Norm, conv: &Conv) -
 /// The shapes do not fit.
 pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
     let x = x.contiguous()?;
-    let output = plain_conv(&x, weight, conv)?;
-    let op = ConvAlone {
-        conv: *conv,
-        shape: output.shape().clone(),
-        output: Mutex::new(Some(output.flatten_all()?.to_vec1::<f32>()?)),
-    };
-    x.apply_op2(weight, op)
+    let sizes = Sizes::new(&x, weight, conv)?;
+    x.apply_op2(&weight.contiguous()?, ConvAlone { sizes })
 }
 
 /// `max(a + b, 0)`.
@@ -245,9 +240,7 @@ impl CustomOp3 for ConvNorm {
 }
 
 struct ConvAlone {
-    conv: Conv,
-    shape: Shape,
-    output: Mutex<Option<Vec<f32>>>,
+    sizes: Sizes,
 }
 
 impl CustomOp2 for ConvAlone {
@@ -257,12 +250,14 @@ impl CustomOp2 for ConvAlone {
 
     fn cpu_fwd(
         &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        take(&self.output, &self.shape)
+        let (x, weight) = (numbers(x, x_layout)?, numbers(weight, weight_layout)?);
+        let output = conv::forward(x, weight, &self.sizes);
+        Ok((CpuStorage::F32(output), Shape::from(self.sizes.dims())))
     }
 
     fn bwd(
@@ -272,7 +267,7 @@ impl CustomOp2 for ConvAlone {
         _: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (to_x, to_weight) = back_through(x, weight, &gradient.contiguous()?, &self.conv)?;
+        let (to_x, to_weight) = back_through(x, weight, &gradient.contiguous()?, &self.sizes.conv)?;
         Ok((to_x, Some(to_weight)))
     }
 }

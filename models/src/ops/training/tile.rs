@@ -175,6 +175,7 @@ mod x86 {
     /// # Safety
     /// The panel holds all steps, every row all its factors, the target all sums.
     #[target_feature(enable = "avx512f")]
+    #[allow(clippy::needless_range_loop)]
     pub unsafe fn tile<const VECTORS: usize, const PACKED: bool>(run: &Run, target: Target) {
         let last = u16::MAX >> (VECTORS * LANES - target.columns);
         if target.add {
@@ -215,8 +216,12 @@ mod x86 {
                 }
             }
         }
-        for (row, sums) in sums.iter().enumerate().take(target.rows) {
-            for (vector, &sum) in sums.iter().enumerate() {
+        // By index: an iterator over the sums would put them into memory, all the time.
+        for row in 0..ROWS {
+            if row >= target.rows {
+                continue;
+            }
+            for vector in 0..VECTORS {
                 let mask = if vector + 1 == VECTORS {
                     last
                 } else {
@@ -225,7 +230,7 @@ mod x86 {
                 // SAFETY: the mask leaves out what is beyond the target.
                 unsafe {
                     let at = target.start.add(row * target.pitch + vector * LANES);
-                    let mut sum = sum;
+                    let mut sum = sums[row][vector];
                     if target.add {
                         sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), sum);
                     }
