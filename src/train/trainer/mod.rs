@@ -1,7 +1,7 @@
 //! The loop: batches, losses, steps, evaluations, checkpoints.
 //!
 //! On the CPU a run is the same bit for bit however often it was stopped and resumed: chance
-//! follows from seed and epoch, rates from the epoch, and a [`Checkpoint`] holds all the rest.
+//! follows from seed and epoch, rates from the epoch, and a checkpoint holds all the rest.
 
 mod evaluate;
 mod folder;

@@ -13,11 +13,11 @@ use mtmc_models::{Description, Error, Weights};
 use crate::random::SplitMix64;
 
 /// Everything that a training changes, by the names in weights files: what is learnt, running
-/// statistics, and [`CLASSIFIER`]'s tensors.
+/// statistics, and the classifiers' tensors.
 pub type Variables = BTreeMap<String, Var>;
 
 /// First part of the names of the classifier over people.
-pub const CLASSIFIER: &str = "classifier.";
+const CLASSIFIER: &str = "classifier.";
 
 /// The same for the second one of CLIP-ReID, which sees the projection.
 const CLASSIFIER_PROJ: &str = "classifier_proj.";
