@@ -67,6 +67,11 @@ __device__ __forceinline__ void load_patch(const T *x, const ConvSizes &sizes, c
   }
 }
 
+// Not inlined: each of the 32 sums of a thread would have all activations beside it.
+__device__ __noinline__ float activated(float sum, u32 activation) {
+  return activate(sum, activation);
+}
+
 // x: [batch, channels, height, width]; weight: [outputs, channels, kernel, kernel]; bias: [outputs] or
 // null; residual: as the output, or null; output: [batch, outputs, out_height, out_width]; `count`
 // pixels of all images. Blocks: x over pixels, y over output channels.
@@ -138,7 +143,7 @@ __device__ void implicit(const T *x, const T *weight, const T *bias, const T *re
           sum += wide(bias[channel]);
         if (residual)
           sum += wide(residual[at]);
-        narrow(output + at, activate(sum, activation));
+        narrow(output + at, activated(sum, activation));
       }
 }
 
