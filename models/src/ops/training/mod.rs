@@ -13,19 +13,17 @@ mod halo;
 mod norm;
 pub(crate) mod planes;
 mod pool;
+mod tape;
 mod tile;
 mod unfolded;
 mod weights;
 
-use std::sync::Mutex;
-
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, Var,
-};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, Var};
 use rayon::prelude::*;
 
 pub use self::adam::Adam;
 use self::conv::Sizes;
+use self::tape::{Input, Step, computed};
 use super::{Window, cpu};
 use crate::layers::{Activation, Conv};
 
@@ -70,28 +68,27 @@ pub(crate) fn conv_norm(x: &Tensor, weight: &Tensor, norm: &Norm, conv: &Conv) -
             return other.apply(&conv_norm(x, weight, norm, &conv)?);
         }
     };
-    let x = x.contiguous()?;
-    let raw = plain_conv(&x, weight, conv)?;
     let affine = Tensor::stack(&[norm.weight, norm.bias], 0)?;
-    let (channels, size) = channels_and_plane(&raw)?;
-    let affine_numbers = affine.flatten_all()?.to_vec1::<f32>()?;
-    if affine_numbers.len() != 2 * channels {
-        candle_core::bail!("a norm of {:?} for {:?}", affine.dims(), raw.dims());
+    let inputs = [Input::new(x)?, Input::new(weight)?, Input::new(&affine)?];
+    let [x, weight, affine] = &inputs;
+    let sizes = Sizes::new(&x.numbers, &weight.numbers, conv)?;
+    let size = sizes.output.cells();
+    let raw = plain_conv(&x.numbers, &weight.numbers, &sizes)?;
+    let affine = affine.numbers.flatten_all()?.to_vec1::<f32>()?;
+    if affine.len() != 2 * conv.output {
+        candle_core::bail!("a norm of {} numbers for {conv:?}", affine.len());
     }
-    let (output, stats) = with_numbers(&raw, |raw| {
-        norm::forward(raw, &affine_numbers, size, norm.eps, relu)
-    })?;
-    update_running(norm, &stats, raw.elem_count() / channels)?;
-    let op = ConvNorm {
-        conv: *conv,
-        shape: raw.shape().clone(),
+    let (output, stats) = norm::forward(&raw, &affine, size, norm.eps, relu);
+    update_running(norm, &stats, raw.len() / conv.output)?;
+    let step = ConvNorm {
+        conv: Convolution::new(x, weight, sizes),
         raw,
         mean: stats.mean,
         inverse: stats.inverse,
+        affine,
         relu,
-        output: Mutex::new(Some(output)),
     };
-    x.apply_op3(weight, &affine, op)
+    computed(step, inputs.into(), output, sizes.dims())
 }
 
 /// Convolution without bias and activation.
@@ -99,9 +96,12 @@ pub(crate) fn conv_norm(x: &Tensor, weight: &Tensor, norm: &Norm, conv: &Conv) -
 /// # Errors
 /// The shapes do not fit.
 pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
-    let x = x.contiguous()?;
-    let sizes = Sizes::new(&x, weight, conv)?;
-    x.apply_op2(&weight.contiguous()?, ConvAlone { sizes })
+    let inputs = [Input::new(x)?, Input::new(weight)?];
+    let [x, weight] = &inputs;
+    let sizes = Sizes::new(&x.numbers, &weight.numbers, conv)?;
+    let output = plain_conv(&x.numbers, &weight.numbers, &sizes)?;
+    let step = Convolution::new(x, weight, sizes);
+    computed(step, inputs.into(), output, sizes.dims())
 }
 
 /// `max(a + b, 0)`.
@@ -109,7 +109,21 @@ pub(crate) fn conv2d(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor>
 /// # Errors
 /// The shapes differ.
 pub(crate) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    a.contiguous()?.apply_op2(&b.contiguous()?, AddRelu)
+    if a.dims() != b.dims() {
+        candle_core::bail!("{:?} and {:?} added", a.dims(), b.dims());
+    }
+    let shape = a.shape();
+    let inputs = [Input::new(a)?, Input::new(b)?];
+    let [a, b] = [&inputs[0].numbers, &inputs[1].numbers];
+    let output = with_numbers(a, |a| {
+        with_numbers(b, |b| zip_parts(a, b, |a, b| (a + b).max(0.0)))
+    })??;
+    let step = AddRelu {
+        a: a.clone(),
+        b: b.clone(),
+        wanted: [inputs[0].is_tracked(), inputs[1].is_tracked()],
+    };
+    computed(step, inputs.into(), output, shape)
 }
 
 /// [`super::max_pool2d`].
@@ -117,42 +131,21 @@ pub(crate) fn add_relu(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// The shape does not fit.
 pub(crate) fn max_pool2d(x: &Tensor, window: Window) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(MaxPool(window))
+    let (batch, channels, height, width) = x.dims4()?;
+    let x = Input::new(x)?;
+    let output = with_numbers(&x.numbers, |x| cpu::pool::max(x, (height, width), window))?;
+    let (rows, columns) = (window.count(height), window.count(width));
+    let step = MaxPool {
+        x: x.numbers.clone(),
+        window,
+    };
+    computed(step, vec![x], output, (batch, channels, rows, columns))
 }
 
 /// Without bias and activation.
-fn plain_conv(x: &Tensor, weight: &Tensor, conv: &Conv) -> Result<Tensor> {
-    let sizes = Sizes::new(x, weight, conv)?;
-    let output = with_numbers(x, |x| {
-        with_numbers(&weight.contiguous()?, |weight| {
-            conv::forward(x, weight, &sizes)
-        })
-    })??;
-    Tensor::from_vec(output, sizes.dims(), x.device())
-}
-
-/// Gradients of a convolution's input, unless nobody asks for it, and of its weights. `gradient`:
-/// contiguous, of the output's shape.
-fn back_through(
-    x: &Tensor,
-    weight: &Tensor,
-    gradient: &Tensor,
-    conv: &Conv,
-) -> Result<(Option<Tensor>, Tensor)> {
-    let sizes = Sizes::new(x, weight, conv)?;
-    let contiguous = weight.contiguous()?;
-    with_numbers(gradient, |gradient| {
-        let to_x = if x.track_op() {
-            let numbers = with_numbers(&contiguous, |weight| {
-                conv::to_input(weight, gradient, &sizes)
-            })?;
-            Some(Tensor::from_vec(numbers, x.shape(), x.device())?)
-        } else {
-            None
-        };
-        let numbers = with_numbers(x, |x| conv::to_weight(x, gradient, &sizes))?;
-        let to_weight = Tensor::from_vec(numbers, weight.shape(), x.device())?;
-        Ok((to_x, to_weight))
+fn plain_conv(x: &Tensor, weight: &Tensor, sizes: &Sizes) -> Result<Vec<f32>> {
+    with_numbers(x, |x| {
+        with_numbers(weight, |weight| conv::forward(x, weight, sizes))
     })?
 }
 
@@ -178,182 +171,131 @@ fn update_running(norm: &Norm, stats: &norm::Statistics, count: usize) -> Result
     Ok(())
 }
 
-struct ConvNorm {
-    conv: Conv,
-    /// Of the output.
-    shape: Shape,
-    /// What the convolution gave.
-    raw: Tensor,
-    mean: Vec<f32>,
-    inverse: Vec<f32>,
-    relu: bool,
-    /// Computed before the operation is noted down.
-    output: Mutex<Option<Vec<f32>>>,
-}
-
-impl CustomOp3 for ConvNorm {
-    fn name(&self) -> &'static str {
-        "conv-norm-training"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        take(&self.output, &self.shape)
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        affine: &Tensor,
-        output: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (_, size) = channels_and_plane(output)?;
-        let gradient = gradient.contiguous()?;
-        let affine_numbers = affine.flatten_all()?.to_vec1::<f32>()?;
-        let (to_raw, to_affine) = with_numbers(&self.raw, |raw| {
-            with_numbers(&gradient, |gradient| {
-                let saved = norm::Saved {
-                    raw,
-                    relu: self.relu,
-                    mean: &self.mean,
-                    inverse: &self.inverse,
-                    affine: &affine_numbers,
-                    size,
-                };
-                norm::backward(&saved, gradient)
-            })
-        })??;
-        let to_raw = Tensor::from_vec(to_raw, &self.shape, x.device())?;
-        let to_affine = Tensor::from_vec(to_affine, affine.shape(), x.device())?;
-        let (to_x, to_weight) = back_through(x, weight, &to_raw, &self.conv)?;
-        Ok((to_x, Some(to_weight), Some(to_affine)))
-    }
-}
-
-struct ConvAlone {
+/// A convolution alone, and as a part of others.
+struct Convolution {
+    x: Tensor,
+    weight: Tensor,
     sizes: Sizes,
+    /// Whether anybody asks for the input's gradient.
+    to_input: bool,
 }
 
-impl CustomOp2 for ConvAlone {
+impl Convolution {
+    fn new(x: &Input, weight: &Input, sizes: Sizes) -> Self {
+        Self {
+            x: x.numbers.clone(),
+            weight: weight.numbers.clone(),
+            sizes,
+            to_input: x.is_tracked(),
+        }
+    }
+
+    /// Gradients of input and weight.
+    fn back(&self, gradient: &[f32]) -> Result<[Option<Vec<f32>>; 2]> {
+        let sizes = &self.sizes;
+        let to_input = if self.to_input {
+            Some(with_numbers(&self.weight, |weight| {
+                conv::to_input(weight, gradient, sizes)
+            })?)
+        } else {
+            None
+        };
+        let to_weight = with_numbers(&self.x, |x| conv::to_weight(x, gradient, sizes))?;
+        Ok([to_input, Some(to_weight)])
+    }
+}
+
+impl Step for Convolution {
     fn name(&self) -> &'static str {
         "conv-training"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (numbers(x, x_layout)?, numbers(weight, weight_layout)?);
-        let output = conv::forward(x, weight, &self.sizes);
-        Ok((CpuStorage::F32(output), Shape::from(self.sizes.dims())))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (to_x, to_weight) = back_through(x, weight, &gradient.contiguous()?, &self.sizes.conv)?;
-        Ok((to_x, Some(to_weight)))
+    fn backward(&self, gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        Ok(self.back(&gradient)?.into())
     }
 }
 
-struct AddRelu;
+struct ConvNorm {
+    conv: Convolution,
+    /// What the convolution gave.
+    raw: Vec<f32>,
+    mean: Vec<f32>,
+    inverse: Vec<f32>,
+    /// All weights, then all biases.
+    affine: Vec<f32>,
+    relu: bool,
+}
 
-impl CustomOp2 for AddRelu {
+impl Step for ConvNorm {
+    fn name(&self) -> &'static str {
+        "conv-norm-training"
+    }
+
+    fn backward(&self, gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        let saved = norm::Saved {
+            raw: &self.raw,
+            relu: self.relu,
+            mean: &self.mean,
+            inverse: &self.inverse,
+            affine: &self.affine,
+            size: self.conv.sizes.output.cells(),
+        };
+        let (to_raw, to_affine) = norm::backward(&saved, &gradient);
+        drop(gradient);
+        let [to_x, to_weight] = self.conv.back(&to_raw)?;
+        Ok(vec![to_x, to_weight, Some(to_affine)])
+    }
+}
+
+struct AddRelu {
+    a: Tensor,
+    b: Tensor,
+    wanted: [bool; 2],
+}
+
+impl Step for AddRelu {
     fn name(&self) -> &'static str {
         "add-relu-training"
     }
 
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (a, b) = (numbers(a, a_layout)?, numbers(b, b_layout)?);
-        if a_layout.dims() != b_layout.dims() {
-            candle_core::bail!("{:?} and {:?} added", a_layout.dims(), b_layout.dims());
-        }
-        let sums = zip_parts(a, b, |a, b| (a + b).max(0.0));
-        Ok((CpuStorage::F32(sums), a_layout.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        _: &Tensor,
-        _: &Tensor,
-        output: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = gradient.contiguous()?;
-        let masked = with_numbers(output, |output| {
-            with_numbers(&gradient, |gradient| {
-                zip_parts(output, gradient, |y, g| if y > 0.0 { g } else { 0.0 })
+    fn backward(&self, mut gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        with_numbers(&self.a, |a| {
+            with_numbers(&self.b, |b| {
+                let inputs = a.par_chunks(PART).zip(b.par_chunks(PART));
+                let jobs = gradient.par_chunks_mut(PART).zip(inputs);
+                jobs.for_each(|(gradient, (a, b))| {
+                    for ((gradient, a), b) in gradient.iter_mut().zip(a).zip(b) {
+                        *gradient = if a + b > 0.0 { *gradient } else { 0.0 };
+                    }
+                });
             })
         })??;
-        let masked = Tensor::from_vec(masked, output.shape(), output.device())?;
-        Ok((Some(masked.clone()), Some(masked)))
+        let [to_a, to_b] = self.wanted;
+        Ok(match (to_a, to_b) {
+            (true, true) => vec![Some(gradient.clone()), Some(gradient)],
+            (true, false) => vec![Some(gradient), None],
+            (false, _) => vec![None, Some(gradient)],
+        })
     }
 }
 
-struct MaxPool(Window);
+struct MaxPool {
+    x: Tensor,
+    window: Window,
+}
 
-impl CustomOp1 for MaxPool {
+impl Step for MaxPool {
     fn name(&self) -> &'static str {
         "max-pool-training"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, channels, height, width) = layout.shape().dims4()?;
-        let output = cpu::pool::max(numbers(x, layout)?, (height, width), self.0);
-        let (rows, columns) = (self.0.count(height), self.0.count(width));
-        let shape = Shape::from((batch, channels, rows, columns));
-        Ok((CpuStorage::F32(output), shape))
+    fn backward(&self, gradient: Vec<f32>) -> Result<Vec<Option<Vec<f32>>>> {
+        let (_, _, height, width) = self.x.dims4()?;
+        let to_x = with_numbers(&self.x, |x| {
+            pool::backward(x, &gradient, (height, width), self.window)
+        })?;
+        Ok(vec![Some(to_x)])
     }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let (_, _, height, width) = x.dims4()?;
-        let gradient = gradient.contiguous()?;
-        let to_x = with_numbers(x, |x| {
-            with_numbers(&gradient, |gradient| {
-                pool::backward(x, gradient, (height, width), self.0)
-            })
-        })??;
-        Ok(Some(Tensor::from_vec(to_x, x.shape(), x.device())?))
-    }
-}
-
-/// What was computed before.
-fn take(output: &Mutex<Option<Vec<f32>>>, shape: &Shape) -> Result<(CpuStorage, Shape)> {
-    let taken = output.lock().ok().and_then(|mut output| output.take());
-    match taken {
-        Some(output) => Ok((CpuStorage::F32(output), shape.clone())),
-        None => candle_core::bail!("an operation of training ran twice"),
-    }
-}
-
-fn channels_and_plane(x: &Tensor) -> Result<(usize, usize)> {
-    let (_, channels, height, width) = x.dims4()?;
-    if x.elem_count() == 0 {
-        candle_core::bail!("nothing to learn from in {:?}", x.dims());
-    }
-    Ok((channels, height * width))
 }
 
 fn zip_parts(a: &[f32], b: &[f32], of: impl Fn(f32, f32) -> f32 + Sync) -> Vec<f32> {
