@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use crate::layers::{Mode, Params, Precision};
 use crate::memory::in_halves;
-use crate::ops::{best_of_rows, non_maximum_suppression, release_buffers, top_k};
+use crate::ops::{best_of_rows, non_maximum_suppression, top_k};
 use crate::preprocess::{Placement, Preprocessor};
 use crate::{BBox, Description, DetectOptions, Detection, Detector, Result, Weights};
 use crate::{expected_tensors, network};
@@ -89,8 +89,6 @@ impl LoadedDetector {
         )
         .precision(precision);
         let network = network::build(description, &params)?;
-        drop(params);
-        release_buffers();
         Ok(Self {
             network,
             description: description.clone(),

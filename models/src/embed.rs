@@ -6,7 +6,6 @@ use rayon::prelude::*;
 
 use crate::layers::{Mode, Params, Precision};
 use crate::memory::in_halves;
-use crate::ops::release_buffers;
 use crate::preprocess::{Preprocessor, Region};
 use crate::{Crop, Description, EmbedError, Embedder, Embedding, Error, Result, Weights};
 use crate::{expected_tensors, network};
@@ -59,8 +58,6 @@ impl LoadedEmbedder {
         )
         .precision(precision);
         let network = network::build_embedder(description, &params)?;
-        drop(params);
-        release_buffers();
         if let Some(said) = description.feature_dim
             && said != network.dim()
         {

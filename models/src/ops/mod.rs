@@ -5,7 +5,6 @@
 
 mod activation;
 mod attention;
-mod buffers;
 mod conv;
 pub(crate) mod cpu;
 #[cfg(any(feature = "cuda", test))]
@@ -28,7 +27,6 @@ mod upsample;
 
 pub use activation::Activation;
 pub use attention::attention;
-pub use buffers::release_buffers;
 pub use conv::Conv2d;
 pub(crate) use conv::conv2d_with_gradients;
 pub use cpu::block::Precision;

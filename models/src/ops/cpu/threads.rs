@@ -1,6 +1,6 @@
 //! How many threads compute.
 
-#![allow(unsafe_code)] // setting an environment variable
+#![allow(unsafe_code)] // setting an environment variable and the allocator
 
 use candle_core::Tensor;
 
@@ -10,6 +10,8 @@ use candle_core::Tensor;
 /// `RAYON_NUM_THREADS` or else by reading the system's list of processors, which costs more than
 /// some of the operations; so the variable is set.
 ///
+/// On Linux with glibc, memory that a pass through a network frees is kept for the next one.
+///
 /// Call it at the start of a program, before it starts other threads.
 ///
 /// # Errors
@@ -17,9 +19,34 @@ use candle_core::Tensor;
 pub fn set_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
     // SAFETY: by this function's contract no other thread reads the environment meanwhile.
     unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+    keep_memory();
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()
+}
+
+/// Keeps the allocator from giving large pieces of memory back to the system, which would have to
+/// clear them for every pass anew: a twentieth of the time that RT-DETR-l takes. All threads share
+/// one heap, as those that glibc makes for further threads have no room for large pieces.
+///
+/// Measured beside it: a pool of blocks by size, with large pages, took RT-DETR-l from 356 to 580 MB
+/// for some 4 % less time.
+fn keep_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        /// Larger than anything that a pass needs, in bytes.
+        const MOST: i32 = 1 << 30;
+        /// `M_TRIM_THRESHOLD`, `M_MMAP_THRESHOLD` and `M_ARENA_MAX` of `malloc.h`.
+        const SETTINGS: [(i32, i32); 3] = [(-1, MOST), (-3, MOST), (-8, 1)];
+        unsafe extern "C" {
+            fn mallopt(parameter: i32, value: i32) -> i32;
+        }
+        for (setting, value) in SETTINGS {
+            // SAFETY: a function of the C library that this program is linked to; it takes these
+            // two numbers and answers whether it knows the setting.
+            unsafe { mallopt(setting, value) };
+        }
+    }
 }
 
 /// Runs `pass` on one of the threads that compute, if `x` is on the CPU: every operation of a pass
