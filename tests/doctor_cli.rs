@@ -118,6 +118,30 @@ fn what_does_not_work_fails_with_advice() {
 }
 
 #[test]
+fn the_encoder_that_an_environment_names_is_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let weights = weights(folder.path());
+    let environment = folder.path().join("hall.toml");
+    let text =
+        "id = \"hall\"\n[reid]\nmodel = '/not/there.safetensors'\n[[cameras]]\nid = \"c09\"\n";
+    std::fs::write(&environment, text).unwrap();
+    let environment = environment.to_str().unwrap();
+    let arguments = ["--listen", "127.0.0.1:0", "--json"];
+    let output = doctor(
+        folder.path(),
+        &weights,
+        &[&arguments[..], &["--environment", environment]].concat(),
+    );
+    let checks = checks(&output);
+    let encoder = of(&checks, "re-ID")[0];
+    assert_eq!(encoder["verdict"], "fail", "{encoder}");
+    assert!(
+        encoder["what"].as_str().unwrap().contains("/not/there"),
+        "{encoder}"
+    );
+}
+
+#[test]
 fn the_table_has_no_passwords() {
     let folder = tempfile::tempdir().unwrap();
     let weights = weights(folder.path());

@@ -61,7 +61,8 @@ pub struct DoctorArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Re-ID weights: a .safetensors file, or a name of `mtmc models list`
+    /// Re-ID weights: a .safetensors file, or a name of `mtmc models list`; by default the
+    /// environments' `reid.model`
     #[arg(long, env = "REID_MODEL_PATH", value_name = "WEIGHTS")]
     reid: Option<String>,
 
@@ -159,8 +160,12 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
         return finish(&findings, args.json);
     }
     machine::look(args, &mut findings);
-    let loaded = networks::look(args, &mut findings);
-    let catalog = catalog(args, &mut findings);
+    // Environments may name the encoder, so they are read first; they are told of after it.
+    let mut read = Findings::default();
+    let environments = environments(args, &mut read);
+    let loaded = networks::look(args, &environments, &mut findings);
+    findings.checks.append(&mut read.checks);
+    let catalog = catalog(args, environments, &mut findings);
     places::look(args, &catalog, &mut findings);
     effect::made_up(&mut findings);
     if let Some(sample) = &args.sample {
@@ -180,7 +185,7 @@ fn finish(findings: &Findings, json: bool) -> anyhow::Result<()> {
 }
 
 /// The environments that can be read.
-fn catalog(args: &DoctorArgs, findings: &mut Findings) -> Catalog {
+fn environments(args: &DoctorArgs, findings: &mut Findings) -> Vec<Environment> {
     let mut environments: Vec<Environment> = Vec::new();
     if args.environments.is_empty() {
         match Environment::standard_with(&args.overrides) {
@@ -203,6 +208,11 @@ fn catalog(args: &DoctorArgs, findings: &mut Findings) -> Catalog {
         let what = format!("`{}` with {cameras} cameras can be read", environment.id);
         findings.ok("environment", what);
     }
+    environments
+}
+
+/// All of them together.
+fn catalog(args: &DoctorArgs, environments: Vec<Environment>, findings: &mut Findings) -> Catalog {
     match Catalog::new(environments, args.source_template.as_deref()) {
         Ok(catalog) => catalog,
         Err(error) => {

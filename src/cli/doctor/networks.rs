@@ -9,6 +9,8 @@ use mtmc_models::{LoadedDetector, LoadedEmbedder};
 use mtmc_tools::fetch::{Fetcher, sha256};
 
 use super::{DoctorArgs, Findings};
+use crate::cli::world;
+use crate::config::Environment;
 
 /// What could be loaded.
 pub(super) struct Loaded {
@@ -16,7 +18,11 @@ pub(super) struct Loaded {
     pub(super) embedder: Option<LoadedEmbedder>,
 }
 
-pub(super) fn look(args: &DoctorArgs, findings: &mut Findings) -> Loaded {
+pub(super) fn look(
+    args: &DoctorArgs,
+    environments: &[Environment],
+    findings: &mut Findings,
+) -> Loaded {
     let mut loaded = Loaded {
         detector: None,
         embedder: None,
@@ -24,10 +30,17 @@ pub(super) fn look(args: &DoctorArgs, findings: &mut Findings) -> Loaded {
     if file(&args.model.weights, "detector", findings).is_some() {
         loaded.detector = detector(args, findings);
     }
-    match &args.reid {
+    let weights = match world::encoder_weights(args.reid.as_deref(), environments) {
+        Ok(weights) => weights,
+        Err(error) => {
+            findings.fail("re-ID", error, "the service has one encoder: name it");
+            return loaded;
+        }
+    };
+    match weights {
         Some(weights) => {
-            if file(weights, "re-ID", findings).is_some() {
-                loaded.embedder = embedder(args, weights, findings);
+            if file(&weights, "re-ID", findings).is_some() {
+                loaded.embedder = embedder(args, &weights, environments, findings);
             }
         }
         None => findings.warn(
@@ -105,9 +118,14 @@ fn detector(args: &DoctorArgs, findings: &mut Findings) -> Option<LoadedDetector
     }
 }
 
-fn embedder(args: &DoctorArgs, weights: &str, findings: &mut Findings) -> Option<LoadedEmbedder> {
+fn embedder(
+    args: &DoctorArgs,
+    weights: &str,
+    environments: &[Environment],
+    findings: &mut Findings,
+) -> Option<LoadedEmbedder> {
     let advice = "convert or fetch the weights again: `mtmc models --help`";
-    let embedder = match args.model.compute.embedder(weights) {
+    let embedder = match world::load_encoder(&args.model.compute, weights, environments) {
         Ok(embedder) => embedder,
         Err(error) => {
             findings.fail("re-ID", format!("{error:#}"), advice);
