@@ -45,6 +45,31 @@ fn settings() -> Vec<&'static str> {
     SETTINGS.iter().flat_map(|one| ["--set", *one]).collect()
 }
 
+/// A made-up set of so many people with so many pictures each.
+fn draw(set: &Path, people: &str, images: &str) {
+    let mut draw = mtmc(&["data", "synth-reid", "--quiet", "--people", people]);
+    done(draw.args(["--images-per-person", images, "--out"]).arg(set));
+}
+
+/// That two runs left the same bits.
+fn assert_same(one: &Path, other: &Path) {
+    for name in [
+        "last.safetensors",
+        "best.safetensors",
+        "checkpoint.safetensors",
+    ] {
+        let read = |run: &Path| std::fs::read(run.join(name)).unwrap();
+        assert!(read(one) == read(other), "{name} differs");
+    }
+}
+
+/// What weights are worth on a set.
+fn evaluated(set: &Path, weights: &Path) -> serde_json::Value {
+    let mut eval = mtmc(&["eval", "reid", "--quiet", "--json", "--device", "cpu"]);
+    let eval = eval.arg("--data").arg(set).arg("--reid").arg(weights);
+    serde_json::from_slice(&done(eval).stdout).unwrap()
+}
+
 /// Runs until something is there, and no longer.
 fn kill_when(mut command: Command, there: impl Fn() -> bool) {
     let mut running = command.stdout(Stdio::null()).spawn().unwrap();
@@ -64,12 +89,7 @@ fn kill_when(mut command: Command, there: impl Fn() -> bool) {
 fn a_killed_run_that_is_resumed_ends_as_one_that_was_not() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let mut draw = mtmc(&["data", "synth-reid", "--quiet", "--people", "20"]);
-    done(
-        draw.args(["--images-per-person", "8"])
-            .arg("--out")
-            .arg(at("set")),
-    );
+    draw(&at("set"), "20", "8");
     let output = done(&mut train(&at("set"), &at("straight"), &settings()));
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
@@ -94,21 +114,9 @@ fn a_killed_run_that_is_resumed_ends_as_one_that_was_not() {
         &at("killed"),
         &["--resume", "--threads", "1"],
     ));
-    for name in [
-        "last.safetensors",
-        "best.safetensors",
-        "checkpoint.safetensors",
-    ] {
-        let read = |run: &str| std::fs::read(at(run).join(name)).unwrap();
-        assert!(read("straight") == read("killed"), "{name} differs");
-    }
+    assert_same(&at("straight"), &at("killed"));
 
-    let mut eval = mtmc(&[
-        "eval", "reid", "--quiet", "--json", "--device", "cpu", "--data",
-    ]);
-    let eval = eval.arg(at("set")).arg("--reid");
-    let output = done(eval.arg(at("killed").join("last.safetensors")));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = evaluated(&at("set"), &at("killed").join("last.safetensors"));
     assert_eq!(found["dim"], 128);
     assert!(found["map"].as_f64().unwrap() > 0.1, "{found}");
 }
@@ -136,12 +144,7 @@ fn save_clip(path: &Path) {
 fn clip_reid_goes_on_through_both_stages() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    let mut draw = mtmc(&["data", "synth-reid", "--quiet", "--people", "16"]);
-    done(
-        draw.args(["--images-per-person", "6"])
-            .arg("--out")
-            .arg(at("set")),
-    );
+    draw(&at("set"), "16", "6");
     save_clip(&at("clip.safetensors"));
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/clip-reid.toml");
     let (config, clip) = (config.display().to_string(), at("clip.safetensors"));
@@ -179,19 +182,9 @@ fn clip_reid_goes_on_through_both_stages() {
         is_at("images")
     });
     done(&mut train(&at("set"), &at("killed"), &["--resume"]));
-    for name in [
-        "last.safetensors",
-        "best.safetensors",
-        "checkpoint.safetensors",
-    ] {
-        let read = |run: &str| std::fs::read(at(run).join(name)).unwrap();
-        assert!(read("straight") == read("killed"), "{name} differs");
-    }
+    assert_same(&at("straight"), &at("killed"));
 
-    let mut eval = mtmc(&["eval", "reid", "--quiet", "--json", "--device", "cpu"]);
-    let eval = eval.arg("--data").arg(at("set")).arg("--reid");
-    let output = done(eval.arg(at("killed").join("last.safetensors")));
-    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = evaluated(&at("set"), &at("killed").join("last.safetensors"));
     assert_eq!(found["dim"], 32);
 
     // Weights without texts are no start for it.

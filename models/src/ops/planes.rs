@@ -55,11 +55,14 @@ pub fn plane_means(x: &Tensor) -> Result<Tensor> {
     if !fused(&[x]) {
         return x.flatten_from(2)?.mean(2);
     }
-    let means: Vec<f32> = with_numbers(&[x], |numbers| {
-        let planes = numbers[0].par_chunks_exact(size);
-        planes.map(|plane| sum(plane) / size as f32).collect()
-    })?;
+    let means = with_numbers(&[x], |numbers| means(numbers[0], size))?;
     Tensor::from_vec(means, (batch, channels), x.device())
+}
+
+/// Of every `size` numbers.
+pub(super) fn means(x: &[f32], size: usize) -> Vec<f32> {
+    let planes = x.par_chunks_exact(size);
+    planes.map(|plane| sum(plane) / size as f32).collect()
 }
 
 /// The sum of `streams`, each `[batch, channels, height, width]`, every plane times its gate;
@@ -201,23 +204,27 @@ pub fn halve(x: &Tensor) -> Result<Tensor> {
     if height < 2 || width < 2 || !fused(&[x]) {
         return x.avg_pool2d(2);
     }
+    let halved = with_numbers(&[x], |numbers| halved(numbers[0], height, width))?;
+    Tensor::from_vec(halved, (batch, channels, height / 2, width / 2), x.device())
+}
+
+/// Every plane of `height` × `width` numbers, at least two each, by the means of its squares.
+pub(super) fn halved(x: &[f32], height: usize, width: usize) -> Vec<f32> {
     let (rows, columns) = (height / 2, width / 2);
-    let mut output = vec![0.0_f32; batch * channels * rows * columns];
-    with_numbers(&[x], |numbers| {
-        let planes = numbers[0].par_chunks_exact(height * width);
-        let outputs = output.par_chunks_exact_mut(rows * columns);
-        outputs.zip(planes).for_each(|(output, plane)| {
-            let pairs = plane.chunks_exact(2 * width);
-            for (row, pair) in output.chunks_exact_mut(columns).zip(pairs) {
-                let (upper, lower) = pair.split_at(width);
-                let squares = upper.chunks_exact(2).zip(lower.chunks_exact(2));
-                for (out, (upper, lower)) in row.iter_mut().zip(squares) {
-                    *out = (upper[0] + upper[1] + lower[0] + lower[1]) * 0.25;
-                }
+    let mut output = vec![0.0_f32; x.len() / (height * width) * rows * columns];
+    let planes = x.par_chunks_exact(height * width);
+    let outputs = output.par_chunks_exact_mut(rows * columns);
+    outputs.zip(planes).for_each(|(output, plane)| {
+        let pairs = plane.chunks_exact(2 * width);
+        for (row, pair) in output.chunks_exact_mut(columns).zip(pairs) {
+            let (upper, lower) = pair.split_at(width);
+            let squares = upper.chunks_exact(2).zip(lower.chunks_exact(2));
+            for (out, (upper, lower)) in row.iter_mut().zip(squares) {
+                *out = (upper[0] + upper[1] + lower[0] + lower[1]) * 0.25;
             }
-        });
-    })?;
-    Tensor::from_vec(output, (batch, channels, rows, columns), x.device())
+        }
+    });
+    output
 }
 
 #[cfg(test)]

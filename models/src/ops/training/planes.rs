@@ -6,17 +6,14 @@ use rayon::prelude::*;
 
 use super::tape::{Input, Step, computed};
 use super::with_numbers;
-use crate::ops::cpu::math::sum;
+use crate::ops::planes;
 
 /// [`crate::ops::plane_means`].
 pub(crate) fn means(x: &Tensor) -> Result<Tensor> {
     let (batch, channels, height, width) = x.dims4()?;
     let size = height * width;
     let x = Input::new(x)?;
-    let means = with_numbers(&x.numbers, |x| {
-        let planes = x.par_chunks_exact(size);
-        planes.map(|plane| sum(plane) / size as f32).collect()
-    })?;
+    let means = with_numbers(&x.numbers, |x| planes::means(x, size))?;
     computed(Means { size }, vec![x], means, (batch, channels))
 }
 
@@ -41,25 +38,11 @@ impl Step for Means {
 /// [`crate::ops::halve`], of at least two rows and columns.
 pub(crate) fn halve(x: &Tensor) -> Result<Tensor> {
     let (batch, channels, height, width) = x.dims4()?;
-    let (rows, columns) = (height / 2, width / 2);
     let x = Input::new(x)?;
-    let mut output = vec![0.0_f32; batch * channels * rows * columns];
-    with_numbers(&x.numbers, |x| {
-        let planes = x.par_chunks_exact(height * width);
-        let outputs = output.par_chunks_exact_mut(rows * columns);
-        outputs.zip(planes).for_each(|(output, plane)| {
-            let pairs = plane.chunks_exact(2 * width);
-            for (row, pair) in output.chunks_exact_mut(columns).zip(pairs) {
-                let (upper, lower) = pair.split_at(width);
-                let squares = upper.chunks_exact(2).zip(lower.chunks_exact(2));
-                for (out, (upper, lower)) in row.iter_mut().zip(squares) {
-                    *out = (upper[0] + upper[1] + lower[0] + lower[1]) * 0.25;
-                }
-            }
-        });
-    })?;
+    let output = with_numbers(&x.numbers, |x| planes::halved(x, height, width))?;
+    let shape = (batch, channels, height / 2, width / 2);
     let step = Halve { height, width };
-    computed(step, vec![x], output, (batch, channels, rows, columns))
+    computed(step, vec![x], output, shape)
 }
 
 struct Halve {

@@ -36,9 +36,7 @@ impl Planes {
     fn output(&self) -> usize {
         self.rows * self.columns
     }
-}
 
-impl Planes {
     fn of(sizes: &Sizes) -> Self {
         Self {
             height: sizes.input.height,
