@@ -112,6 +112,7 @@ pub fn peak(precision: Precision) -> Option<f64> {
                 panel: &panel,
                 factors: Factors::Packed(std::hint::black_box(&factors)),
                 steps: STEPS,
+                ahead: 0,
             };
             multiply_block(unit, &operands, &mut sums);
             std::hint::black_box(&sums);

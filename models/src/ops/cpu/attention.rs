@@ -202,6 +202,7 @@ impl Parts<'_> {
                         count,
                     },
                     steps: head,
+                    ahead: 0,
                 };
                 // SAFETY: there is room for all keys of the rows of a block.
                 unsafe {
@@ -227,6 +228,7 @@ impl Parts<'_> {
                         count,
                     },
                     steps: keys,
+                    ahead: 0,
                 };
                 // SAFETY: by this function's contract.
                 unsafe {

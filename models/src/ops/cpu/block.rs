@@ -93,6 +93,8 @@ pub struct Operands<'a> {
     pub factors: Factors<'a>,
     /// Words of a sum.
     pub steps: usize,
+    /// Words from packed factors to those that come next: they are asked for in time.
+    pub ahead: usize,
 }
 
 /// Where the sums of a block go.
@@ -160,6 +162,7 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
         panel,
         factors,
         steps,
+        ahead,
     } = *operands;
     assert!(panel.len() >= steps * COLUMNS);
     assert!(target.columns <= COLUMNS && target.rows <= ROWS);
@@ -191,6 +194,7 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
             panel: panel.as_ptr(),
             rows,
             steps,
+            ahead,
             target,
             end,
         };
@@ -218,7 +222,7 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _: ([*const u32; ROWS], usize) = (rows, step);
+        let _: ([*const u32; ROWS], [usize; 2]) = (rows, [step, ahead]);
         unreachable!(
             "there are no blocks for this machine: {unit:?}, {}",
             end.is_some()
@@ -244,6 +248,7 @@ struct Run<'a> {
     panel: *const u32,
     rows: [*const u32; ROWS],
     steps: usize,
+    ahead: usize,
     target: Target,
     end: Option<&'a End<'a>>,
 }
@@ -278,9 +283,6 @@ mod avx512 {
     use crate::ops::cpu::finish;
 
     const LANES: usize = 16;
-
-    /// Words that factors are asked for before they are needed.
-    const AHEAD: usize = 1024;
 
     /// One function for each kind of words: `$add` multiplies and adds.
     macro_rules! block {
@@ -326,9 +328,8 @@ mod avx512 {
                     // prefetch does not fault.
                     unsafe {
                         if STEP == ROWS {
-                            // Factors of the next blocks lie behind this one's: they come from far
-                            // where few columns share them.
-                            let ahead = rows[0].wrapping_add(at * ROWS + AHEAD);
+                            // The next factors come from far where few columns share them.
+                            let ahead = rows[0].wrapping_add(at * ROWS + run.ahead);
                             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                         }
                         let values: [__m512; VECTORS] = std::array::from_fn(|vector| {
@@ -539,6 +540,7 @@ mod tests {
                 };
                 let operands = Operands {
                     panel: bits(&panel[from * COLUMNS..to * COLUMNS]), factors, steps: to - from,
+                    ahead: 0,
                 };
                 let start = output.as_mut_ptr();
                 let target = Target { start, pitch, rows, columns, resumed: from > 0 };

@@ -90,10 +90,11 @@ fn taps_body<const SIDE: usize>(
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m512, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-        _mm512_permutex2var_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps,
+        __m512, _mm512_fmadd_ps, _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_set1_ps,
+        _mm512_setr_epi32, _mm512_setzero_ps,
     };
 
+    use super::super::block::Target;
     use super::super::finish::{self, End};
     use super::PlaneShape;
 
@@ -165,9 +166,14 @@ mod avx512 {
                 let mut sums = [[sum]];
                 // SAFETY: nothing is added but bias; the mask leaves out what is beyond the row.
                 unsafe {
-                    finish::avx512::block(&mut sums, end, 1, kept);
-                    let at = output.add(y * shape.out_width + first);
-                    _mm512_mask_storeu_ps(at, kept, sums[0][0]);
+                    let target = Target {
+                        start: output.add(y * shape.out_width + first),
+                        pitch: shape.out_width,
+                        rows: 1,
+                        columns: LANES,
+                        resumed: false,
+                    };
+                    finish::avx512::block(&mut sums, end, &target, kept);
                 }
             }
         }

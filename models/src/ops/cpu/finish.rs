@@ -69,12 +69,13 @@ impl End<'_> {
 /// here, where it costs few instructions, the rest by [`avx512::block`] by way of memory.
 ///
 /// Expands to code for functions with that feature; `$target` has fewer columns than the sums by
-/// what `$mask` leaves out of the last vectors.
+/// what `$mask` leaves out of the last vectors. Rows are named one by one: in a loop over them the
+/// compiler would keep sums in memory, and those of the products before it too.
 #[cfg(target_arch = "x86_64")]
 macro_rules! store {
     ($sums:ident, $end:expr, $target:ident, $mask:ident, $vectors:ident) => {{
         use std::arch::x86_64::{
-            _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+            __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
             _mm512_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
         };
         use $crate::ops::cpu::finish::{Bias, End, avx512};
@@ -87,9 +88,30 @@ macro_rules! store {
                 u16::MAX
             }
         };
-        let mut sums = $sums;
-        if let Some(end) = end {
-            if end.is_quick() {
+        let whole = mask == u16::MAX;
+        let put = |row: usize, vector: usize, sum: __m512| {
+            // SAFETY: rows and columns of the target.
+            unsafe {
+                let at = $target.start.add(row * $target.pitch + vector * 16);
+                if whole || vector + 1 < $vectors {
+                    _mm512_storeu_ps(at, sum);
+                } else {
+                    _mm512_mask_storeu_ps(at, mask, sum);
+                }
+            }
+        };
+        match end {
+            None => {
+                let all = |row: usize, sums: [__m512; $vectors]| {
+                    if row < $target.rows {
+                        for (vector, sum) in sums.into_iter().enumerate() {
+                            put(row, vector, sum);
+                        }
+                    }
+                };
+                finish::each_row!($sums, all);
+            }
+            Some(end) if end.is_quick() => {
                 let finish = &end.finish;
                 let least = match finish.activation {
                     $crate::ops::Activation::Relu => 0.0,
@@ -97,84 +119,83 @@ macro_rules! store {
                 };
                 let least = _mm512_set1_ps(least);
                 let (scale, shift) = (_mm512_set1_ps(finish.scale), _mm512_set1_ps(finish.shift));
+                let last = if end.relu { 0.0 } else { f32::NEG_INFINITY };
+                let last = _mm512_set1_ps(last);
+                let quick = |row: usize, vector: usize, sum: __m512, bias: __m512| {
+                    // NaN stays NaN.
+                    let sum = _mm512_max_ps(least, _mm512_add_ps(sum, bias));
+                    let mut sum = _mm512_fmadd_ps(sum, scale, shift);
+                    if let Some((added, pitch)) = end.added {
+                        // SAFETY: what is added is as large as the target.
+                        let added = unsafe {
+                            let at = added.add(row * pitch + vector * 16);
+                            _mm512_maskz_loadu_ps(lanes(vector), at)
+                        };
+                        sum = _mm512_max_ps(last, _mm512_add_ps(sum, added));
+                    }
+                    put(row, vector, sum);
+                };
                 match end.bias {
                     Bias::Rows(bias) => {
                         assert!(bias.len() >= ROWS);
-                        for (sums, bias) in sums.iter_mut().zip(bias) {
-                            let bias = _mm512_set1_ps(*bias);
-                            for sum in sums {
-                                *sum = _mm512_add_ps(*sum, bias);
+                        let all = |row: usize, sums: [__m512; $vectors]| {
+                            if row < $target.rows {
+                                let bias = _mm512_set1_ps(bias[row]);
+                                for (vector, sum) in sums.into_iter().enumerate() {
+                                    quick(row, vector, sum, bias);
+                                }
                             }
-                        }
+                        };
+                        finish::each_row!($sums, all);
                     }
                     Bias::Columns(bias) => {
                         assert!(bias.len() >= $target.columns);
                         let mut biases = [_mm512_setzero_ps(); $vectors];
-                        for (vector, value) in biases.iter_mut().enumerate() {
+                        for vector in 0..$vectors {
                             // SAFETY: what the mask leaves out is not read.
-                            *value = unsafe {
+                            biases[vector] = unsafe {
                                 let at = bias.as_ptr().add(vector * 16);
                                 _mm512_maskz_loadu_ps(lanes(vector), at)
                             };
                         }
-                        for sums in &mut sums {
-                            for (sum, bias) in sums.iter_mut().zip(&biases) {
-                                *sum = _mm512_add_ps(*sum, *bias);
+                        let all = |row: usize, sums: [__m512; $vectors]| {
+                            if row < $target.rows {
+                                for (vector, sum) in sums.into_iter().enumerate() {
+                                    quick(row, vector, sum, biases[vector]);
+                                }
                             }
-                        }
+                        };
+                        finish::each_row!($sums, all);
                     }
                 }
-                for sum in sums.iter_mut().flatten() {
-                    // NaN stays NaN.
-                    *sum = _mm512_fmadd_ps(_mm512_max_ps(least, *sum), scale, shift);
-                }
-                if let Some((added, pitch)) = end.added {
-                    let least = if end.relu { 0.0 } else { f32::NEG_INFINITY };
-                    let least = _mm512_set1_ps(least);
-                    for row in 0..ROWS {
-                        if row >= $target.rows {
-                            break;
-                        }
-                        for vector in 0..$vectors {
-                            // SAFETY: what is added is as large as the target.
-                            let added = unsafe {
-                                let at = added.add(row * pitch + vector * 16);
-                                _mm512_maskz_loadu_ps(lanes(vector), at)
-                            };
-                            let sum = _mm512_add_ps(sums[row][vector], added);
-                            sums[row][vector] = _mm512_max_ps(least, sum);
-                        }
-                    }
-                }
-            } else {
-                let mut copy = sums;
-                // SAFETY: what is added is as large as the target.
-                unsafe { avx512::block(&mut copy, end, $target.rows, mask) };
-                sums = copy;
             }
-        }
-        let whole = mask == u16::MAX;
-        for row in 0..ROWS {
-            if row >= $target.rows {
-                break;
-            }
-            for vector in 0..$vectors {
-                // SAFETY: rows and columns of the target.
-                unsafe {
-                    let at = $target.start.add(row * $target.pitch + vector * 16);
-                    if whole || vector + 1 < $vectors {
-                        _mm512_storeu_ps(at, sums[row][vector]);
-                    } else {
-                        _mm512_mask_storeu_ps(at, mask, sums[row][vector]);
-                    }
-                }
+            Some(end) => {
+                let mut copy = $sums;
+                // SAFETY: rows and columns of the target; what is added is as large.
+                unsafe { avx512::block(&mut copy, end, &$target, mask) };
             }
         }
     }};
 }
 
+/// Calls `$each` with every row's index and sums.
 #[cfg(target_arch = "x86_64")]
-pub(super) use store;
+macro_rules! each_row {
+    ($sums:ident, $each:ident) => {{
+        let [a, b, c, d, e, f, g, h] = $sums;
+        $each(0, a);
+        $each(1, b);
+        $each(2, c);
+        $each(3, d);
+        $each(4, e);
+        $each(5, f);
+        $each(6, g);
+        $each(7, h);
+    }};
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use {each_row, store};
 
 /// Finishes one row of sums into `target`, row `index` of its block.
 ///
@@ -266,94 +287,78 @@ pub mod avx512 {
     use super::{Bias, End};
     use crate::ops::Activation;
     use crate::ops::activation::QUICK_GELU_SLOPE;
+    use crate::ops::cpu::block::Target;
     use crate::ops::cpu::math::activate;
 
     const LANES: usize = 16;
 
-    /// Finishes the first `rows` rows of sums; `mask` says which columns of the last vector exist.
+    /// Finishes sums, and writes them to `target`; `mask` says which columns of the last vector
+    /// exist. What is left in `sums` has no meaning.
     ///
     /// # Safety
-    /// What is added is as large as rows and columns say.
+    /// Rows and columns of the target, as many as sums at most, may be written; what is added is
+    /// as large.
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub unsafe fn block<const VECTORS: usize, const ROWS: usize>(
         sums: &mut [[__m512; VECTORS]; ROWS],
         end: &End<'_>,
-        rows: usize,
+        target: &Target,
         mask: u16,
     ) {
-        match end.bias {
-            Bias::Rows(bias) => {
-                for (sums, bias) in sums.iter_mut().zip(bias).take(rows) {
-                    let bias = _mm512_set1_ps(*bias);
-                    for sum in sums {
-                        *sum = _mm512_add_ps(*sum, bias);
-                    }
-                }
+        let lanes = |vector: usize| {
+            if vector + 1 == VECTORS {
+                mask
+            } else {
+                u16::MAX
             }
-            Bias::Columns(bias) => {
-                let columns = (VECTORS - 1) * LANES + mask.count_ones() as usize;
-                assert!(bias.len() >= columns);
-                for vector in 0..VECTORS {
-                    // SAFETY: as many as columns, what the mask leaves out is not read.
-                    let bias = unsafe {
-                        let at = bias.as_ptr().add(vector * LANES);
-                        if vector + 1 == VECTORS {
-                            _mm512_maskz_loadu_ps(mask, at)
-                        } else {
-                            _mm512_loadu_ps(at)
-                        }
-                    };
-                    for sums in sums.iter_mut() {
-                        sums[vector] = _mm512_add_ps(sums[vector], bias);
-                    }
-                }
+        };
+        let mut biases = [_mm512_setzero_ps(); VECTORS];
+        if let Bias::Columns(bias) = end.bias {
+            assert!(bias.len() >= (VECTORS - 1) * LANES + mask.count_ones() as usize);
+            for (vector, value) in biases.iter_mut().enumerate() {
+                // SAFETY: as many as columns, what the mask leaves out is not read.
+                *value = unsafe {
+                    _mm512_maskz_loadu_ps(lanes(vector), bias.as_ptr().add(vector * LANES))
+                };
             }
         }
-        match end.finish.activation {
-            Activation::Identity => {}
-            Activation::Relu => {
-                for sum in sums.iter_mut().flatten() {
-                    *sum = relu(*sum);
+        let scale = _mm512_set1_ps(end.finish.scale);
+        let shift = _mm512_set1_ps(end.finish.shift);
+        for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
+            if let Bias::Rows(bias) = end.bias {
+                biases = [_mm512_set1_ps(bias[row]); VECTORS];
+            }
+            for (sum, bias) in sums.iter_mut().zip(&biases) {
+                *sum = _mm512_add_ps(*sum, *bias);
+            }
+            match end.finish.activation {
+                Activation::Identity => {}
+                Activation::Relu => sums.iter_mut().for_each(|sum| *sum = relu(*sum)),
+                Activation::Silu => silu_all(sums, 1.0),
+                Activation::QuickGelu => silu_all(sums, QUICK_GELU_SLOPE as f32),
+                Activation::Gelu => gelu_all(sums),
+            }
+            if end.finish.is_scaled() {
+                for sum in sums.iter_mut() {
+                    *sum = _mm512_fmadd_ps(*sum, scale, shift);
                 }
             }
-            // In a copy, so that the others' place need not be in memory.
-            activation => {
-                let mut copy = *sums;
-                match activation {
-                    Activation::Silu => silu_all(&mut copy, rows, 1.0),
-                    Activation::QuickGelu => silu_all(&mut copy, rows, QUICK_GELU_SLOPE as f32),
-                    _ => gelu_all(&mut copy, rows),
-                }
-                *sums = copy;
-            }
-        }
-        if end.finish.is_scaled() {
-            let scale = _mm512_set1_ps(end.finish.scale);
-            let shift = _mm512_set1_ps(end.finish.shift);
-            for sum in sums.iter_mut().flatten() {
-                *sum = _mm512_fmadd_ps(*sum, scale, shift);
-            }
-        }
-        if let Some((added, pitch)) = end.added {
-            for (row, sums) in sums.iter_mut().enumerate().take(rows) {
-                for (vector, sum) in sums.iter_mut().enumerate() {
-                    // SAFETY: by this function's contract, what the mask leaves out is not read.
-                    let added = unsafe {
+            for (vector, sum) in sums.iter().enumerate() {
+                let mut sum = *sum;
+                // SAFETY: by this function's contract, what the mask leaves out is neither read
+                // nor written.
+                unsafe {
+                    if let Some((added, pitch)) = end.added {
                         let at = added.add(row * pitch + vector * LANES);
-                        if vector + 1 == VECTORS {
-                            _mm512_maskz_loadu_ps(mask, at)
-                        } else {
-                            _mm512_loadu_ps(at)
-                        }
-                    };
-                    *sum = _mm512_add_ps(*sum, added);
+                        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes(vector), at));
+                    }
+                    if end.relu {
+                        sum = relu(sum);
+                    }
+                    let at = target.start.add(row * target.pitch + vector * LANES);
+                    _mm512_mask_storeu_ps(at, lanes(vector), sum);
                 }
-            }
-        }
-        if end.relu {
-            for sum in sums.iter_mut().flatten() {
-                *sum = relu(*sum);
             }
         }
     }
@@ -400,8 +405,14 @@ pub mod avx512 {
             // SAFETY: what masks leave out is neither read nor written.
             unsafe {
                 let mut sum = [[_mm512_maskz_loadu_ps(mask, sums.as_ptr().add(at))]];
-                block(&mut sum, &end, 1, mask);
-                _mm512_mask_storeu_ps(target.add(at), mask, sum[0][0]);
+                let target = Target {
+                    start: target.add(at),
+                    pitch: 0,
+                    rows: 1,
+                    columns: LANES,
+                    resumed: false,
+                };
+                block(&mut sum, &end, &target, mask);
             }
         }
     }
@@ -413,29 +424,20 @@ pub mod avx512 {
         _mm512_max_ps(_mm512_setzero_ps(), x)
     }
 
-    /// Not in registers: there are too few for all sums and this.
-    #[inline(never)]
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    fn silu_all<const VECTORS: usize, const ROWS: usize>(
-        sums: &mut [[__m512; VECTORS]; ROWS],
-        rows: usize,
-        slope: f32,
-    ) {
+    fn silu_all<const VECTORS: usize>(sums: &mut [__m512; VECTORS], slope: f32) {
         let slope = _mm512_set1_ps(-slope);
-        for sum in sums.iter_mut().take(rows).flatten() {
-            let x = *sum;
-            let below = _mm512_add_ps(_mm512_set1_ps(1.0), exp(_mm512_mul_ps(x, slope)));
-            *sum = _mm512_div_ps(x, below);
+        for sum in sums {
+            let below = _mm512_add_ps(_mm512_set1_ps(1.0), exp(_mm512_mul_ps(*sum, slope)));
+            *sum = _mm512_div_ps(*sum, below);
         }
     }
 
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    fn gelu_all<const VECTORS: usize, const ROWS: usize>(
-        sums: &mut [[__m512; VECTORS]; ROWS],
-        rows: usize,
-    ) {
-        for sum in sums.iter_mut().take(rows).flatten() {
+    fn gelu_all<const VECTORS: usize>(sums: &mut [__m512; VECTORS]) {
+        for sum in sums {
             let mut numbers = [0.0_f32; LANES];
             // SAFETY: there are LANES numbers.
             unsafe {

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::aligned::Aligned;
 use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::Shared;
 use super::finish::{Bias, End, Finish};
@@ -30,7 +31,7 @@ pub struct Packed {
     unit: Unit,
     input: usize,
     output: usize,
-    weight: Vec<u32>, // [output / COLUMNS, steps, COLUMNS]
+    weight: Aligned, // [output / COLUMNS, steps, COLUMNS]
     bias: Vec<f32>,
 }
 
@@ -45,7 +46,7 @@ impl Packed {
         }
         let unit = Unit::of(precision)?;
         let steps = precision.steps(input);
-        let mut packed = vec![0; output.div_ceil(COLUMNS) * steps * COLUMNS];
+        let mut packed = Aligned::new(output.div_ceil(COLUMNS) * steps * COLUMNS);
         for (column, numbers) in weight.chunks_exact(input).enumerate() {
             let panel = &mut packed[column / COLUMNS * steps * COLUMNS..][..steps * COLUMNS];
             for (at, number) in numbers.iter().enumerate() {
@@ -188,6 +189,7 @@ impl Packed {
                             count,
                         },
                         steps: to - from,
+                        ahead: 0,
                     };
                     // SAFETY: rows and columns of the job.
                     unsafe {

@@ -12,31 +12,43 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, STEPS, Target, Unit};
+use super::aligned::Aligned;
+use super::block::{self, Block, COLUMNS, Factors, Operands, Precision, ROWS, STEPS, Target, Unit};
 use super::conv::{Added, Shared, Size};
 use super::finish::{Bias, End, Finish};
-use super::words;
+use super::{simd, words};
 use crate::layers::Conv;
 
 /// Products below which a job of its own costs more than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 20;
 
-/// Blocks whose weights stay in the second-level cache while all panels pass by; packing these once
-/// more for the next blocks costs little.
+/// Blocks that panels pass by together; packing panels once more for the next ones costs little.
 const BLOCKS_TOGETHER: usize = 64;
 
-/// A part of a panel, and numbers gathered for it.
+/// Panels that are taken together at most: their rows are read in longer pieces, and weights once for
+/// all of them.
+const PANELS_TOGETHER: usize = 4;
+
+/// Bytes of outputs that stay in the second-level cache from one part of their sums to the next.
+const OUTPUT_BYTES: usize = 256 * 1024;
+
+/// The same part of some panels, and numbers gathered for it.
 struct Room {
-    panel: Vec<u32>, // [STEPS, COLUMNS]
+    panels: Aligned, // [PANELS_TOGETHER, STEPS, COLUMNS]
     gathered: [[f32; COLUMNS]; 2],
     runs: Vec<Run>,
+    ahead: Ahead,
 }
+
+/// Words of a part of a panel.
+const PANEL: usize = STEPS * COLUMNS;
 
 thread_local! {
     static ROOM: RefCell<Room> = RefCell::new(Room {
-        panel: vec![0; STEPS * COLUMNS],
+        panels: Aligned::new(PANELS_TOGETHER * PANEL),
         gathered: [[0.0; COLUMNS]; 2],
         runs: Vec::new(),
+        ahead: Ahead::default(),
     });
 }
 
@@ -46,7 +58,7 @@ pub struct Product {
     conv: Conv,
     /// Numbers that an output sees: input channels × kernel × kernel.
     depth: usize,
-    weight: Vec<u32>, // [output / ROWS, steps, ROWS]
+    weight: Vec<u32>, // see `pack_weight`
 }
 
 /// Whether the input's cells are the matrix already.
@@ -84,6 +96,98 @@ struct Job {
     blocks: Range<usize>,
 }
 
+/// What is packed and multiplied at once.
+struct Portion {
+    image: usize,
+    /// Cells of the image's outputs, at most [`PANELS_TOGETHER`] panels.
+    place: Range<usize>,
+    /// Steps of the sums.
+    taken: Range<usize>,
+}
+
+/// The portions of some panels: their sums part by part, a few panels after the other.
+struct Portions {
+    /// Of an image.
+    cells: usize,
+    /// Panels of a portion.
+    together: usize,
+    /// Those that are left.
+    panels: Range<usize>,
+    /// Steps of a part, of all, and those which the first of the panels that are left have taken.
+    part: usize,
+    steps: usize,
+    taken: usize,
+}
+
+impl Iterator for Portions {
+    type Item = Portion;
+
+    fn next(&mut self) -> Option<Portion> {
+        if self.panels.is_empty() {
+            return None;
+        }
+        let panels_an_image = self.cells.div_ceil(COLUMNS);
+        let (image, start) = (
+            self.panels.start / panels_an_image,
+            self.panels.start % panels_an_image,
+        );
+        let left = self.panels.len().min(panels_an_image - start);
+        let count = self.together.min(left);
+        let portion = Portion {
+            image,
+            place: start * COLUMNS..((start + count) * COLUMNS).min(self.cells),
+            taken: self.taken..(self.taken + self.part).min(self.steps),
+        };
+        self.taken = portion.taken.end;
+        if self.taken == self.steps {
+            self.taken = 0;
+            self.panels.start += count;
+        }
+        Some(portion)
+    }
+}
+
+/// Rows that will be packed next: they are asked for, a few lines at a time, while products are
+/// computed.
+#[derive(Default)]
+struct Ahead {
+    rows: Vec<*const f32>,
+    /// Numbers of a row.
+    length: usize,
+    /// Lines that one request asks for, and those that were asked for.
+    share: usize,
+    asked: usize,
+}
+
+impl Ahead {
+    /// Numbers of a line of the cache.
+    const LINE: usize = 16;
+
+    /// Lines of a row that begins anywhere in a line.
+    fn lines(&self) -> usize {
+        self.length / Self::LINE + 1
+    }
+
+    /// Shares the lines out to so many requests.
+    fn share(&mut self, requests: usize) {
+        self.share = (self.rows.len() * self.lines()).div_ceil(requests.max(1));
+        self.asked = 0;
+    }
+
+    /// Asks for the next lines.
+    fn ask(&mut self) {
+        let lines = self.lines();
+        for _ in 0..self.share {
+            let Some(row) = self.rows.get(self.asked / lines) else {
+                return;
+            };
+            let at = (self.asked % lines * Self::LINE).min(self.length.saturating_sub(1));
+            simd::prefetch(row.wrapping_add(at));
+            self.asked += 1;
+        }
+    }
+}
+
 /// What all jobs of a run share.
 struct Pass<'a> {
     sources: &'a [Source<'a>],
@@ -94,24 +198,32 @@ struct Pass<'a> {
     output: Shared,
 }
 
-/// `[output / ROWS, steps, ROWS]` of weights `[output, depth]`, filled up with zeros.
+/// Weights `[output, depth]` as blocks want them, part by part of their sums (see
+/// [`block::part_of`]): `[parts, output / ROWS, steps of the part, ROWS]`, filled up with zeros.
 pub fn pack_weight(words: Precision, weight: &[f32], depth: usize) -> Vec<u32> {
     let steps = words.steps(depth);
+    let part = block::part_of(steps);
     let rows = weight.len() / depth.max(1);
-    let mut packed = vec![0; rows.div_ceil(ROWS) * steps * ROWS];
+    let blocks = rows.div_ceil(ROWS);
+    let mut packed = vec![0; blocks * steps * ROWS];
     for (row, numbers) in weight.chunks_exact(depth.max(1)).enumerate() {
-        let block = &mut packed[row / ROWS * steps * ROWS..][..steps * ROWS];
         for (at, number) in numbers.iter().enumerate() {
-            match words {
-                Precision::F32 => block[at * ROWS + row % ROWS] = number.to_bits(),
-                Precision::Bf16 => {
-                    let word = &mut block[at / 2 * ROWS + row % ROWS];
-                    *word |= words::bf16(*number) << (at % 2 * 16);
-                }
-            }
+            let (step, shift, bits) = match words {
+                Precision::F32 => (at, 0, number.to_bits()),
+                Precision::Bf16 => (at / 2, at % 2 * 16, words::bf16(*number)),
+            };
+            let taken = step / part * part..(step / part * part + part).min(steps);
+            let start = factors(blocks, row / ROWS, &taken).start;
+            packed[start + (step - taken.start) * ROWS + row % ROWS] |= bits << shift;
         }
     }
     packed
+}
+
+/// Where in packed weights of so many blocks the factors of one lie for the steps `taken`, a part.
+pub fn factors(blocks: usize, block: usize, taken: &Range<usize>) -> Range<usize> {
+    let start = (taken.start * blocks + block * taken.len()) * ROWS;
+    start..start + taken.len() * ROWS
 }
 
 impl Product {
@@ -197,126 +309,156 @@ impl Product {
     fn job(&self, run: &Pass<'_>, job: &Job, room: &mut Room) {
         let steps = self.unit.precision.steps(self.depth);
         let part = block::part_of(steps);
-        let cells = run.grid.output.0 * run.grid.output.1;
-        let panels_an_image = cells.div_ceil(COLUMNS);
-        let groups = (0..steps).step_by(part).flat_map(|first| {
-            let blocks = job.blocks.clone().step_by(BLOCKS_TOGETHER);
-            blocks.map(move |block| (first, block))
-        });
-        for (first, block) in groups {
-            let taken = first..(first + part).min(steps);
-            let blocks = block..(block + BLOCKS_TOGETHER).min(job.blocks.end);
-            for panel in job.panels.clone() {
-                let image = panel / panels_an_image;
-                let start = panel % panels_an_image * COLUMNS;
-                let place = start..(start + COLUMNS).min(cells);
+        for first in job.blocks.clone().step_by(BLOCKS_TOGETHER) {
+            let blocks = first..(first + BLOCKS_TOGETHER).min(job.blocks.end);
+            let mut portions = Portions {
+                cells: run.grid.output.0 * run.grid.output.1,
+                together: (OUTPUT_BYTES / (blocks.len() * size_of::<Block>()))
+                    .clamp(1, PANELS_TOGETHER),
+                panels: job.panels.clone(),
+                part,
+                steps,
+                taken: 0,
+            }
+            .peekable();
+            while let Some(portion) = portions.next() {
+                room.ahead.rows.clear();
                 if is_pointwise(&self.conv) {
-                    self.pack(run, image, place.clone(), taken.clone(), room);
-                } else if let [source] = run.sources {
-                    let size = self.conv.input * run.grid.size.cells();
-                    let image = &source.data[image * size..(image + 1) * size];
-                    self.gather(image, run.grid, place.clone(), taken.clone(), room);
+                    self.pack(run, &portion, &mut room.panels);
+                    if let Some(next) = portions.peek() {
+                        self.look_ahead(run, next, &mut room.ahead);
+                    }
+                } else {
+                    self.gather_all(run, &portion, room);
                 }
-                self.multiply(
-                    run,
-                    blocks.clone(),
-                    &room.panel,
-                    image,
-                    place,
-                    taken.clone(),
-                );
+                let panels = portion.place.len().div_ceil(COLUMNS);
+                room.ahead.share(panels * blocks.len());
+                self.multiply(run, blocks.clone(), &portion, room);
             }
         }
     }
 
-    /// Multiplies a part of a panel with some blocks.
-    fn multiply(
-        &self,
-        run: &Pass<'_>,
-        blocks: Range<usize>,
-        panel: &[u32],
-        image: usize,
-        place: Range<usize>,
-        taken: Range<usize>,
-    ) {
+    /// Multiplies a portion with some blocks.
+    fn multiply(&self, run: &Pass<'_>, blocks: Range<usize>, portion: &Portion, room: &mut Room) {
         let steps = self.unit.precision.steps(self.depth);
         let cells = run.grid.output.0 * run.grid.output.1;
+        let Portion {
+            image,
+            place,
+            taken,
+        } = portion;
         let last = taken.end == steps;
-        for index in blocks {
-            let weight = &self.weight[index * steps * ROWS..(index + 1) * steps * ROWS];
-            let operands = Operands {
-                panel,
-                factors: Factors::Packed(&weight[taken.start * ROWS..taken.end * ROWS]),
-                steps: taken.len(),
-            };
-            let channel = index * ROWS;
-            let at = (image * self.conv.output + channel) * cells + place.start;
-            let end = End {
-                bias: Bias::Rows(&run.bias[channel..channel + ROWS]),
-                finish: run.finish,
-                added: run.added.map(|added| (added.data[at..].as_ptr(), cells)),
-                relu: run.added.is_some_and(|added| added.relu),
-            };
-            // SAFETY: channels and cells of this job, which no other job has; what is added is as
-            // large as the output.
-            unsafe {
-                let target = Target {
-                    start: run.output.at(at),
-                    pitch: cells,
-                    rows: ROWS.min(self.conv.output - channel),
-                    columns: place.len(),
-                    resumed: taken.start > 0,
+        let all = self.conv.output.div_ceil(ROWS);
+        let starts = place.clone().step_by(COLUMNS);
+        for (panel, start) in room.panels.chunks_exact(PANEL).zip(starts) {
+            for index in blocks.clone() {
+                room.ahead.ask();
+                let operands = Operands {
+                    panel,
+                    factors: Factors::Packed(&self.weight[factors(all, index, taken)]),
+                    steps: taken.len(),
+                    ahead: taken.len() * ROWS,
                 };
-                block::multiply(self.unit, &operands, target, last.then_some(&end));
+                let channel = index * ROWS;
+                let at = (image * self.conv.output + channel) * cells + start;
+                let end = End {
+                    bias: Bias::Rows(&run.bias[channel..channel + ROWS]),
+                    finish: run.finish,
+                    added: run.added.map(|added| (added.data[at..].as_ptr(), cells)),
+                    relu: run.added.is_some_and(|added| added.relu),
+                };
+                // SAFETY: channels and cells of this job, which no other job has; what is added
+                // is as large as the output.
+                unsafe {
+                    let target = Target {
+                        start: run.output.at(at),
+                        pitch: cells,
+                        rows: ROWS.min(self.conv.output - channel),
+                        columns: COLUMNS.min(place.end - start),
+                        resumed: taken.start > 0,
+                    };
+                    block::multiply(self.unit, &operands, target, last.then_some(&end));
+                }
             }
         }
     }
 
-    /// Packs the steps `taken` of the cells at `place`, where the input is the matrix.
-    fn pack(
-        &self,
-        run: &Pass<'_>,
-        image: usize,
-        place: Range<usize>,
-        taken: Range<usize>,
-        room: &mut Room,
-    ) {
-        let cells = run.grid.size.cells();
+    /// The rows that a portion takes from its image, where the input is the matrix.
+    fn rows<'a>(&self, run: &Pass<'a>, portion: &Portion) -> (Rows<'a>, Range<usize>) {
+        let Portion {
+            image,
+            place,
+            taken,
+        } = portion;
         let numbers = match self.unit.precision {
             Precision::F32 => taken.clone(),
             Precision::Bf16 => 2 * taken.start..(2 * taken.end).min(self.depth),
         };
         let rows = Rows {
             sources: run.sources,
-            image,
-            cells,
+            image: *image,
+            cells: run.grid.size.cells(),
             first: place.start,
             count: place.len(),
         };
+        (rows, numbers)
+    }
+
+    /// Notes the rows of the portion that comes next.
+    fn look_ahead(&self, run: &Pass<'_>, next: &Portion, ahead: &mut Ahead) {
+        let (rows, numbers) = self.rows(run, next);
+        ahead.length = next.place.len();
+        rows.each(numbers, |row| ahead.rows.push(row.as_ptr()));
+    }
+
+    /// Packs a portion into panels, where the input is the matrix.
+    fn pack(&self, run: &Pass<'_>, portion: &Portion, panels: &mut [u32]) {
+        let (rows, numbers) = self.rows(run, portion);
+        // The words of one step lie in all panels at the same place.
+        let mut step = 0;
+        let mut each = |row: &[f32], convert: &mut dyn FnMut(&mut [u32], Range<usize>)| {
+            let starts = (0..row.len()).step_by(COLUMNS);
+            for (panel, start) in panels.chunks_exact_mut(PANEL).zip(starts) {
+                let part = start..(start + COLUMNS).min(row.len());
+                convert(&mut panel[step * COLUMNS..][..part.len()], part);
+            }
+            step += 1;
+        };
         if self.unit.precision == Precision::F32 {
-            rows.each(numbers, |target, row| {
-                let target = &mut room.panel[target * COLUMNS..][..place.len()];
-                words::copy(target, row);
+            rows.each(numbers, |row| {
+                each(row, &mut |words, part| words::copy(words, &row[part]));
             });
             return;
         }
         let mut before: Option<&[f32]> = None;
-        let mut step = 0;
-        rows.each(numbers, |_, row| {
-            let target = &mut room.panel[step * COLUMNS..][..place.len()];
+        rows.each(numbers, |row| {
             let Some(first) = before.take() else {
                 before = Some(row);
                 return;
             };
-            words::pairs(target, first, row);
-            step += 1;
+            each(row, &mut |words, part| {
+                words::pairs(words, &first[part.clone()], &row[part]);
+            });
         });
         if let Some(last) = before {
-            words::singles(&mut room.panel[step * COLUMNS..][..place.len()], last);
+            each(last, &mut |words, part| words::singles(words, &last[part]));
         }
     }
 
-    /// Gathers the steps `taken` of what the outputs at `place` see.
+    /// Gathers a portion into panels.
+    fn gather_all(&self, run: &Pass<'_>, portion: &Portion, room: &mut Room) {
+        let [source] = run.sources else {
+            unreachable!("what is gathered lies in one tensor");
+        };
+        let size = self.conv.input * run.grid.size.cells();
+        let image = &source.data[portion.image * size..(portion.image + 1) * size];
+        for (index, start) in portion.place.clone().step_by(COLUMNS).enumerate() {
+            let place = start..(start + COLUMNS).min(portion.place.end);
+            self.gather(image, run.grid, place, portion.taken.clone(), room, index);
+        }
+    }
+
+    /// Gathers the steps `taken` of what the outputs at `place` see into a panel.
     fn gather(
         &self,
         image: &[f32],
@@ -324,11 +466,13 @@ impl Product {
         place: Range<usize>,
         taken: Range<usize>,
         room: &mut Room,
+        panel: usize,
     ) {
         let Room {
-            panel,
+            panels,
             gathered: [even, odd],
             runs,
+            ..
         } = room;
         runs.clear();
         let mut cell = place.start;
@@ -339,6 +483,7 @@ impl Product {
             cell += count;
         }
         let conv = &self.conv;
+        let panel = &mut panels[panel * PANEL..(panel + 1) * PANEL];
         let panel = panel.chunks_exact_mut(COLUMNS).take(taken.len());
         for (target, step) in panel.zip(taken) {
             let target = &mut target[..place.len()];
@@ -372,8 +517,8 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Gives `take` the cells of the channels `wanted`, with how many came before.
-    fn each(&self, wanted: Range<usize>, mut take: impl FnMut(usize, &'a [f32])) {
+    /// Gives `take` the cells of the channels `wanted`.
+    fn each(&self, wanted: Range<usize>, mut take: impl FnMut(&'a [f32])) {
         let mut before = 0;
         for source in self.sources {
             let channels = before..before + source.channels;
@@ -382,7 +527,7 @@ impl<'a> Rows<'a> {
             let planes = &source.data[self.image * source.channels * self.cells..];
             for channel in from..to {
                 let start = (channel - channels.start) * self.cells + self.first;
-                take(channel - wanted.start, &planes[start..start + self.count]);
+                take(&planes[start..start + self.count]);
             }
             before = channels.end;
         }

@@ -11,10 +11,11 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use super::aligned::Aligned;
 use super::block::{self, Block, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::{Shared, Size};
 use super::finish::{self, Bias, End, Finish};
-use super::product::pack_weight;
+use super::product::{factors, pack_weight};
 use super::simd::{Level, level};
 use super::tiles;
 use crate::layers::Conv;
@@ -37,7 +38,7 @@ const UNIT: Unit = Unit {
 /// Weights of a 3×3 convolution, transformed.
 pub struct Winograd {
     conv: Conv,
-    weight: Vec<u32>, // [POSITIONS, output / ROWS, input, ROWS]
+    weight: Vec<u32>, // by position as of `pack_weight`
 }
 
 /// Neighbouring tiles of one row of tiles.
@@ -59,7 +60,7 @@ const GROUP: usize = 2;
 #[derive(Default)]
 struct Room {
     segments: Vec<Segment>,
-    values: Vec<f32>,     // [POSITIONS, input, COLUMNS]
+    values: Aligned,      // [POSITIONS, input, COLUMNS]
     products: Vec<Block>, // [POSITIONS, blocks]
     scratch: tiles::Scratch,
 }
@@ -183,7 +184,7 @@ impl Winograd {
         let Size { height, width, .. } = extent.size;
         let padding = self.conv.padding;
         let channels = self.conv.input;
-        room.values.resize(POSITIONS * channels * COLUMNS, 0.0);
+        room.values.grow(POSITIONS * channels * COLUMNS);
         for channel in 0..channels {
             for segment in &room.segments {
                 let plane = (segment.image * channels + channel) * height * width;
@@ -198,7 +199,8 @@ impl Winograd {
                         _ => row.fill(0.0),
                     }
                 }
-                let target = &mut room.values[channel * COLUMNS + segment.lane..];
+                let values = room.values.numbers_mut();
+                let target = &mut values[channel * COLUMNS + segment.lane..];
                 tiles::input(&mut room.scratch, target, channels * COLUMNS, segment.count);
             }
         }
@@ -216,15 +218,16 @@ impl Winograd {
         for (position, weights) in weights.enumerate() {
             for from in (0..channels).step_by(taken) {
                 let to = (from + taken).min(channels);
-                let blocks = weights.chunks_exact(channels * ROWS).skip(part.start);
-                for (block, weight) in blocks.take(part.len()).enumerate() {
+                for (block, index) in part.clone().enumerate() {
+                    let weight = &weights[factors(blocks, index, &(from..to))];
                     for room in rooms.iter_mut() {
                         let lanes = room.segments.last().map_or(0, |s| s.lane + s.count);
                         let panel = &room.values[position * channels * COLUMNS..];
                         let operands = Operands {
-                            panel: block::bits(&panel[from * COLUMNS..to * COLUMNS]),
-                            factors: Factors::Packed(&weight[from * ROWS..to * ROWS]),
+                            panel: &panel[from * COLUMNS..to * COLUMNS],
+                            factors: Factors::Packed(weight),
                             steps: to - from,
+                            ahead: weight.len(),
                         };
                         let product = &mut room.products[position * part.len() + block];
                         let target = Target {

@@ -140,9 +140,9 @@ fn converted(count: usize, available: bool, convert: impl FnOnce(usize)) -> usiz
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256i, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh,
-        _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_or_si512,
-        _mm512_permutex2var_ps, _mm512_setr_epi32, _mm512_slli_epi32, _mm512_storeu_si512,
+        __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_permutexvar_epi16, _mm512_set_epi16,
+        _mm512_setr_epi32, _mm512_storeu_si512,
     };
 
     use super::LANES;
@@ -172,15 +172,18 @@ mod x86 {
     /// All have the same length, a multiple of [`LANES`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub unsafe fn pairs(words: &mut [u32], first: &[f32], second: &[f32]) {
+        // Of 32 numbers, sixteen of each row, one of each in turn.
+        let turns = _mm512_set_epi16(
+            31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
+            4, 19, 3, 18, 2, 17, 1, 16, 0,
+        );
         for at in (0..words.len()).step_by(LANES) {
             // SAFETY: by this function's contract; every pattern is valid for all types here.
             unsafe {
-                let wide = |numbers: &[f32]| {
-                    let narrow = _mm512_cvtneps_pbh(_mm512_loadu_ps(numbers.as_ptr().add(at)));
-                    let narrow: __m256i = std::mem::transmute(narrow);
-                    _mm512_cvtepu16_epi32(narrow)
-                };
-                let both = _mm512_or_si512(wide(first), _mm512_slli_epi32::<16>(wide(second)));
+                let first = _mm512_loadu_ps(first.as_ptr().add(at));
+                let second = _mm512_loadu_ps(second.as_ptr().add(at));
+                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
+                let both = _mm512_permutexvar_epi16(turns, both);
                 _mm512_storeu_si512(words.as_mut_ptr().add(at).cast(), both);
             }
         }
