@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::Shared;
@@ -21,9 +22,15 @@ const ROWS_TOGETHER: usize = 96;
 /// Products below which a job of its own costs more than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 20;
 
+/// What a thread keeps: rows in another precision, and those that come next.
+#[derive(Default)]
+struct Room {
+    words: Aligned,
+    ahead: Ahead,
+}
+
 thread_local! {
-    /// Room for rows in another precision, which its thread keeps.
-    static BUFFER: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    static ROOM: RefCell<Room> = RefCell::default();
 }
 
 /// The weights of a linear layer.
@@ -123,36 +130,36 @@ impl Packed {
     /// The job's rows and panels of the output, which begins with the first of its rows, may be
     /// written.
     unsafe fn job(&self, job: &Job<'_>, output: *mut f32) {
-        match self.unit.precision {
-            // SAFETY: by this function's contract, here and below.
-            Precision::F32 => unsafe { self.multiply(block::bits(job.x), self.input, job, output) },
-            Precision::Bf16 => BUFFER.with_borrow_mut(|buffer| {
-                let steps = self.unit.precision.steps(self.input);
-                buffer.resize(job.x.len() / self.input * steps, 0);
-                let rows = job.x.chunks_exact(self.input);
-                for (words, row) in buffer.chunks_exact_mut(steps).zip(rows) {
-                    words::neighbours(words, row);
-                }
-                // SAFETY: as above.
-                unsafe { self.multiply(buffer, steps, job, output) };
-            }),
-        }
-    }
-
-    /// Rows of `words`, `pitch` words each, times the job's panels, a part of a panel at a time.
-    ///
-    /// # Safety
-    /// As for `job`.
-    unsafe fn multiply(&self, words: &[u32], pitch: usize, job: &Job<'_>, output: *mut f32) {
         let steps = self.unit.precision.steps(self.input);
-        let rows = words.len() / pitch;
-        let part = block::part_of(steps);
         // Rows stay in the second-level cache while all panels pass by.
-        for start in (0..rows).step_by(ROWS_TOGETHER) {
-            let rows = start..(start + ROWS_TOGETHER).min(rows);
-            // SAFETY: by this function's contract.
-            unsafe { self.multiply_rows(words, pitch, rows, part, job, output) };
-        }
+        let mut rest = job.x.chunks(ROWS_TOGETHER * self.input).peekable();
+        let mut output = output;
+        ROOM.with_borrow_mut(|room| {
+            let Room { words, ahead } = room;
+            while let Some(rows) = rest.next() {
+                ahead.clear();
+                if let Some(next) = rest.peek() {
+                    ahead.expect(next);
+                }
+                let words = match self.unit.precision {
+                    Precision::F32 => block::bits(rows),
+                    Precision::Bf16 => {
+                        words.grow(ROWS_TOGETHER * steps);
+                        let rows = rows.chunks_exact(self.input);
+                        let count = rows.len();
+                        for (words, row) in words.chunks_exact_mut(steps).zip(rows) {
+                            words::neighbours(words, row);
+                        }
+                        &words[..count * steps]
+                    }
+                };
+                // SAFETY: by this function's contract.
+                unsafe {
+                    self.multiply_rows(words, job, ahead, output);
+                    output = output.add(rows.len() / self.input * self.output);
+                }
+            }
+        });
     }
 
     /// # Safety
@@ -160,13 +167,14 @@ impl Packed {
     unsafe fn multiply_rows(
         &self,
         words: &[u32],
-        pitch: usize,
-        rows: Range<usize>,
-        part: usize,
         job: &Job<'_>,
+        ahead: &mut Ahead,
         output: *mut f32,
     ) {
         let steps = self.unit.precision.steps(self.input);
+        let rows = words.len() / steps;
+        let part = block::part_of(steps);
+        ahead.share(job.panels.len() * steps.div_ceil(part) * rows.div_ceil(ROWS));
         for index in job.panels.clone() {
             let panel = &self.weight[index * steps * COLUMNS..(index + 1) * steps * COLUMNS];
             let column = index * COLUMNS;
@@ -179,13 +187,14 @@ impl Packed {
             };
             for from in (0..steps).step_by(part) {
                 let to = (from + part).min(steps);
-                for first in rows.clone().step_by(ROWS) {
-                    let count = ROWS.min(rows.end - first);
+                for first in (0..rows).step_by(ROWS) {
+                    ahead.ask();
+                    let count = ROWS.min(rows - first);
                     let operands = Operands {
                         panel: &panel[from * COLUMNS..to * COLUMNS],
                         factors: Factors::Rows {
-                            words: &words[first * pitch + from..],
-                            pitch,
+                            words: &words[first * steps + from..],
+                            pitch: steps,
                             count,
                         },
                         steps: to - from,

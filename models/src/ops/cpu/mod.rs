@@ -1,6 +1,7 @@
 //! Kernels for the CPU: f32 and, for matrix products, bfloat16; parallel by rayon, compiled for
 //! several vector units.
 
+mod ahead;
 mod aligned;
 pub mod attention;
 pub mod block;

@@ -12,11 +12,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::block::{self, Block, COLUMNS, Factors, Operands, Precision, ROWS, STEPS, Target, Unit};
 use super::conv::{Added, Shared, Size};
 use super::finish::{Bias, End, Finish};
-use super::{simd, words};
+use super::words;
 use crate::layers::Conv;
 
 /// Products below which a job of its own costs more than it brings.
@@ -144,47 +145,6 @@ impl Iterator for Portions {
             self.panels.start += count;
         }
         Some(portion)
-    }
-}
-
-/// Rows that will be packed next: they are asked for, a few lines at a time, while products are
-/// computed.
-#[derive(Default)]
-struct Ahead {
-    rows: Vec<*const f32>,
-    /// Numbers of a row.
-    length: usize,
-    /// Lines that one request asks for, and those that were asked for.
-    share: usize,
-    asked: usize,
-}
-
-impl Ahead {
-    /// Numbers of a line of the cache.
-    const LINE: usize = 16;
-
-    /// Lines of a row that begins anywhere in a line.
-    fn lines(&self) -> usize {
-        self.length / Self::LINE + 1
-    }
-
-    /// Shares the lines out to so many requests.
-    fn share(&mut self, requests: usize) {
-        self.share = (self.rows.len() * self.lines()).div_ceil(requests.max(1));
-        self.asked = 0;
-    }
-
-    /// Asks for the next lines.
-    fn ask(&mut self) {
-        let lines = self.lines();
-        for _ in 0..self.share {
-            let Some(row) = self.rows.get(self.asked / lines) else {
-                return;
-            };
-            let at = (self.asked % lines * Self::LINE).min(self.length.saturating_sub(1));
-            simd::prefetch(row.wrapping_add(at));
-            self.asked += 1;
-        }
     }
 }
 
@@ -322,7 +282,7 @@ impl Product {
             }
             .peekable();
             while let Some(portion) = portions.next() {
-                room.ahead.rows.clear();
+                room.ahead.clear();
                 if is_pointwise(&self.conv) {
                     self.pack(run, &portion, &mut room.panels);
                     if let Some(next) = portions.peek() {
@@ -407,8 +367,7 @@ impl Product {
     /// Notes the rows of the portion that comes next.
     fn look_ahead(&self, run: &Pass<'_>, next: &Portion, ahead: &mut Ahead) {
         let (rows, numbers) = self.rows(run, next);
-        ahead.length = next.place.len();
-        rows.each(numbers, |row| ahead.rows.push(row.as_ptr()));
+        rows.each(numbers, |row| ahead.expect(row));
     }
 
     /// Packs a portion into panels, where the input is the matrix.

@@ -58,20 +58,6 @@ pub fn machine() -> Level {
     Level::Plain
 }
 
-/// Asks for the line of the second-level cache that `address` lies in, if there is such a one.
-#[inline]
-#[allow(unsafe_code)]
-pub fn prefetch(address: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch does not fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _: *const f32 = address;
-}
-
 /// Declares `fn $name(..)` that runs `$body`, an `#[inline(always)]` function of the same
 /// signature, compiled for AVX-512, for AVX2 with FMA, or for the target's baseline.
 macro_rules! dispatch {
