@@ -3,13 +3,11 @@
 use candle_core::{Module, Result, Tensor};
 
 use crate::layers::{Activation, Conv, ConvNormAct, InstanceNorm, Params, forward_all};
-use crate::ops::{add_relu, gated_sum, plane_means};
+use crate::ops::{STREAMS, add_relu, gated_sum, plane_means};
 
-/// Streams of a block; stream `n` has `n + 1` light convolutions.
-const STREAMS: usize = 4;
 /// Blocks narrow to a quarter inside, gates to a sixteenth of that.
 const BLOCK_REDUCTION: usize = 4;
-const GATE_REDUCTION: usize = 16;
+pub(super) const GATE_REDUCTION: usize = 16;
 
 /// Sizes of a block.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +22,13 @@ pub(super) struct BlockConfig {
     pub norm_inside: bool,
     /// An instance norm follows the sum of block and shortcut.
     pub norm_after: bool,
+}
+
+impl BlockConfig {
+    /// Channels of the streams.
+    pub(super) fn middle(&self) -> usize {
+        self.output / BLOCK_REDUCTION
+    }
 }
 
 /// A convolution, its batch norm as `bn`, ReLU.
@@ -45,7 +50,7 @@ pub(super) struct Block {
 impl Block {
     pub(super) fn new(config: &BlockConfig, params: &Params) -> Result<Self> {
         let (input, output) = (config.input, config.output);
-        let middle = output / BLOCK_REDUCTION;
+        let middle = config.middle();
         let mut streams = Vec::new();
         for stream in 0..STREAMS {
             streams.push(light_convs(middle, stream, config.ain, params)?);
@@ -121,16 +126,21 @@ fn light_convs(
 ) -> Result<Vec<LightConv>> {
     let mut convs = Vec::new();
     for index in 0..=stream {
-        let name = match (ain, stream) {
-            (true, _) => format!("conv2.{stream}.layers.{index}"),
-            (false, 0) => "conv2a".to_string(),
-            (false, 1) => format!("conv2b.{index}"),
-            (false, 2) => format!("conv2c.{index}"),
-            (false, _) => format!("conv2d.{index}"),
-        };
+        let name = light_conv_name(ain, stream, index);
         convs.push(LightConv::new(channels, &params.pp(name))?);
     }
     Ok(convs)
+}
+
+/// What torchreid calls light convolution `index` of stream `stream`.
+pub(super) fn light_conv_name(ain: bool, stream: usize, index: usize) -> String {
+    match (ain, stream) {
+        (true, _) => format!("conv2.{stream}.layers.{index}"),
+        (false, 0) => "conv2a".to_string(),
+        (false, 1) => format!("conv2b.{index}"),
+        (false, 2) => format!("conv2c.{index}"),
+        (false, _) => format!("conv2d.{index}"),
+    }
 }
 
 /// A 3×3 convolution in two: all channels at one place, then every channel alone.

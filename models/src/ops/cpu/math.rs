@@ -87,7 +87,9 @@ fn epilogue_body(row: &mut [f32], bias: f32, activation: Activation) {
         }
         Activation::Relu => {
             for x in row {
-                *x = (*x + bias).max(0.0);
+                // NaN stays NaN.
+                let y = *x + bias;
+                *x = if 0.0 > y { 0.0 } else { y };
             }
         }
         Activation::Silu => {

@@ -1,0 +1,229 @@
+//! Vectors of f32 behind one interface, for kernels that are written once for all vector units, and
+//! memory that begins where a cache line does.
+
+#![allow(unsafe_code)] // vector instructions
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{
+    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps,
+    _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
+    _mm512_set1_ps, _mm512_storeu_ps,
+};
+
+/// Some numbers that are taken together. All methods are inlined into functions that have the
+/// instructions.
+///
+/// # Safety
+/// The machine has the type's instructions; pointers lead to [`Lanes::COUNT`] numbers.
+pub(super) trait Lanes: Copy {
+    /// How many.
+    const COUNT: usize;
+    /// All the same.
+    unsafe fn splat(number: f32) -> Self;
+    /// Those at `from`, which need not be aligned.
+    unsafe fn load(from: *const f32) -> Self;
+    /// To `to`, which need not be aligned.
+    unsafe fn store(self, to: *mut f32);
+    /// `self + a · b`, rounded once where there is an instruction for that.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// `self + other`.
+    unsafe fn plus(self, other: Self) -> Self;
+    /// The larger ones; `self` where it is no number.
+    unsafe fn or_more(self, other: Self) -> Self;
+}
+
+/// The methods by intrinsics, in the trait's order.
+#[cfg(target_arch = "x86_64")]
+macro_rules! lanes {
+    ($type:ty, $count:literal, $splat:ident, $load:ident, $store:ident, $fma:ident, $add:ident, $max:ident) => {
+        impl Lanes for $type {
+            const COUNT: usize = $count;
+            #[inline(always)]
+            unsafe fn splat(number: f32) -> Self {
+                // SAFETY: by the trait's contract, here and below.
+                unsafe { $splat(number) }
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: as above.
+                unsafe { $load(from) }
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { $store(to, self) }
+            }
+            #[inline(always)]
+            unsafe fn fma(self, a: Self, b: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { $fma(a, b, self) }
+            }
+            #[inline(always)]
+            unsafe fn plus(self, other: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { $add(self, other) }
+            }
+            #[inline(always)]
+            unsafe fn or_more(self, other: Self) -> Self {
+                // SAFETY: as above.
+                unsafe { $max(other, self) }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+lanes!(
+    __m512,
+    16,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    _mm512_max_ps
+);
+
+#[cfg(target_arch = "x86_64")]
+lanes!(
+    __m256,
+    8,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
+    _mm256_max_ps
+);
+
+/// What every machine has: the compiler makes vectors of it.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; 8]);
+
+impl Portable {
+    #[inline(always)]
+    fn with(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|lane| f(self.0[lane], other.0[lane])))
+    }
+}
+
+impl Lanes for Portable {
+    const COUNT: usize = 8;
+    #[inline(always)]
+    unsafe fn splat(number: f32) -> Self {
+        Self([number; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: by the trait's contract.
+        Self(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: by the trait's contract.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn fma(self, a: Self, b: Self) -> Self {
+        // Where there is no instruction for it, a fused multiply-add is a slow call.
+        let fused = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+        let one = |lane: usize| {
+            if fused {
+                a.0[lane].mul_add(b.0[lane], self.0[lane])
+            } else {
+                a.0[lane] * b.0[lane] + self.0[lane]
+            }
+        };
+        Self(std::array::from_fn(one))
+    }
+    #[inline(always)]
+    unsafe fn plus(self, other: Self) -> Self {
+        self.with(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn or_more(self, other: Self) -> Self {
+        self.with(other, |a, b| if b > a { b } else { a })
+    }
+}
+
+/// Declares `unsafe fn $name(level, ..)` that runs `$body::<M>`, an `#[inline(always)]` function,
+/// compiled for the vector units `M` of a level (see [`super::cells::Machine`]).
+///
+/// The machine must have `level`; what else the function needs, `$body` says.
+macro_rules! by_level {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $(#[$meta])*
+        $vis unsafe fn $name(level: $crate::ops::cpu::simd::Level, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::ops::cpu::simd::Level;
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+                unsafe fn avx512($($arg: $ty),*) {
+                    // SAFETY: by the body's contract.
+                    unsafe { $body::<$crate::ops::cpu::cells::Avx512>($($arg),*) }
+                }
+                #[target_feature(enable = "avx2,fma")]
+                unsafe fn avx2($($arg: $ty),*) {
+                    // SAFETY: by the body's contract.
+                    unsafe { $body::<$crate::ops::cpu::cells::Avx2>($($arg),*) }
+                }
+                match level {
+                    // SAFETY: the machine has the level.
+                    Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    Level::Plain => {}
+                }
+            }
+            let _ = level;
+            // SAFETY: by the body's contract.
+            unsafe { $body::<$crate::ops::cpu::cells::Baseline>($($arg),*) }
+        }
+    };
+}
+
+pub(super) use by_level;
+
+/// Numbers of a cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// Numbers whose first one begins a cache line.
+#[derive(Default)]
+pub(super) struct Buffer(Vec<Line>);
+
+impl Buffer {
+    /// A copy of `numbers`.
+    pub fn of(numbers: &[f32]) -> Self {
+        let mut buffer = Self::default();
+        buffer.room(numbers.len()).copy_from_slice(numbers);
+        buffer
+    }
+
+    /// Room for `count` numbers; what is in it is what it held before, or zeros.
+    pub fn room(&mut self, count: usize) -> &mut [f32] {
+        let lines = count.div_ceil(16);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0.0; 16]));
+        }
+        // SAFETY: lines are nothing but numbers, at least `count`.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), count) }
+    }
+
+    /// The first number.
+    pub fn as_ptr(&self) -> *const f32 {
+        self.0.as_ptr().cast()
+    }
+}
+
+/// `count` made-up numbers between -1 and 1.
+#[cfg(test)]
+pub(super) fn made_up_numbers(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut number = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..count).map(|_| number()).collect()
+}
