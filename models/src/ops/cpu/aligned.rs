@@ -31,6 +31,13 @@ impl Aligned {
     }
 
     /// The words as numbers.
+    pub fn numbers(&self) -> &[f32] {
+        let words: &[u32] = self;
+        // SAFETY: both have the same size and alignment, and every pattern is valid for both.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+    }
+
+    /// The same to write.
     pub fn numbers_mut(&mut self) -> &mut [f32] {
         let words: &mut [u32] = self;
         // SAFETY: both have the same size and alignment, and every pattern is valid for both.

@@ -10,6 +10,7 @@ pub mod conv;
 pub mod deformable;
 mod depthwise;
 mod direct;
+mod few;
 pub mod finish;
 mod lanes;
 mod light;

@@ -7,16 +7,103 @@ use super::winograd::{SIDE, TILE};
 
 const LANES: usize = 16;
 
-/// Numbers of a row of inputs: those of a panel's tiles, and what full vectors read beyond.
-const ROW: usize = COLUMNS * TILE + 2 * LANES * TILE;
+/// Slots of a panel at most: its tiles, and one more for each run of neighbours, in case none has
+/// any.
+const SLOTS: usize = 2 * COLUMNS;
 
-/// Tiles with one more, and what full vectors write beyond.
-const COLUMN: usize = COLUMNS + 2 * LANES;
+/// Numbers of a row of inputs: those of all slots, and what full vectors read and write beyond.
+const ROW: usize = (SLOTS + 2 * LANES) * TILE;
 
-/// Room for the transform of one channel's neighbouring tiles.
+/// Slots, and what full vectors write beyond.
+const COLUMN: usize = SLOTS + 2 * LANES;
+
+/// Neighbouring tiles of one row of tiles.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment {
+    /// Image of the batch.
+    pub image: usize,
+    /// Row of tiles.
+    pub row: usize,
+    /// First tile in it.
+    pub first: usize,
+    /// How many.
+    pub count: usize,
+    /// Place of the first one in the panel.
+    pub lane: usize,
+}
+
+/// The tiles of a panel.
+///
+/// While inputs are transformed, a segment takes a slot more than it has tiles, as its last tile
+/// reaches two numbers into the next slot: so many short segments share vectors.
+#[derive(Default)]
+pub struct Tiles {
+    segments: Vec<Segment>,
+    /// Slots that hold tiles, by vector.
+    taken: Vec<u16>,
+    lanes: usize,
+}
+
+impl Tiles {
+    /// `count` tiles from `first` on, at most [`COLUMNS`], counted through images of `rows` times
+    /// `columns` tiles.
+    pub fn set(&mut self, first: usize, count: usize, rows: usize, columns: usize) {
+        assert!(count <= COLUMNS);
+        self.segments.clear();
+        let mut done = 0;
+        while done < count {
+            let (row, column) = ((first + done) / columns, (first + done) % columns);
+            let here = (columns - column).min(count - done);
+            self.segments.push(Segment {
+                image: row / rows,
+                row: row % rows,
+                first: column,
+                count: here,
+                lane: done,
+            });
+            done += here;
+        }
+        self.lanes = count;
+        self.taken.clear();
+        let slots = count + self.segments.len();
+        self.taken.resize(slots.div_ceil(LANES), 0);
+        for (index, segment) in self.segments.iter().enumerate() {
+            let first = segment.lane + index;
+            for slot in first..first + segment.count {
+                self.taken[slot / LANES] |= 1 << (slot % LANES);
+            }
+        }
+    }
+
+    /// In the panel's order.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// How many tiles.
+    pub fn lanes(&self) -> usize {
+        self.lanes
+    }
+}
+
+/// Channels of a batch of images.
+#[derive(Clone, Copy)]
+pub struct Images<'a> {
+    /// `[batch, channels, height, width]`.
+    pub data: &'a [f32],
+    /// How many an image has.
+    pub channels: usize,
+    /// Rows and columns.
+    pub height: usize,
+    pub width: usize,
+    /// Zeros around them.
+    pub padding: usize,
+}
+
+/// Room for the transform of one channel.
 pub struct Scratch {
     /// The input rows of the tiles, with what pads them.
-    pub rows: [[f32; ROW]; SIDE],
+    rows: [[f32; ROW]; SIDE],
     /// One transformed row by residue: every fourth number from 0, 1, 2, 3 on.
     residues: [[f32; COLUMN]; TILE],
 }
@@ -30,48 +117,85 @@ impl Default for Scratch {
     }
 }
 
-/// Bᵀ · tile · B of the `count` tiles in `scratch`: number `i` of tile `t` goes to
-/// `target[i * pitch + t]`.
+/// Bᵀ · tile · B of all tiles in one channel: number `i` of tile `t` goes to `target[i * pitch + t]`;
+/// up to a vector beyond the last tile is overwritten.
 ///
 /// # Panics
-/// If `count` is more than a panel has, or `target` is too short.
-pub fn input(scratch: &mut Scratch, target: &mut [f32], pitch: usize, count: usize) {
-    assert!(count <= COLUMNS && target.len() >= (SIDE * SIDE - 1) * pitch + count);
+/// If `target` is too short or `images` do not have these tiles.
+pub fn input(
+    scratch: &mut Scratch,
+    tiles: &Tiles,
+    images: Images<'_>,
+    channel: usize,
+    target: &mut [f32],
+    pitch: usize,
+) {
+    assert!(target.len() >= (SIDE * SIDE - 1) * pitch + tiles.lanes + LANES);
+    let last = tiles.segments.iter().map(|segment| segment.image).max();
+    let planes = last.map_or(0, |last| last * images.channels + channel + 1);
+    assert!(channel < images.channels && images.padding <= 2);
+    assert!(images.data.len() >= planes * images.height * images.width);
     #[cfg(target_arch = "x86_64")]
     // SAFETY: AVX-512 was asked for before any weights were made for this; lengths as asserted.
     unsafe {
-        x86::input(scratch, target, pitch, count);
+        x86::input(scratch, tiles, images, channel, target, pitch);
     }
     #[cfg(not(target_arch = "x86_64"))]
     unreachable!(
-        "there are no vectors for this machine: {}",
-        scratch.rows.len()
+        "there are no vectors for this machine: {} {} {pitch}",
+        scratch.rows.len() + scratch.residues.len(),
+        target.len()
     );
 }
 
-/// Aᵀ · tile · A of a panel: `products` by position, `lines` the four rows of all tiles.
+/// Aᵀ · tile · A of the first `lanes` tiles of a panel: `products` by position, `lines` the four rows
+/// of all tiles.
+///
+/// # Panics
+/// If products are too short, as vectors are read, or lanes are more than [`COLUMNS`].
 pub fn output(
-    products: &[&[f32; COLUMNS]; SIDE * SIDE],
+    products: &[&[f32]; SIDE * SIDE],
+    lanes: usize,
     lines: &mut [[f32; COLUMNS * TILE]; TILE],
 ) {
+    let read = lanes.next_multiple_of(LANES);
+    assert!(lanes <= COLUMNS && products.iter().all(|row| row.len() >= read));
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as above.
     unsafe {
-        x86::output(products, lines);
+        x86::output(products, lanes, lines);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("there are no vectors for this machine: {products:?} {lines:?}");
+    unreachable!("there are no vectors for this machine: {lanes} {products:?} {lines:?}");
+}
+
+/// Copies `count` numbers: a few at a time, without a call of the C library for each.
+///
+/// # Safety
+/// As many may be read and written.
+pub unsafe fn copy(from: *const f32, to: *mut f32, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above, and by this function's contract.
+    unsafe {
+        x86::copy(from, to, count);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: by this function's contract.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from, to, count);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
         __m512, _mm512_add_ps, _mm512_castps512_ps256, _mm512_fmadd_ps, _mm512_fnmadd_ps,
-        _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_permutex2var_ps,
-        _mm512_set1_ps, _mm512_setr_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+        _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_compress_ps,
+        _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_set1_ps, _mm512_setr_epi32,
+        _mm512_storeu_ps, _mm512_sub_ps,
     };
 
-    use super::{COLUMNS, LANES, SIDE, Scratch, TILE};
+    use super::{COLUMNS, Images, LANES, SIDE, Scratch, TILE, Tiles};
 
     /// Bᵀ · d.
     #[inline]
@@ -115,13 +239,62 @@ mod x86 {
         ]
     }
 
+    /// Which of [`LANES`] neighbours from `start` on lie within `0..size`.
+    fn within(start: isize, size: usize) -> u16 {
+        let before = (-start).clamp(0, LANES as isize) as u32;
+        let after = (start + LANES as isize - size as isize).clamp(0, LANES as isize) as u32;
+        if before + after >= LANES as u32 {
+            return 0;
+        }
+        (u16::MAX << before) & (u16::MAX >> after)
+    }
+
+    /// The input rows of all tiles of a channel, a segment after the other.
+    ///
     /// # Safety
     /// As [`super::input`] asserts.
     #[target_feature(enable = "avx512f,avx512dq")]
-    pub unsafe fn input(scratch: &mut Scratch, target: &mut [f32], pitch: usize, count: usize) {
-        let numbers = count * TILE + 2;
-        for at in (0..numbers).step_by(LANES) {
-            // SAFETY: rows have room for full vectors beyond a panel's numbers.
+    unsafe fn gather(scratch: &mut Scratch, tiles: &Tiles, images: Images<'_>, channel: usize) {
+        let (height, width) = (images.height, images.width);
+        for (index, segment) in tiles.segments.iter().enumerate() {
+            let plane = (segment.image * images.channels + channel) * height * width;
+            let column = (segment.first * TILE) as isize - images.padding as isize;
+            let slot = (segment.lane + index) * TILE;
+            for at in (0..segment.count * TILE + SIDE - TILE).step_by(LANES) {
+                let mask = within(column + at as isize, width);
+                for (row, target) in scratch.rows.iter_mut().enumerate() {
+                    let y = (segment.row * TILE + row).wrapping_sub(images.padding);
+                    let mask = if y < height { mask } else { 0 };
+                    let start = plane.wrapping_add(y.wrapping_mul(width));
+                    let source = images.data.as_ptr().wrapping_add(start);
+                    let source = source.wrapping_offset(column + at as isize);
+                    // SAFETY: what the mask leaves out is not read; rows have room for full
+                    // vectors beyond the last slot.
+                    unsafe {
+                        let numbers = _mm512_maskz_loadu_ps(mask, source);
+                        _mm512_storeu_ps(target.as_mut_ptr().add(slot + at), numbers);
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`super::input`] asserts.
+    #[target_feature(enable = "avx512f,avx512dq")]
+    pub unsafe fn input(
+        scratch: &mut Scratch,
+        tiles: &Tiles,
+        images: Images<'_>,
+        channel: usize,
+        target: &mut [f32],
+        pitch: usize,
+    ) {
+        // SAFETY: by this function's contract.
+        unsafe { gather(scratch, tiles, images, channel) };
+        let slots = tiles.lanes + tiles.segments.len();
+        for at in (0..slots * TILE).step_by(LANES) {
+            // SAFETY: rows have room for full vectors beyond the last slot.
             unsafe {
                 let d =
                     std::array::from_fn(|row| _mm512_loadu_ps(scratch.rows[row].as_ptr().add(at)));
@@ -131,39 +304,50 @@ mod x86 {
             }
         }
         for row in 0..SIDE {
-            split(scratch, row, count);
-            for at in (0..count).step_by(LANES) {
-                let left = count - at;
-                let mask = if left >= LANES {
-                    u16::MAX
-                } else {
-                    (1 << left) - 1
-                };
-                let residue = |index: usize, at: usize| {
-                    // SAFETY: residues have room for full vectors beyond a panel's tiles.
-                    unsafe { _mm512_loadu_ps(scratch.residues[index].as_ptr().add(at)) }
+            split(scratch, row, slots);
+            let mut lane = 0;
+            for (vector, taken) in tiles.taken.iter().enumerate() {
+                let residue = |index: usize, after: usize| {
+                    // SAFETY: residues have room for full vectors beyond the last slot.
+                    unsafe {
+                        let residue = scratch.residues[index].as_ptr();
+                        _mm512_loadu_ps(residue.add(vector * LANES + after))
+                    }
                 };
                 let d = [
-                    residue(0, at),
-                    residue(1, at),
-                    residue(2, at),
-                    residue(3, at),
-                    residue(0, at + 1),
-                    residue(1, at + 1),
+                    residue(0, 0),
+                    residue(1, 0),
+                    residue(2, 0),
+                    residue(3, 0),
+                    residue(0, 1),
+                    residue(1, 1),
                 ];
                 for (column, value) in six(d).into_iter().enumerate() {
-                    let start = (row * SIDE + column) * pitch + at;
-                    // SAFETY: `target` holds `count` numbers of every position, the mask leaves
-                    // out what is beyond.
-                    unsafe {
-                        _mm512_mask_storeu_ps(target.as_mut_ptr().add(start), mask, value);
-                    }
+                    let value = _mm512_maskz_compress_ps(*taken, value);
+                    let start = (row * SIDE + column) * pitch + lane;
+                    // SAFETY: `target` has room for a vector beyond the last tile.
+                    unsafe { _mm512_storeu_ps(target.as_mut_ptr().add(start), value) };
                 }
+                lane += taken.count_ones() as usize;
             }
         }
     }
 
-    /// Every fourth number of a row, from 0, 1, 2 and 3 on, for `count` tiles and one more.
+    /// # Safety
+    /// As [`super::copy`].
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn copy(from: *const f32, to: *mut f32, count: usize) {
+        for at in (0..count).step_by(LANES) {
+            let mask = u16::MAX >> (LANES - LANES.min(count - at));
+            // SAFETY: by this function's contract; what the mask leaves out is not touched.
+            unsafe {
+                let numbers = _mm512_maskz_loadu_ps(mask, from.add(at));
+                _mm512_mask_storeu_ps(to.add(at), mask, numbers);
+            }
+        }
+    }
+
+    /// Every fourth number of a row, from 0, 1, 2 and 3 on, for `count` slots and one more.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq")]
     fn split(scratch: &mut Scratch, row: usize, count: usize) {
@@ -190,10 +374,11 @@ mod x86 {
     /// The machine has the features.
     #[target_feature(enable = "avx512f,avx512dq")]
     pub unsafe fn output(
-        products: &[&[f32; COLUMNS]; SIDE * SIDE],
+        products: &[&[f32]; SIDE * SIDE],
+        lanes: usize,
         lines: &mut [[f32; COLUMNS * TILE]; TILE],
     ) {
-        for at in (0..COLUMNS).step_by(LANES) {
+        for at in (0..lanes).step_by(LANES) {
             let mut halves = [[_mm512_set1_ps(0.0); SIDE]; TILE];
             for column in 0..SIDE {
                 // SAFETY: `at` is a vector's start within COLUMNS numbers.

@@ -12,10 +12,10 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::block::{self, Block, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
+use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::{Shared, Size};
+use super::few::{self, FEW};
 use super::finish::{self, Bias, End, Finish};
-use super::product::{factors, pack_weight};
 use super::simd::{Level, level};
 use super::tiles;
 use crate::layers::Conv;
@@ -38,30 +38,41 @@ const UNIT: Unit = Unit {
 /// Weights of a 3×3 convolution, transformed.
 pub struct Winograd {
     conv: Conv,
-    weight: Vec<u32>, // by position as of `pack_weight`
+    weight: Aligned, // [POSITIONS, output / ROWS, input, ROWS]
 }
 
-/// Neighbouring tiles of one row of tiles.
-#[derive(Debug, Clone, Copy)]
-struct Segment {
-    image: usize,
-    /// Row of tiles, first tile in it, how many.
-    row: usize,
-    first: usize,
-    count: usize,
-    /// Place of the first one in the panel.
-    lane: usize,
-}
+/// Tiles up to which rows of weights fill the vectors, see [`few`]. An image of 16×8, the last map of
+/// an encoder, has eight; its weights then pass by as fast as memory gives them.
+const FEW_TILES: usize = 32;
+
+/// Steps of a sum that are taken at once. Panels lie in the second-level cache, which gives their
+/// lines in time; sums that go on in memory would cost more.
+const STEPS: usize = 512;
 
 /// Panels that a job takes together at most.
 const GROUP: usize = 2;
 
+/// Numbers from one position's values to the next, for panels of `columns`: a line more than they
+/// take, as the transform writes all positions of a channel, and lines that lie a multiple of 4 KiB
+/// apart would push each other out of the first-level cache.
+fn values_pitch(channels: usize, columns: usize) -> usize {
+    channels * columns + 16
+}
+
+/// Numbers from one position's products to the next, of `blocks` of rows of `columns`: a line more,
+/// for the same reason.
+fn products_pitch(blocks: usize, columns: usize) -> usize {
+    blocks * ROWS * columns + 16
+}
+
 /// Room for a panel, kept by its thread.
 #[derive(Default)]
 struct Room {
-    segments: Vec<Segment>,
-    values: Aligned,      // [POSITIONS, input, COLUMNS]
-    products: Vec<Block>, // [POSITIONS, blocks]
+    tiles: tiles::Tiles,
+    /// Columns of the panel: [`COLUMNS`], or fewer for up to [`FEW_TILES`].
+    columns: usize,
+    values: Aligned,   // [POSITIONS, input, columns], see `values_pitch`
+    products: Aligned, // [POSITIONS, blocks, ROWS, columns], see `products_pitch`
     scratch: tiles::Scratch,
 }
 
@@ -89,19 +100,19 @@ impl Winograd {
 
     /// `weight`: `[output, input, 3, 3]`.
     pub fn new(conv: &Conv, weight: &[f32]) -> Self {
-        let count = conv.output * conv.input;
-        let mut transformed = vec![0.0; POSITIONS * count];
+        let place = conv.output.next_multiple_of(ROWS) * conv.input;
+        let mut packed = Aligned::new(POSITIONS * place);
+        let numbers = packed.numbers_mut();
         for (at, kernel) in weight.as_chunks::<9>().0.iter().enumerate() {
+            let (output, input) = (at / conv.input, at % conv.input);
+            let at = (output / ROWS * conv.input + input) * ROWS + output % ROWS;
             for (position, value) in transform_weight(kernel).into_iter().enumerate() {
-                transformed[position * count + at] = value;
+                numbers[position * place + at] = value;
             }
         }
-        let parts = transformed.chunks_exact(count);
         Self {
             conv: *conv,
-            weight: parts
-                .flat_map(|part| pack_weight(Precision::F32, part, conv.input))
-                .collect(),
+            weight: packed,
         }
     }
 
@@ -139,16 +150,11 @@ impl Winograd {
             .into_par_iter()
             .with_max_len(1)
             .for_each(|index| {
-                let write = |channel: usize, at: usize, row: &[f32]| {
-                    let end = End {
-                        bias: Bias::Rows(&bias[channel..]),
-                        finish,
-                        added: None,
-                        relu: false,
-                    };
-                    // SAFETY: no other job has these tiles of these channels, and `at` leaves room
-                    // for the row in the output.
-                    unsafe { finish::row(shared.at(at), row, &end, 0) };
+                let end = |channel: usize| End {
+                    bias: Bias::Rows(&bias[channel..]),
+                    finish,
+                    added: None,
+                    relu: false,
                 };
                 let start = index % parts * part;
                 let blocks = start..(start + part).min(blocks);
@@ -157,12 +163,21 @@ impl Winograd {
                     let rooms = &mut rooms[..group.min(panels - first)];
                     for (panel, room) in rooms.iter_mut().enumerate() {
                         let first = (first + panel) * COLUMNS;
-                        room.segments = extent.segments(first, COLUMNS.min(tiles - first));
+                        let count = COLUMNS.min(tiles - first);
+                        room.tiles.set(first, count, extent.rows, extent.columns);
+                        room.columns = if count <= FEW_TILES {
+                            count.next_multiple_of(FEW)
+                        } else {
+                            COLUMNS
+                        };
                         self.transform_inputs(room, input, extent);
                     }
                     self.multiply(rooms, blocks.clone());
                     for room in rooms {
-                        self.transform_outputs(room, blocks.clone(), extent, write);
+                        // SAFETY: no other job has these tiles of these channels.
+                        unsafe {
+                            self.transform_outputs(room, blocks.clone(), extent, end, shared)
+                        };
                     }
                 });
             });
@@ -181,58 +196,65 @@ impl Winograd {
     }
 
     fn transform_inputs(&self, room: &mut Room, input: &[f32], extent: Extent) {
-        let Size { height, width, .. } = extent.size;
-        let padding = self.conv.padding;
         let channels = self.conv.input;
-        room.values.grow(POSITIONS * channels * COLUMNS);
+        let pitch = values_pitch(channels, room.columns);
+        room.values.grow(POSITIONS * pitch);
+        let images = tiles::Images {
+            data: input,
+            channels,
+            height: extent.size.height,
+            width: extent.size.width,
+            padding: self.conv.padding,
+        };
         for channel in 0..channels {
-            for segment in &room.segments {
-                let plane = (segment.image * channels + channel) * height * width;
-                let plane = &input[plane..plane + height * width];
-                for (index, row) in room.scratch.rows.iter_mut().enumerate() {
-                    let row = &mut row[..segment.count * TILE + 2];
-                    let y = (segment.row * TILE + index).wrapping_sub(padding);
-                    match plane.get(y.saturating_mul(width)..) {
-                        Some(line) if y < height => {
-                            copy_padded(row, &line[..width], segment.first * TILE, padding);
-                        }
-                        _ => row.fill(0.0),
-                    }
-                }
-                let values = room.values.numbers_mut();
-                let target = &mut values[channel * COLUMNS + segment.lane..];
-                tiles::input(&mut room.scratch, target, channels * COLUMNS, segment.count);
-            }
+            // The next channel's place follows, and a line after the last one's.
+            let target = &mut room.values.numbers_mut()[channel * room.columns..];
+            tiles::input(
+                &mut room.scratch,
+                &room.tiles,
+                images,
+                channel,
+                target,
+                pitch,
+            );
         }
     }
 
     fn multiply(&self, rooms: &mut [Room], part: std::ops::Range<usize>) {
         let channels = self.conv.input;
         let blocks = self.conv.output.div_ceil(ROWS);
-        let empty = [[0.0; COLUMNS]; ROWS];
         for room in rooms.iter_mut() {
-            room.products.resize(POSITIONS * part.len(), empty);
+            let pitch = products_pitch(part.len(), room.columns);
+            room.products.grow(POSITIONS * pitch);
+            if room.columns < COLUMNS {
+                self.multiply_few(room, part.clone());
+            }
         }
-        let taken = block::part_of(channels);
+        let taken = channels.div_ceil(channels.div_ceil(STEPS).max(1)).max(1);
         let weights = self.weight.chunks_exact(blocks * channels * ROWS);
         for (position, weights) in weights.enumerate() {
             for from in (0..channels).step_by(taken) {
                 let to = (from + taken).min(channels);
-                for (block, index) in part.clone().enumerate() {
-                    let weight = &weights[factors(blocks, index, &(from..to))];
-                    for room in rooms.iter_mut() {
-                        let lanes = room.segments.last().map_or(0, |s| s.lane + s.count);
-                        let panel = &room.values[position * channels * COLUMNS..];
+                let blocks = weights.chunks_exact(channels * ROWS).skip(part.start);
+                for (block, weight) in blocks.take(part.len()).enumerate() {
+                    for room in rooms.iter_mut().filter(|room| room.columns == COLUMNS) {
+                        let panel = &room.values[position * values_pitch(channels, COLUMNS)..];
                         let operands = Operands {
                             panel: &panel[from * COLUMNS..to * COLUMNS],
-                            factors: Factors::Packed(weight),
+                            factors: Factors::Packed(&weight[from * ROWS..to * ROWS]),
                             steps: to - from,
                             ahead: weight.len(),
                         };
-                        let product = &mut room.products[position * part.len() + block];
+                        let pitch = products_pitch(part.len(), COLUMNS);
+                        let start = position * pitch + block * ROWS * COLUMNS;
+                        let products =
+                            &mut room.products.numbers_mut()[start..start + ROWS * COLUMNS];
                         let target = Target {
+                            start: products.as_mut_ptr(),
+                            pitch: COLUMNS,
+                            rows: ROWS,
+                            columns: room.tiles.lanes(),
                             resumed: from > 0,
-                            ..Target::block(product, ROWS, lanes)
                         };
                         // SAFETY: the target is a whole block.
                         unsafe { block::multiply(UNIT, &operands, target, None) };
@@ -242,25 +264,61 @@ impl Winograd {
         }
     }
 
-    /// `write` gets an output channel, where in the output a row begins, and its numbers.
-    fn transform_outputs(
+    /// The same for a panel of up to [`FEW_TILES`].
+    fn multiply_few(&self, room: &mut Room, part: std::ops::Range<usize>) {
+        let channels = self.conv.input;
+        let blocks = self.conv.output.div_ceil(ROWS);
+        let weights = self.weight.chunks_exact(blocks * channels * ROWS);
+        let sizes = few::Sizes {
+            columns: room.columns,
+            steps: channels,
+            blocks: part.len(),
+        };
+        let pitch = values_pitch(channels, sizes.columns);
+        let values = room.values.numbers().chunks_exact(pitch);
+        let pitch = products_pitch(sizes.blocks, sizes.columns);
+        let products = room.products.numbers_mut().chunks_exact_mut(pitch);
+        for ((weights, values), products) in weights.zip(values).zip(products) {
+            let weights = &weights[part.start * channels * ROWS..];
+            few::multiply(values, weights, sizes, products);
+        }
+    }
+
+    /// # Safety
+    /// The outputs of the room's tiles in these channels may be written, by nobody else.
+    unsafe fn transform_outputs<'a>(
         &self,
         room: &Room,
         part: std::ops::Range<usize>,
         extent: Extent,
-        write: impl Fn(usize, usize, &[f32]),
+        end: impl Fn(usize) -> End<'a>,
+        output: Shared,
     ) {
         let mut lines = [[0.0; COLUMNS * TILE]; TILE];
-        let last = (part.end * ROWS).min(self.conv.output);
-        for channel in part.start * ROWS..last {
-            let block = channel / ROWS - part.start;
-            let row = channel % ROWS;
-            let products: [&[f32; COLUMNS]; POSITIONS] =
-                std::array::from_fn(|at| &room.products[at * part.len() + block][row]);
-            tiles::output(&products, &mut lines);
-            for segment in &room.segments {
+        let mut finished = lines;
+        let columns = room.columns;
+        let products = room.products.numbers();
+        let pitch = products_pitch(part.len(), columns);
+        let lanes = room.tiles.lanes();
+        let channels = part.start * ROWS..(part.end * ROWS).min(self.conv.output);
+        // Rows of eight columns lie so near to each other that a vector takes two.
+        let together = if columns == FEW { 2 } else { 1 };
+        for (index, channel) in channels.enumerate() {
+            let turn = index % together;
+            if turn == 0 {
+                let products: [&[f32]; POSITIONS] =
+                    std::array::from_fn(|at| &products[at * pitch + index * columns..]);
+                let lanes = (together - 1) * columns + lanes;
+                tiles::output(&products, lanes, &mut lines);
+            }
+            for (finished, line) in finished.iter_mut().zip(&lines) {
+                let line = &line[turn * columns * TILE..][..lanes * TILE];
+                // SAFETY: the line is as long; nothing is added.
+                unsafe { finish::row(finished.as_mut_ptr(), line, &end(channel), 0) };
+            }
+            for segment in room.tiles.segments() {
                 let plane = segment.image * self.conv.output + channel;
-                for (index, line) in lines.iter().enumerate() {
+                for (index, line) in finished.iter().enumerate() {
                     let y = segment.row * TILE + index;
                     if y >= extent.out_height {
                         break;
@@ -268,42 +326,13 @@ impl Winograd {
                     let x = segment.first * TILE;
                     let count = (segment.count * TILE).min(extent.out_width - x);
                     let at = (plane * extent.out_height + y) * extent.out_width + x;
-                    write(channel, at, &line[segment.lane * TILE..][..count]);
+                    let line = &line[segment.lane * TILE..][..count];
+                    // SAFETY: tiles of this job, of which these columns lie in the image.
+                    unsafe { tiles::copy(line.as_ptr(), output.at(at), count) };
                 }
             }
         }
     }
-}
-
-impl Extent {
-    /// `count` tiles from `first` on, counted through rows and images, cut where rows end.
-    fn segments(&self, first: usize, count: usize) -> Vec<Segment> {
-        let mut segments = Vec::new();
-        let mut done = 0;
-        while done < count {
-            let (row, column) = ((first + done) / self.columns, (first + done) % self.columns);
-            let here = (self.columns - column).min(count - done);
-            segments.push(Segment {
-                image: row / self.rows,
-                row: row % self.rows,
-                first: column,
-                count: here,
-                lane: done,
-            });
-            done += here;
-        }
-        segments
-    }
-}
-
-/// Fills `target` with the numbers of `line` from `first - padding` on, zeros where there are none.
-fn copy_padded(target: &mut [f32], line: &[f32], first: usize, padding: usize) {
-    let before = padding.saturating_sub(first).min(target.len());
-    let start = (first + before).saturating_sub(padding).min(line.len());
-    let inside = (target.len() - before).min(line.len() - start);
-    target[..before].fill(0.0);
-    target[before..before + inside].copy_from_slice(&line[start..start + inside]);
-    target[before + inside..].fill(0.0);
 }
 
 /// G · kernel · Gᵀ, in double precision, rounded once.
@@ -326,4 +355,50 @@ fn transform_weight(kernel: &[f32; 9]) -> [f32; POSITIONS] {
         }
         sum as f32
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::lanes::made_up_numbers;
+    use super::*;
+    use crate::ops::Activation;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        // To the last bit: images alone have few tiles, and together they have many.
+        #[test]
+        fn few_tiles_give_what_many_give(
+            input in 16_usize..50, output in 16_usize..60, padding in 0_usize..3,
+            batch in 2_usize..7, height in 3_usize..22, width in 3_usize..22,
+            threads in prop_oneof![Just(1), Just(3)],
+        ) {
+            let conv = Conv::new(input, output, 3).padding(padding);
+            if !Winograd::suits(&conv) {
+                return Ok(());
+            }
+            let layer = Winograd::new(&conv, &made_up_numbers(output * input * 9, 1));
+            let bias = made_up_numbers(output.next_multiple_of(ROWS), 2);
+            let (rows, columns) = conv.output_size(height, width).unwrap();
+            let images = made_up_numbers(batch * input * height * width, 3);
+            let run = |images: &[f32], batch: usize| {
+                let mut found = vec![7.0; batch * output * rows * columns];
+                let target = Shared(found.as_mut_ptr());
+                let finish = Finish::new(Activation::Relu);
+                let size = Size { batch, height, width };
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                pool.build().unwrap().install(|| {
+                    // SAFETY: the output is as large as the convolution's.
+                    unsafe { layer.run(images, &bias, finish, size, target.at(0)) };
+                });
+                found
+            };
+            let together = run(&images, batch);
+            let singles = images.chunks_exact(images.len() / batch);
+            let singles: Vec<f32> = singles.flat_map(|image| run(image, 1)).collect();
+            prop_assert!(singles == together);
+        }
+    }
 }
