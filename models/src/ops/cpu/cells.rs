@@ -370,8 +370,7 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize, const PITCH:
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::lanes::made_up_numbers;
-    use super::super::simd::levels;
+    use super::super::lanes::{levels, made_up_numbers};
     use super::*;
 
     #[test]

@@ -227,3 +227,13 @@ pub(super) fn made_up_numbers(count: usize, seed: u32) -> Vec<f32> {
     };
     (0..count).map(|_| number()).collect()
 }
+
+/// All levels that the machine has.
+#[cfg(test)]
+pub(super) fn levels() -> Vec<super::simd::Level> {
+    use super::simd::{Level, machine};
+    let all = [Level::Plain, Level::Avx2, Level::Avx512];
+    all.into_iter()
+        .filter(|level| *level <= machine())
+        .collect()
+}

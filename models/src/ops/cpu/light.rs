@@ -226,8 +226,7 @@ unsafe fn outputs<V: Lanes, const COUNT: usize>(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::lanes::made_up_numbers;
-    use super::super::simd::levels;
+    use super::super::lanes::{levels, made_up_numbers};
     use super::*;
 
     /// By the definition, in double precision: `[height, width, channels]`.

@@ -501,8 +501,7 @@ fn mix_body(mixed: &mut [f32], streams: [&[f32]; STREAMS], gates: &[f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::lanes::made_up_numbers;
-    use super::super::simd::levels;
+    use super::super::lanes::{levels, made_up_numbers};
     use super::*;
 
     fn folded(input: usize, output: usize, kernel: usize, seed: u32) -> Folded {

@@ -89,12 +89,3 @@ macro_rules! dispatch {
 }
 
 pub(crate) use dispatch;
-
-/// All levels that the machine has.
-#[cfg(test)]
-pub(super) fn levels() -> Vec<Level> {
-    let all = [Level::Plain, Level::Avx2, Level::Avx512];
-    all.into_iter()
-        .filter(|level| *level <= machine())
-        .collect()
-}

@@ -176,8 +176,8 @@ impl Winograd {
                     for room in rooms {
                         // SAFETY: no other job has these tiles of these channels.
                         unsafe {
-                            self.transform_outputs(room, blocks.clone(), extent, end, shared)
-                        };
+                            self.transform_outputs(room, blocks.clone(), extent, end, shared);
+                        }
                     }
                 });
             });
