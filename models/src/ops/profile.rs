@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use super::cpu::amx::{self, Tiles};
 use super::cpu::block::{Block, COLUMNS, Factors, Operands, Precision, ROWS, Unit, multiply_block};
 
 /// One run of one layer.
@@ -101,25 +102,47 @@ pub fn peak(precision: Precision) -> Option<f64> {
     const ROUNDS: usize = 2000;
     let unit = Unit::of(precision)?;
     let panel = [0; STEPS * COLUMNS];
+    let numbers = if precision == Precision::Bf16 { 2 } else { 1 };
+    let products = STEPS * COLUMNS * numbers;
+    if let Some(tiles) = Tiles::of(unit) {
+        let factors = [0; STEPS * amx::ROWS];
+        let mut session = tiles.session();
+        let seconds = fastest(ROUNDS, || {
+            let operands = amx::Operands {
+                panel: &panel,
+                factors: amx::Factors::Packed(std::hint::black_box(&factors)),
+                steps: STEPS,
+            };
+            session.multiply_all(&operands);
+        });
+        return Some(2.0 * (products * amx::ROWS) as f64 / seconds);
+    }
     let factors = [0; STEPS * ROWS];
     let mut sums: Block = [[0.0; COLUMNS]; ROWS];
-    let products = STEPS * COLUMNS * ROWS * if precision == Precision::Bf16 { 2 } else { 1 };
+    let seconds = fastest(ROUNDS, || {
+        let operands = Operands {
+            panel: &panel,
+            factors: Factors::Packed(std::hint::black_box(&factors)),
+            steps: STEPS,
+            ahead: 0,
+        };
+        multiply_block(unit, &operands, &mut sums);
+        std::hint::black_box(&sums);
+    });
+    Some(2.0 * (products * ROWS) as f64 / seconds)
+}
+
+/// Seconds of one run in the fastest of some series of `rounds`.
+fn fastest(rounds: usize, mut run: impl FnMut()) -> f64 {
     let mut best = f64::INFINITY;
     for _ in 0..20 {
         let start = Instant::now();
-        for _ in 0..ROUNDS {
-            let operands = Operands {
-                panel: &panel,
-                factors: Factors::Packed(std::hint::black_box(&factors)),
-                steps: STEPS,
-                ahead: 0,
-            };
-            multiply_block(unit, &operands, &mut sums);
-            std::hint::black_box(&sums);
+        for _ in 0..rounds {
+            run();
         }
-        best = best.min(start.elapsed().as_secs_f64() / ROUNDS as f64);
+        best = best.min(start.elapsed().as_secs_f64() / rounds as f64);
     }
-    Some(2.0 * products as f64 / best)
+    best
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::ahead::Ahead;
 use super::aligned::Aligned;
+use super::amx::{self, Tiles};
 use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::Shared;
 use super::finish::{Bias, End, Finish};
@@ -36,6 +37,8 @@ thread_local! {
 /// The weights of a linear layer.
 pub struct Packed {
     unit: Unit,
+    /// By tiles, in place of blocks of vectors.
+    tiles: Option<amx::Linear>,
     input: usize,
     output: usize,
     weight: Aligned, // [output / COLUMNS, steps, COLUMNS]
@@ -52,6 +55,9 @@ impl Packed {
             return None;
         }
         let unit = Unit::of(precision)?;
+        if let Some(tiles) = Tiles::of(unit) {
+            return Some(Self::by_tiles(unit, tiles, weight, bias));
+        }
         let steps = precision.steps(input);
         let mut packed = Aligned::new(output.div_ceil(COLUMNS) * steps * COLUMNS);
         for (column, numbers) in weight.chunks_exact(input).enumerate() {
@@ -68,11 +74,26 @@ impl Packed {
         }
         Some(Self {
             unit,
+            tiles: None,
             input,
             output,
             weight: packed,
             bias,
         })
+    }
+
+    /// The same, neither input nor output being 0.
+    pub(super) fn by_tiles(unit: Unit, tiles: Tiles, weight: &[f32], bias: Vec<f32>) -> Self {
+        let tiles = amx::Linear::new(tiles, weight, bias);
+        let (input, output) = tiles.sizes();
+        Self {
+            unit,
+            input,
+            output,
+            tiles: Some(tiles),
+            weight: Aligned::default(),
+            bias: Vec::new(),
+        }
     }
 
     /// Numbers of an input's row and of an output's.
@@ -130,6 +151,10 @@ impl Packed {
     /// The job's rows and panels of the output, which begins with the first of its rows, may be
     /// written.
     unsafe fn job(&self, job: &Job<'_>, output: *mut f32) {
+        if let Some(tiles) = &self.tiles {
+            // SAFETY: by this function's contract.
+            return unsafe { tiles.run(job.x, job.panels.clone(), job.activation, output) };
+        }
         let steps = self.unit.precision.steps(self.input);
         // Rows stay in the second-level cache while all panels pass by.
         let mut rest = job.x.chunks(ROWS_TOGETHER * self.input).peekable();

@@ -3,6 +3,7 @@
 
 mod ahead;
 mod aligned;
+pub mod amx;
 pub mod attention;
 pub mod block;
 mod cells;

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use super::ahead::Ahead;
 use super::aligned::Aligned;
+use super::amx::{self, Tiles};
 use super::block::{self, Block, COLUMNS, Factors, Operands, Precision, ROWS, STEPS, Target, Unit};
 use super::conv::{Added, Shared, Size};
 use super::finish::{Bias, End, Finish};
@@ -56,6 +57,8 @@ thread_local! {
 /// Weights of a convolution without groups.
 pub struct Product {
     unit: Unit,
+    /// By tiles, in place of blocks of vectors.
+    tiles: Option<Box<amx::Weights>>,
     conv: Conv,
     /// Numbers that an output sees: input channels × kernel × kernel.
     depth: usize,
@@ -189,13 +192,37 @@ pub fn factors(blocks: usize, block: usize, taken: &Range<usize>) -> Range<usize
 impl Product {
     /// `weight`: `[output, input, kernel, kernel]`.
     pub fn new(unit: Unit, weight: &[f32], conv: &Conv) -> Self {
+        Self::by(unit, Tiles::of(unit), weight, conv)
+    }
+
+    /// The same by tiles, if any.
+    pub(super) fn by(unit: Unit, tiles: Option<Tiles>, weight: &[f32], conv: &Conv) -> Self {
         let depth = conv.input * conv.kernel * conv.kernel;
+        let tiles = tiles.map(|tiles| Box::new(amx::Weights::new(tiles, weight, depth)));
         Self {
             unit,
             conv: *conv,
             depth,
-            weight: pack_weight(unit.precision, weight, depth),
+            weight: match tiles {
+                Some(_) => Vec::new(),
+                None => pack_weight(unit.precision, weight, depth),
+            },
+            tiles,
         }
+    }
+
+    /// Output channels of a block.
+    fn height(&self) -> usize {
+        self.tiles.as_ref().map_or(ROWS, |_| amx::ROWS)
+    }
+
+    /// Words of a sum, and those of its parts.
+    fn steps(&self) -> (usize, usize) {
+        if let Some(tiles) = &self.tiles {
+            return tiles.steps();
+        }
+        let steps = self.unit.precision.steps(self.depth);
+        (steps, block::part_of(steps))
     }
 
     /// Convolves images whose channels are those of all `sources`, one after the other; only for
@@ -243,7 +270,7 @@ impl Product {
     fn jobs(&self, batch: usize, cells: usize) -> Vec<Job> {
         let threads = rayon::current_num_threads();
         let panels = batch * cells.div_ceil(COLUMNS);
-        let blocks = self.conv.output.div_ceil(ROWS);
+        let blocks = self.conv.output.div_ceil(self.height());
         let products = batch * cells * self.depth * self.conv.output;
         let wanted = if threads == 1 {
             1
@@ -267,8 +294,8 @@ impl Product {
     }
 
     fn job(&self, run: &Pass<'_>, job: &Job, room: &mut Room) {
-        let steps = self.unit.precision.steps(self.depth);
-        let part = block::part_of(steps);
+        let (steps, part) = self.steps();
+        let mut tiles = self.tiles.as_deref().map(amx::Weights::blocks);
         for first in job.blocks.clone().step_by(BLOCKS_TOGETHER) {
             let blocks = first..(first + BLOCKS_TOGETHER).min(job.blocks.end);
             let mut portions = Portions {
@@ -293,51 +320,62 @@ impl Product {
                 }
                 let panels = portion.place.len().div_ceil(COLUMNS);
                 room.ahead.share(panels * blocks.len());
-                self.multiply(run, blocks.clone(), &portion, room);
+                self.multiply(run, blocks.clone(), &portion, room, tiles.as_mut());
             }
         }
     }
 
     /// Multiplies a portion with some blocks.
-    fn multiply(&self, run: &Pass<'_>, blocks: Range<usize>, portion: &Portion, room: &mut Room) {
-        let steps = self.unit.precision.steps(self.depth);
+    fn multiply(
+        &self,
+        run: &Pass<'_>,
+        blocks: Range<usize>,
+        portion: &Portion,
+        room: &mut Room,
+        mut tiles: Option<&mut amx::Blocks<'_>>,
+    ) {
+        let ((steps, _), rows) = (self.steps(), self.height());
         let cells = run.grid.output.0 * run.grid.output.1;
         let Portion {
             image,
             place,
             taken,
         } = portion;
-        let last = taken.end == steps;
         let all = self.conv.output.div_ceil(ROWS);
         let starts = place.clone().step_by(COLUMNS);
         for (panel, start) in room.panels.chunks_exact(PANEL).zip(starts) {
             for index in blocks.clone() {
                 room.ahead.ask();
-                let operands = Operands {
-                    panel,
-                    factors: Factors::Packed(&self.weight[factors(all, index, taken)]),
-                    steps: taken.len(),
-                    ahead: taken.len() * ROWS,
-                };
-                let channel = index * ROWS;
+                let channel = index * rows;
                 let at = (image * self.conv.output + channel) * cells + start;
                 let end = End {
-                    bias: Bias::Rows(&run.bias[channel..channel + ROWS]),
+                    bias: Bias::Rows(&run.bias[channel..]),
                     finish: run.finish,
                     added: run.added.map(|added| (added.data[at..].as_ptr(), cells)),
                     relu: run.added.is_some_and(|added| added.relu),
                 };
+                let end = (taken.end == steps).then_some(&end);
                 // SAFETY: channels and cells of this job, which no other job has; what is added
                 // is as large as the output.
                 unsafe {
                     let target = Target {
                         start: run.output.at(at),
                         pitch: cells,
-                        rows: ROWS.min(self.conv.output - channel),
+                        rows: rows.min(self.conv.output - channel),
                         columns: COLUMNS.min(place.end - start),
                         resumed: taken.start > 0,
                     };
-                    block::multiply(self.unit, &operands, target, last.then_some(&end));
+                    if let Some(tiles) = &mut tiles {
+                        tiles.multiply(panel, index, taken, target, end);
+                        continue;
+                    }
+                    let operands = Operands {
+                        panel,
+                        factors: Factors::Packed(&self.weight[factors(all, index, taken)]),
+                        steps: taken.len(),
+                        ahead: taken.len() * ROWS,
+                    };
+                    block::multiply(self.unit, &operands, target, end);
                 }
             }
         }
@@ -389,6 +427,7 @@ impl Product {
             });
             return;
         }
+        let packed = Precision::Bf16.steps(numbers.len());
         let mut before: Option<&[f32]> = None;
         rows.each(numbers, |row| {
             let Some(first) = before.take() else {
@@ -401,6 +440,10 @@ impl Product {
         });
         if let Some(last) = before {
             each(last, &mut |words, part| words::singles(words, &last[part]));
+        }
+        // Tiles are filled up.
+        for panel in panels.chunks_exact_mut(PANEL) {
+            panel[packed * COLUMNS..portion.taken.len() * COLUMNS].fill(0);
         }
     }
 
@@ -451,6 +494,7 @@ impl Product {
                     gather_row(even, image, grid.size, conv, runs, step);
                     words::copy(target, &even[..place.len()]);
                 }
+                Precision::Bf16 if 2 * step >= self.depth => target.fill(0),
                 Precision::Bf16 => {
                     gather_row(even, image, grid.size, conv, runs, 2 * step);
                     if 2 * step + 1 < self.depth {

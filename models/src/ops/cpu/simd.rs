@@ -3,6 +3,7 @@
 //! Safe Rust loops are vectorised by the compiler for the features of the function that they are
 //! inlined into; which copy runs is decided at run time.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Vector units that kernels are written for, the widest last.
@@ -16,7 +17,8 @@ pub enum Level {
     Avx512 = 3,
 }
 
-/// The environment variable that keeps wider units from being used: `avx2` or `plain`.
+/// The environment variable that keeps wider units from being used: `plain`, `avx2`, or `avx512`,
+/// which allows all but tiles.
 const VARIABLE: &str = "MTMC_VECTORS";
 
 /// The widest units that the machine has and the environment variable `MTMC_VECTORS` allows.
@@ -37,6 +39,15 @@ pub fn level() -> Level {
     let level = machine().min(most);
     KNOWN.store(level as u8, Ordering::Relaxed);
     level
+}
+
+/// Whether there are tiles too, see [`super::amx`], and the environment variable allows them.
+pub fn tiles() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let most = std::env::var(VARIABLE);
+        most.as_deref() != Ok("avx512") && level() == Level::Avx512 && super::amx::permitted()
+    })
 }
 
 /// The widest units that the machine has.

@@ -1,0 +1,454 @@
+//! Matrix products of bfloat16 by tiles, as Intel's AMX has them: 16 rows of factors by up to 48
+//! columns of a panel, sums in f32.
+//!
+//! A tile is a register of 16 rows of 16 words. `TDPBF16PS` adds to one the products of two others:
+//! factors `[row, step]` and a part of a panel, `[step, column]`, as panels lie anyway; 16 steps are
+//! 32 numbers of a sum. Sums of a block stay in three tiles while its steps pass by, go through a
+//! buffer in the first-level cache, and are finished by vectors on their way to the target.
+//!
+//! Every operand has whole tiles of steps, filled up with zeros. The order of a sum depends on its
+//! length alone, so no bit of a result depends on batches, parts or threads. It is not the order of
+//! [`super::block`], whose sums differ in their last bits.
+//!
+//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18, and
+//! volume 2, `TDPBF16PS`.
+
+#![allow(unsafe_code)] // tile registers, and blocks of one output
+
+#[cfg(test)]
+mod emulated;
+#[cfg(target_arch = "x86_64")]
+mod hardware;
+mod linear;
+mod weights;
+
+pub use linear::Linear;
+pub use weights::{Blocks, Weights};
+
+use super::block::{self, COLUMNS, Precision, Target, Unit};
+use super::finish::{self, Bias, End};
+use super::simd::{self, Level};
+
+/// Rows of a block.
+pub const ROWS: usize = 16;
+
+/// Words of a row of a tile: steps of a sum that are taken at once, columns.
+const WORDS: usize = 16;
+
+/// Rows that are finished together: as many as registers hold of them.
+const TOGETHER: usize = block::ROWS;
+
+/// Where the tiles are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tiles {
+    /// In the machine.
+    #[cfg(target_arch = "x86_64")]
+    Hardware,
+    /// In memory, multiplied as the manual says: the same on every machine, and slow.
+    #[cfg(test)]
+    Emulated,
+}
+
+impl Tiles {
+    /// The machine's, where it has them, may use them, and `unit` is for numbers that they hold.
+    pub fn of(unit: Unit) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if unit.precision == Precision::Bf16 && unit.level == simd::level() && simd::tiles() {
+            return Some(Self::Hardware);
+        }
+        let _: Unit = unit;
+        None
+    }
+
+    /// Words that `depth` numbers of a sum take: whole tiles.
+    pub fn steps(self, depth: usize) -> usize {
+        Precision::Bf16.steps(depth).next_multiple_of(WORDS)
+    }
+
+    /// Words from one row of `steps` words to the next, so that 16 rows one below the other lie in
+    /// different sets of the caches.
+    pub fn pitch(self, steps: usize) -> usize {
+        ((steps / WORDS) | 1) * WORDS
+    }
+
+    /// Equal parts, as [`block::part_of`], but of whole tiles.
+    pub fn part_of(self, steps: usize) -> usize {
+        block::part_of(steps).next_multiple_of(WORDS)
+    }
+
+    /// Makes the tiles of this thread ready.
+    pub fn session(self) -> Session {
+        let registers = match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Hardware => Registers::Hardware(hardware::Tiles::new()),
+            #[cfg(test)]
+            Self::Emulated => Registers::Emulated(Box::default()),
+        };
+        Session {
+            registers,
+            level: simd::level(),
+            sums: Box::new(Sums([[0.0; COLUMNS]; ROWS])),
+        }
+    }
+}
+
+/// Whether the machine has tiles of bfloat16 and the system lets this process use them; asks it for
+/// that, so that the answer is to be kept.
+pub fn permitted() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return hardware::permitted();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy)]
+pub struct Operands<'a> {
+    /// `[steps, COLUMNS]`.
+    pub panel: &'a [u32],
+    /// The other side: tiles of [`ROWS`] rows.
+    pub factors: Factors<'a>,
+    /// Words of a sum, whole tiles.
+    pub steps: usize,
+}
+
+/// The factors that a panel is multiplied by.
+#[derive(Clone, Copy)]
+pub enum Factors<'a> {
+    /// `[steps / WORDS, ROWS, WORDS]`.
+    Packed(&'a [u32]),
+    /// [`ROWS`] rows as they lie, each `pitch` words after the one before.
+    Rows {
+        /// From the first row's first word on.
+        words: &'a [u32],
+        /// Words from one row to the next.
+        pitch: usize,
+    },
+}
+
+/// Eight tile registers of one thread: of 16 rows of 16 words, all of them.
+trait Unit8 {
+    /// Clears register `T`.
+    fn zero<const T: usize>(&mut self);
+
+    /// Fills register `T`.
+    ///
+    /// # Safety
+    /// 16 rows of 16 words, `pitch` words apart, may be read.
+    unsafe fn load<const T: usize>(&mut self, words: *const u32, pitch: usize);
+
+    /// Adds to register `C` the products of registers `A` and `B`.
+    fn multiply<const C: usize, const A: usize, const B: usize>(&mut self);
+
+    /// Copies register `T` to memory.
+    ///
+    /// # Safety
+    /// 16 rows of 16 words, `pitch` words apart, may be written.
+    unsafe fn store<const T: usize>(&mut self, words: *mut u32, pitch: usize);
+}
+
+enum Registers {
+    #[cfg(target_arch = "x86_64")]
+    Hardware(hardware::Tiles),
+    #[cfg(test)]
+    Emulated(Box<emulated::Tiles>),
+}
+
+/// The sums of a block, in whole cache lines.
+#[repr(align(64))]
+struct Sums([[f32; COLUMNS]; ROWS]);
+
+/// The tiles of a thread, from when they were made ready until they are given back. One at a time a
+/// thread, around all blocks of a job: the system saves tiles only while there is something in them.
+pub struct Session {
+    registers: Registers,
+    level: Level,
+    sums: Box<Sums>,
+}
+
+impl Session {
+    /// Sums of the products of a panel with 16 rows of factors, into `target`, at most that many
+    /// rows, with `end` where these are the last steps.
+    ///
+    /// # Safety
+    /// Rows and columns of `target` may be written by this thread alone, and hold numbers if sums
+    /// go on; what `end` adds is as large.
+    ///
+    /// # Panics
+    /// If an operand is too short or has parts of tiles, or the target is larger than a block.
+    pub unsafe fn multiply(
+        &mut self,
+        operands: &Operands<'_>,
+        target: Target,
+        end: Option<&End<'_>>,
+    ) {
+        assert!(operands.steps.is_multiple_of(WORDS));
+        assert!(operands.panel.len() >= operands.steps * COLUMNS);
+        assert!(target.columns <= COLUMNS && target.rows <= ROWS);
+        if target.columns == 0 || target.rows == 0 {
+            return;
+        }
+        let factors = match operands.factors {
+            Factors::Packed(words) => {
+                assert!(words.len() >= operands.steps * ROWS);
+                Places {
+                    start: words.as_ptr(),
+                    pitch: WORDS,
+                    next: WORDS * ROWS,
+                }
+            }
+            Factors::Rows { words, pitch } => {
+                assert!(words.len() >= (ROWS - 1) * pitch + operands.steps);
+                Places {
+                    start: words.as_ptr(),
+                    pitch,
+                    next: WORDS,
+                }
+            }
+        };
+        let panel = Places {
+            start: operands.panel.as_ptr(),
+            pitch: COLUMNS,
+            next: COLUMNS * WORDS,
+        };
+        #[cfg(target_arch = "x86_64")]
+        block::prefetch(&target);
+        let buffer = Place {
+            start: self.sums.0.as_mut_ptr().cast(),
+            pitch: COLUMNS,
+        };
+        let whole = target.rows == ROWS && target.columns.is_multiple_of(WORDS);
+        let there = Place {
+            start: target.start.cast(),
+            pitch: target.pitch,
+        };
+        let direct = if whole { there } else { buffer };
+        let run = Run {
+            factors,
+            panel,
+            tiles: operands.steps / WORDS,
+            from: target.resumed.then_some(direct),
+            to: if end.is_some() { buffer } else { direct },
+        };
+        // SAFETY: the operands hold all steps, as was just checked; the buffer has room for a whole
+        // block, the target for one where it is used.
+        unsafe {
+            if target.resumed && !whole {
+                for (row, sums) in self.sums.0.iter_mut().enumerate().take(target.rows) {
+                    let from = target.start.add(row * target.pitch);
+                    std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), target.columns);
+                }
+            }
+            match &mut self.registers {
+                #[cfg(target_arch = "x86_64")]
+                Registers::Hardware(tiles) => run.columns(tiles, target.columns),
+                #[cfg(test)]
+                Registers::Emulated(tiles) => run.columns(&mut **tiles, target.columns),
+            }
+            match end {
+                Some(end) => self.finish(target, end),
+                None if !whole => {
+                    for (row, sums) in self.sums.0.iter().enumerate().take(target.rows) {
+                        let to = target.start.add(row * target.pitch);
+                        std::ptr::copy_nonoverlapping(sums.as_ptr(), to, target.columns);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The sums alone, which nobody reads: what tiles can do, for comparisons.
+    pub fn multiply_all(&mut self, operands: &Operands<'_>) {
+        let mut sums = [[0.0_f32; COLUMNS]; ROWS];
+        let target = Target {
+            start: sums.as_mut_ptr().cast(),
+            pitch: COLUMNS,
+            rows: ROWS,
+            columns: COLUMNS,
+            resumed: false,
+        };
+        // SAFETY: a whole block.
+        unsafe { self.multiply(operands, target, None) };
+        std::hint::black_box(&sums);
+    }
+
+    /// From the buffer to the target.
+    ///
+    /// # Safety
+    /// As for [`Session::multiply`].
+    unsafe fn finish(&self, target: Target, end: &End<'_>) {
+        for first in (0..target.rows).step_by(TOGETHER) {
+            let rows = TOGETHER.min(target.rows - first);
+            let part = Target {
+                start: target.start.wrapping_add(first * target.pitch),
+                rows,
+                ..target
+            };
+            let end = End {
+                bias: match end.bias {
+                    Bias::Rows(bias) => Bias::Rows(&bias[first..]),
+                    Bias::Columns(bias) => Bias::Columns(bias),
+                },
+                added: end
+                    .added
+                    .map(|(added, pitch)| (added.wrapping_add(first * pitch), pitch)),
+                ..*end
+            };
+            let sums = &self.sums.0[first..first + rows];
+            // SAFETY: rows of the target, and of what is added.
+            unsafe { self.finish_rows(sums, part, &end) };
+        }
+    }
+
+    /// # Safety
+    /// As for [`Session::multiply`], for as many rows as there are of sums.
+    unsafe fn finish_rows(&self, sums: &[[f32; COLUMNS]], target: Target, end: &End<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        if self.level == Level::Avx512
+            && let Some(sums) = sums.first_chunk::<TOGETHER>()
+        {
+            // SAFETY: the machine has the instructions; by this function's contract.
+            return unsafe {
+                match target.columns.div_ceil(WORDS) {
+                    3 => avx512::finish::<3>(sums, target, end),
+                    2 => avx512::finish::<2>(sums, target, end),
+                    _ => avx512::finish::<1>(sums, target, end),
+                }
+            };
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe {
+                let to = target.start.add(row * target.pitch);
+                finish::row(to, &sums[..target.columns], end, row);
+            }
+        }
+    }
+}
+
+/// Rows of a tile, and of those after it.
+#[derive(Clone, Copy)]
+struct Places {
+    start: *const u32,
+    /// Words from one row to the next.
+    pitch: usize,
+    /// Words from one tile to the next.
+    next: usize,
+}
+
+/// Rows of sums.
+#[derive(Clone, Copy)]
+struct Place {
+    start: *mut u32,
+    /// Words from one row to the next.
+    pitch: usize,
+}
+
+/// Operands of a block, and where its sums come from and go to.
+struct Run {
+    factors: Places,
+    panel: Places,
+    /// Tiles of factors.
+    tiles: usize,
+    from: Option<Place>,
+    to: Place,
+}
+
+impl Run {
+    /// # Safety
+    /// Both operands hold `tiles` tiles, sums that come and go as many whole tiles as `columns`
+    /// take.
+    unsafe fn columns<U: Unit8>(&self, unit: &mut U, columns: usize) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            match columns.div_ceil(WORDS) {
+                3 => self.run::<U, 3>(unit),
+                2 => self.run::<U, 2>(unit),
+                _ => self.run::<U, 1>(unit),
+            }
+        }
+    }
+
+    /// Registers 0 to 2 are sums, 3 to 5 columns of the panel, 6 factors.
+    ///
+    /// # Safety
+    /// As [`Run::columns`].
+    #[inline(always)]
+    unsafe fn run<U: Unit8, const COUNT: usize>(&self, unit: &mut U) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            if let Some(Place { start, pitch }) = self.from {
+                unit.load::<0>(start, pitch);
+                if COUNT > 1 {
+                    unit.load::<1>(start.add(WORDS), pitch);
+                }
+                if COUNT > 2 {
+                    unit.load::<2>(start.add(2 * WORDS), pitch);
+                }
+            } else {
+                unit.zero::<0>();
+                unit.zero::<1>();
+                unit.zero::<2>();
+            }
+            let (mut factors, mut panel) = (self.factors.start, self.panel.start);
+            for _ in 0..self.tiles {
+                unit.load::<6>(factors, self.factors.pitch);
+                unit.load::<3>(panel, self.panel.pitch);
+                unit.multiply::<0, 6, 3>();
+                if COUNT > 1 {
+                    unit.load::<4>(panel.add(WORDS), self.panel.pitch);
+                    unit.multiply::<1, 6, 4>();
+                }
+                if COUNT > 2 {
+                    unit.load::<5>(panel.add(2 * WORDS), self.panel.pitch);
+                    unit.multiply::<2, 6, 5>();
+                }
+                factors = factors.wrapping_add(self.factors.next);
+                panel = panel.wrapping_add(self.panel.next);
+            }
+            let Place { start, pitch } = self.to;
+            unit.store::<0>(start, pitch);
+            if COUNT > 1 {
+                unit.store::<1>(start.add(WORDS), pitch);
+            }
+            if COUNT > 2 {
+                unit.store::<2>(start.add(2 * WORDS), pitch);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps};
+
+    use super::{COLUMNS, TOGETHER, WORDS};
+    use crate::ops::cpu::block::{ROWS, Target};
+    use crate::ops::cpu::finish::{self, End};
+
+    /// Finishes the columns of `VECTORS` vectors of some rows.
+    ///
+    /// # Safety
+    /// As for [`super::Session::multiply`]; the target has as many vectors of columns, and
+    /// [`TOGETHER`] rows or fewer.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub unsafe fn finish<const VECTORS: usize>(
+        rows: &[[f32; COLUMNS]; TOGETHER],
+        target: Target,
+        end: &End<'_>,
+    ) {
+        let mask = u16::MAX >> (VECTORS * WORDS - target.columns);
+        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            for (vector, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: a row has room for three vectors.
+                *sum = unsafe { _mm512_loadu_ps(row.as_ptr().add(vector * WORDS)) };
+            }
+        }
+        finish::store!(sums, Some(end), target, mask, VECTORS);
+    }
+}
+
+#[cfg(test)]
+mod tests;
