@@ -52,11 +52,12 @@ pub enum Tiles {
 impl Tiles {
     /// The machine's, where it has them, may use them, and `unit` is for numbers that they hold.
     pub fn of(unit: Unit) -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if unit.precision == Precision::Bf16 && unit.level == simd::level() && simd::tiles() {
-            return Some(Self::Hardware);
+        if unit.precision != Precision::Bf16 || unit.level != simd::level() || !simd::tiles() {
+            return None;
         }
-        let _: Unit = unit;
+        #[cfg(target_arch = "x86_64")]
+        return Some(Self::Hardware);
+        #[cfg(not(target_arch = "x86_64"))]
         None
     }
 
@@ -239,11 +240,11 @@ impl Session {
                     std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), target.columns);
                 }
             }
-            match &mut self.registers {
+            match self.registers {
                 #[cfg(target_arch = "x86_64")]
-                Registers::Hardware(tiles) => run.columns(tiles, target.columns),
+                Registers::Hardware(ref mut tiles) => run.columns(tiles, target.columns),
                 #[cfg(test)]
-                Registers::Emulated(tiles) => run.columns(&mut **tiles, target.columns),
+                Registers::Emulated(ref mut tiles) => run.columns(&mut **tiles, target.columns),
             }
             match end {
                 Some(end) => self.finish(target, end),

@@ -33,7 +33,7 @@ pub(super) fn groups(channels: usize, level: Level) -> Vec<Group> {
     let most = match level {
         Level::Avx512 => 4,
         Level::Avx2 => 3,
-        Level::Plain => 1,
+        _ => 1,
     };
     // An odd eight shares a group of narrow vectors with its neighbours: half of a wide vector
     // would be wasted otherwise.

@@ -5,13 +5,14 @@
 #![allow(unsafe_code)] // vector instructions
 
 pub(super) use crate::ops::cpu::block::{COLUMNS, ROWS};
+use crate::ops::cpu::simd::{self, Level};
 
 /// Numbers of a vector.
 pub(super) const LANES: usize = 16;
 
 /// Whether the machine has the registers.
 pub(super) fn available() -> bool {
-    crate::ops::Precision::F32.available()
+    simd::level() == Level::Avx512
 }
 
 /// Where the factors of a tile's rows lie.

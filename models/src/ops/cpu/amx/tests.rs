@@ -12,12 +12,11 @@ use crate::ops::reference;
 
 /// Kinds of tiles that there are here.
 fn kinds() -> Vec<Tiles> {
-    let mut kinds = vec![Tiles::Emulated];
-    #[cfg(target_arch = "x86_64")]
-    if simd::tiles() {
-        kinds.push(Tiles::Hardware);
-    }
-    kinds
+    let machine = Tiles::of(unit());
+    [Some(Tiles::Emulated), machine]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// bfloat16 for a pair of numbers between -1 and 1.
