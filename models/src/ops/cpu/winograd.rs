@@ -11,7 +11,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::aligned::Aligned;
+use super::aligned::{Aligned, keep_in_large_pages};
 use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::{Shared, Size};
 use super::few::{self, FEW};
@@ -110,6 +110,7 @@ impl Winograd {
                 numbers[position * place + at] = value;
             }
         }
+        keep_in_large_pages(&packed);
         Self {
             conv: *conv,
             weight: packed,
