@@ -3,9 +3,10 @@
 //!
 //! The project's bounds for doing so unasked are a mean average precision of 0.99 at an IoU of 0.5 if
 //! the f32 detections count as the truth, scores that differ by less than 0.01 in the mean, and a
-//! cosine above 0.999. DEIMv2-atto meets them, femto misses the first (0.989) and is at the second
-//! (0.0098), so bfloat16 has to be asked for; the bounds here are somewhat wider. OSNet misses the last one in bfloat16 (0.998 at least with the weights of MSMT17,
-//! 0.9996 with those of Market-1501), so it computes in f32 whatever is asked for.
+//! cosine above 0.999. DEIMv2 meets them since its narrow layers stay in f32 (see `ops::Conv2d`):
+//! atto with 0.9987 and 0.0070, femto with 0.9955 and 0.0052. OSNet misses the last one in bfloat16
+//! (0.998 at least with the weights of MSMT17, 0.9996 with those of Market-1501), so it computes in
+//! f32 whatever is asked for.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -156,8 +157,8 @@ fn bf16_finds_what_f32_finds() {
             differences.len()
         );
         assert!(differences.len() > 20, "too little to judge by");
-        assert!(map >= 0.98, "{size}: {map}");
-        assert!(off < 0.012, "{size}: {off}");
+        assert!(map >= 0.99, "{size}: {map}");
+        assert!(off < 0.01, "{size}: {off}");
     }
 }
 

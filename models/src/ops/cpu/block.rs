@@ -236,6 +236,12 @@ pub fn multiply_block(unit: Unit, operands: &Operands<'_>, block: &mut Block) {
     unsafe { multiply(unit, operands, Target::block(block, ROWS, COLUMNS), None) };
 }
 
+/// Words as the numbers whose bits they are.
+pub fn bits_mut(words: &mut [u32]) -> &mut [f32] {
+    // SAFETY: both have the same size and alignment, and every pattern is a valid f32.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+}
+
 /// The bits of numbers.
 pub fn bits(numbers: &[f32]) -> &[u32] {
     // SAFETY: both have the same size and alignment, and every pattern is a valid u32.
@@ -271,7 +277,7 @@ pub(super) fn prefetch(target: &Target) {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
+pub(super) mod avx512 {
     use std::arch::x86_64::{
         __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castsi512_ps,
         _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
@@ -293,7 +299,7 @@ mod avx512 {
             /// The panel holds `steps` times [`COLUMNS`] words, every row all its factors; the
             /// target as [`super::multiply`] wants it, `VECTORS` vectors at most.
             #[target_feature(enable = $features)]
-            pub unsafe fn $name<const VECTORS: usize, const STEP: usize>(run: &Run<'_>) {
+            pub(super) unsafe fn $name<const VECTORS: usize, const STEP: usize>(run: &Run<'_>) {
                 let target = run.target;
                 // The last vector's columns that exist.
                 let mask = u16::MAX >> (VECTORS * LANES - target.columns);
@@ -358,13 +364,13 @@ mod avx512 {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn add_f32(sum: __m512, values: __m512, factor: __m512i) -> __m512 {
+    pub fn add_f32(sum: __m512, values: __m512, factor: __m512i) -> __m512 {
         _mm512_fmadd_ps(values, _mm512_castsi512_ps(factor), sum)
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
-    fn add_bf16(sum: __m512, values: __m512, factor: __m512i) -> __m512 {
+    pub fn add_bf16(sum: __m512, values: __m512, factor: __m512i) -> __m512 {
         // SAFETY: 64 bytes each, for which every pattern is valid.
         let (values, factor) = unsafe {
             (

@@ -27,13 +27,17 @@ const TILE_BYTES: usize = 512 * 1024;
 /// waits for memory, takes longer for each.
 const PRODUCTS_A_JOB: usize = 1 << 20;
 
+/// Input channels below which products stay in f32: few numbers average fewer rounding errors out,
+/// and take little time. With all layers in bfloat16 DEIMv2's scores are off by 0.012 in the mean,
+/// with this by 0.007.
+const NARROW: usize = 96;
+
 /// Weights prepared for [`Packed::run`].
 pub struct Packed {
     conv: Conv,
     weight: Weight,
     bias: Vec<f32>, // [output], filled up with zeros to whole register blocks
     finish: Finish,
-    level: Level,
 }
 
 /// What is added to the outputs of a convolution.
@@ -53,7 +57,7 @@ enum Weight {
     /// `[output, input / groups * kernel * kernel]`.
     Rows(Vec<f32>),
     /// As [`direct`] wants them, where that is the faster way.
-    Direct(Vec<f32>),
+    Direct(Unit, Vec<u32>),
 }
 
 /// Size of a batch of images.
@@ -117,6 +121,11 @@ impl Packed {
         level: Level,
     ) -> Self {
         let exact = Unit::at(Precision::F32, level);
+        let precision = if conv.input < NARROW {
+            Precision::F32
+        } else {
+            precision
+        };
         let weight = if is_pointwise(conv)
             && let Some(unit) = Unit::at(precision, level).or(exact)
         {
@@ -128,8 +137,10 @@ impl Packed {
         {
             // Few layers: shortcuts that halve the resolution.
             Weight::Product(Product::new(unit, &weight, conv))
-        } else if prefers_direct(conv) && exact.is_some() {
-            Weight::Direct(direct::pack(conv, &weight))
+        } else if prefers_direct(conv)
+            && let Some(unit) = Unit::at(precision, level).or(exact)
+        {
+            Weight::Direct(unit, direct::pack(unit.precision, conv, &weight))
         } else {
             Weight::Rows(weight)
         };
@@ -139,7 +150,6 @@ impl Packed {
             weight,
             bias,
             finish: Finish::new(conv.activation),
-            level: level.min(simd::machine()),
         }
     }
 
@@ -158,7 +168,7 @@ impl Packed {
     pub fn takes_parts(&self) -> bool {
         match &self.weight {
             Weight::Product(_) => is_pointwise(&self.conv),
-            Weight::Direct(_) => true,
+            Weight::Direct(..) => true,
             Weight::Winograd(_) | Weight::Rows(_) => false,
         }
     }
@@ -217,7 +227,9 @@ impl Packed {
                 Weight::Winograd(winograd) => {
                     winograd.run(input, &self.bias, self.finish, size, target.0);
                 }
-                Weight::Direct(weight) => self.directly(weight, parts, extent, target),
+                Weight::Direct(unit, weight) => {
+                    self.directly(*unit, weight, parts, extent, target);
+                }
                 Weight::Rows(weight) if depthwise => {
                     self.depthwise(weight, input, extent, target);
                 }
@@ -278,13 +290,14 @@ impl Packed {
     /// The output may be written, all of it, by nobody else.
     unsafe fn directly(
         &self,
-        weight: &[f32],
+        unit: Unit,
+        weight: &[u32],
         sources: &[Source<'_>],
         extent: Extent,
         output: Shared,
     ) {
         thread_local! {
-            static BAND: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+            static BAND: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
         }
         let channels: usize = sources.iter().map(|source| source.channels).sum();
         assert_eq!(channels, self.conv.input);
@@ -295,6 +308,7 @@ impl Packed {
             first,
             rows,
             out_width: width,
+            precision: unit.precision,
         };
         // As many rows as the cache holds, but enough bands for all threads. Every sum is one
         // block's, so its order does not depend on where bands end.
@@ -309,14 +323,14 @@ impl Packed {
             weight,
             bias: &self.bias,
             finish: self.finish,
-            level: self.level,
+            unit,
         };
         let job = |index: usize| {
             let (image, first) = (index / bands, index % bands * rows);
             let shape = shape(image, first, rows.min(height - first));
             BAND.with_borrow_mut(|band| {
                 if band.len() < shape.size(&self.conv) {
-                    band.resize(shape.size(&self.conv), 0.0);
+                    band.resize(shape.size(&self.conv), 0);
                 }
                 direct::fill(band, sources, &shape, &self.conv);
                 let start = (image * self.conv.output * height + first) * width;
@@ -519,7 +533,7 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
 
-    use super::Level;
+    use super::{Level, NARROW};
     use crate::layers::{Activation, Conv};
     use crate::ops::{Conv2d, Precision, reference};
 
@@ -628,14 +642,15 @@ mod tests {
 
         #[test]
         fn channels_in_parts_equal_plain(
-            parts in prop::collection::vec(1_usize..30, 1..5), output in 1_usize..70,
+            parts in prop::collection::vec(1_usize..70, 1..5), output in 1_usize..70,
             batch in 1_usize..4, height in 1_usize..12, width in 1_usize..40, bf16: bool,
-            kernel in prop_oneof![Just(1), Just(3)], relu: bool,
+            (kernel, stride) in prop_oneof![Just((1, 1)), Just((3, 1)), Just((3, 2))], relu: bool,
         ) {
             let run = || -> candle_core::Result<f32> {
-                let bf16 = bf16 && kernel == 1;
+                let conv = Conv::new(parts.iter().sum(), output, kernel).stride(stride);
+                let conv = conv.activation(Activation::Silu);
+                let bf16 = bf16 && conv.input >= NARROW && (kernel, stride) != (3, 1);
                 let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
-                let conv = Conv::new(parts.iter().sum(), output, kernel).activation(Activation::Silu);
                 let device = Device::Cpu;
                 let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
                 let bias = Tensor::randn(0_f32, 1.0, output, &device)?;
@@ -648,7 +663,8 @@ mod tests {
                 let precision = if precision.available() { precision } else { Precision::F32 };
                 let layer = Conv2d::with_precision(conv, &weight, Some(&bias), precision)?;
                 let layer = layer.scaled(0.75, -0.5);
-                let added = Tensor::randn(0_f32, 1.0, (batch, output, height, width), &device)?;
+                let (rows, columns) = conv.output_size(height, width).unwrap();
+                let added = Tensor::randn(0_f32, 1.0, (batch, output, rows, columns), &device)?;
                 let found = layer.forward_sum(&tensors, &added, relu)?;
                 let x = rounded(&Tensor::cat(&tensors, 1)?, precision)?;
                 let weight = rounded(&weight, precision)?;
@@ -668,16 +684,18 @@ mod tests {
     #[test]
     fn batches_and_threads_change_nothing() -> candle_core::Result<()> {
         let device = Device::Cpu;
-        for (kernel, precision) in [
-            (3, Precision::F32),
-            (1, Precision::F32),
-            (1, Precision::Bf16),
+        for (kernel, stride, precision) in [
+            (3, 1, Precision::F32),
+            (1, 1, Precision::F32),
+            (1, 1, Precision::Bf16),
+            (3, 2, Precision::Bf16),
         ] {
             if !precision.available() {
                 continue;
             }
-            let conv = Conv::new(48, 72, kernel).activation(Activation::Silu);
-            let x = Tensor::randn(0_f32, 1.0, (3, 48, 37, 29), &device)?;
+            let conv = Conv::new(NARROW, 72, kernel).stride(stride);
+            let conv = conv.activation(Activation::Silu);
+            let x = Tensor::randn(0_f32, 1.0, (3, NARROW, 37, 29), &device)?;
             let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
             let layer = Conv2d::with_precision(conv, &weight, None, precision)?;
             let run = |threads: usize, x: &Tensor| {

@@ -4,11 +4,11 @@
 //! so that neighbouring outputs read neighbouring numbers through every tap. Rows follow each other
 //! without a gap: a block of outputs may run over the end of a row, and what falls on the padding
 //! there is thrown away. A register block of output channels × neighbouring outputs stays put
-//! while all inputs pass by.
+//! while all inputs pass by. In bfloat16 a word of the band holds the numbers of two channels.
 
 #![allow(unsafe_code)] // vector instructions
 
-use super::block::{COLUMNS, ROWS, Target};
+use super::block::{COLUMNS, Precision, ROWS, Target, Unit, bits_mut};
 use super::conv::Size;
 use super::finish::{self, Bias, End, Finish};
 use super::product::Source;
@@ -19,16 +19,22 @@ use crate::layers::Conv;
 /// Bytes that a band of the input may take: half of a core's second-level cache.
 const BAND_BYTES: usize = 512 * 1024;
 
-/// Weights in the order in which they are read: `[output / ROWS, input, ky, kx, ROWS]`, filled up
-/// with zeros.
-pub fn pack(conv: &Conv, weight: &[f32]) -> Vec<f32> {
-    let depth = conv.input * conv.kernel * conv.kernel;
-    let blocks = conv.output.div_ceil(ROWS);
-    let mut packed = vec![0.0; blocks * depth * ROWS];
+/// Weights in the order in which they are read: `[output / ROWS, steps, ky, kx, ROWS]`, where a step is
+/// an input channel or two of them, filled up with zeros.
+pub fn pack(precision: Precision, conv: &Conv, weight: &[f32]) -> Vec<u32> {
+    let taps = conv.kernel * conv.kernel;
+    let depth = conv.input * taps;
+    let size = precision.steps(conv.input) * taps * ROWS;
+    let mut packed = vec![0; conv.output.div_ceil(ROWS) * size];
     for (channel, row) in weight.chunks_exact(depth).enumerate() {
-        let block = &mut packed[channel / ROWS * depth * ROWS..];
+        let block = &mut packed[channel / ROWS * size..][..size];
         for (at, value) in row.iter().enumerate() {
-            block[at * ROWS + channel % ROWS] = *value;
+            let (input, tap) = (at / taps, at % taps);
+            let (step, word) = match precision {
+                Precision::F32 => (input, value.to_bits()),
+                Precision::Bf16 => (input / 2, words::bf16(*value) << (input % 2 * 16)),
+            };
+            block[(step * taps + tap) * ROWS + channel % ROWS] |= word;
         }
     }
     packed
@@ -47,6 +53,8 @@ pub struct BandShape {
     pub rows: usize,
     /// Output columns.
     pub out_width: usize,
+    /// Of the words.
+    pub precision: Precision,
 }
 
 impl BandShape {
@@ -55,59 +63,84 @@ impl BandShape {
         self.out_width + (conv.kernel - 1) / conv.stride
     }
 
-    /// Numbers of one channel and parity, with room for the last block to run over.
+    /// Words of one step and parity, with room for the last block to run over.
     fn plane(&self, conv: &Conv) -> usize {
         let rows = self.rows + (conv.kernel - 1) / conv.stride;
         rows * self.pitch(conv) + COLUMNS + conv.kernel
     }
 
-    /// Numbers of the whole band.
+    /// Words of the whole band.
     pub fn size(&self, conv: &Conv) -> usize {
-        conv.input * conv.stride * conv.stride * self.plane(conv)
+        self.precision.steps(conv.input) * conv.stride * conv.stride * self.plane(conv)
     }
 
     /// Output rows of a band that the cache holds.
     pub fn fitting(&self, conv: &Conv) -> usize {
-        let row = 4 * self.pitch(conv) * conv.input * conv.stride;
+        let row = 4 * self.pitch(conv) * self.precision.steps(conv.input) * conv.stride;
         (BAND_BYTES / row.max(1)).max(1)
     }
 }
 
 /// Copies the input rows that the band's outputs see into `band`, padded and split by parity:
-/// `[input, row parity, column parity, row × column]`.
-pub fn fill(band: &mut [f32], sources: &[Source<'_>], shape: &BandShape, conv: &Conv) {
-    let (plane, pitch, stride) = (shape.plane(conv), shape.pitch(conv), conv.stride);
-    let rows = (shape.rows - 1) * stride + conv.kernel;
+/// `[steps, row parity, column parity, row × column]`.
+pub fn fill(band: &mut [u32], sources: &[Source<'_>], shape: &BandShape, conv: &Conv) {
+    let (plane, stride) = (shape.plane(conv), conv.stride);
     let cells = shape.size.cells();
-    let planes = sources.iter().flat_map(|source| {
+    let mut planes = sources.iter().flat_map(|source| {
         let start = shape.image * source.channels;
         (start..start + source.channels).map(|plane| &source.data[plane * cells..][..cells])
     });
-    let bands = band.chunks_exact_mut(stride * stride * plane);
-    for (band, source) in bands.zip(planes) {
-        for row in 0..rows {
-            let y = (shape.first * stride + row).wrapping_sub(conv.padding);
-            let start = row % stride * stride * plane + row / stride * pitch;
-            for parity in 0..stride {
-                let target = &mut band[start + parity * plane..][..pitch];
-                if y >= shape.size.height {
-                    target.fill(0.0);
-                    continue;
-                }
-                let line = &source[y * shape.size.width..(y + 1) * shape.size.width];
-                // The first number of this parity that lies in the row, and its column.
-                let column = conv
-                    .padding
-                    .saturating_sub(parity)
-                    .div_ceil(stride)
-                    .min(pitch);
-                let first = (column * stride + parity).saturating_sub(conv.padding);
-                let numbers = line.get(first..).unwrap_or_default();
-                let count = numbers.len().div_ceil(stride).min(pitch - column);
-                target[..column].fill(0.0);
-                words::every(&mut target[column..column + count], numbers, stride);
-                target[column + count..].fill(0.0);
+    for band in band.chunks_exact_mut(stride * stride * plane) {
+        let Some(first) = planes.next() else {
+            return;
+        };
+        match shape.precision {
+            Precision::F32 => {
+                fill_step(band, shape, conv, |words, from| {
+                    words::every(bits_mut(words), &first[from], stride);
+                });
             }
+            Precision::Bf16 => {
+                let second = planes.next();
+                fill_step(band, shape, conv, |words, from| {
+                    let second = second.map(|second| &second[from.clone()]);
+                    words::pairs_of_every(words, &first[from], second, stride);
+                });
+            }
+        }
+    }
+}
+
+/// Fills one step of a band, which begins at `band`: `take` gets words, and which numbers of a plane
+/// belong there, of which the first and every further one by the stride count.
+fn fill_step(
+    band: &mut [u32],
+    shape: &BandShape,
+    conv: &Conv,
+    take: impl Fn(&mut [u32], std::ops::Range<usize>),
+) {
+    let (plane, pitch, stride) = (shape.plane(conv), shape.pitch(conv), conv.stride);
+    let rows = (shape.rows - 1) * stride + conv.kernel;
+    let width = shape.size.width;
+    for row in 0..rows {
+        let y = (shape.first * stride + row).wrapping_sub(conv.padding);
+        let start = row % stride * stride * plane + row / stride * pitch;
+        for parity in 0..stride {
+            let target = &mut band[start + parity * plane..][..pitch];
+            if y >= shape.size.height {
+                target.fill(0);
+                continue;
+            }
+            // The first number of this parity that lies in the row, and its column.
+            let padded = conv.padding.saturating_sub(parity).div_ceil(stride);
+            let column = padded.min(pitch);
+            let first = (column * stride + parity).saturating_sub(conv.padding);
+            let first = first.min(width);
+            let count = (width - first).div_ceil(stride).min(pitch - column);
+            target[..column].fill(0);
+            let words = &mut target[column..column + count];
+            take(words, y * width + first..(y + 1) * width);
+            target[column + count..].fill(0);
         }
     }
 }
@@ -128,12 +161,12 @@ fn tap_offsets(shape: &BandShape, conv: &Conv) -> Vec<usize> {
 /// Operands and target of one block.
 struct Run<'a> {
     /// The band from the first output's place on.
-    values: *const f32,
-    channels: usize,
-    channel_size: usize,
+    values: *const u32,
+    steps: usize,
+    step_size: usize,
     offsets: &'a [usize],
-    /// `[channels, taps, ROWS]`.
-    weight: *const f32,
+    /// `[steps, taps, ROWS]`.
+    weight: *const u32,
     target: Target,
     end: &'a End<'a>,
 }
@@ -144,13 +177,13 @@ pub struct Layer<'a> {
     /// Its sizes.
     pub conv: &'a Conv,
     /// See [`pack`].
-    pub weight: &'a [f32],
+    pub weight: &'a [u32],
     /// Filled up to whole blocks.
     pub bias: &'a [f32],
     /// What follows.
     pub finish: Finish,
-    /// The vector units.
-    pub level: Level,
+    /// Numbers, and the vector units.
+    pub unit: Unit,
 }
 
 /// Computes a band from what [`fill`] wrote, into channels that are `cells` numbers apart; `output`
@@ -158,9 +191,9 @@ pub struct Layer<'a> {
 ///
 /// # Safety
 /// The band's rows of all channels may be written by this thread alone, and the machine has the
-/// layer's level.
+/// layer's unit.
 pub unsafe fn run(
-    band: &[f32],
+    band: &[u32],
     layer: &Layer<'_>,
     shape: &BandShape,
     cells: usize,
@@ -169,11 +202,12 @@ pub unsafe fn run(
     let conv = layer.conv;
     let offsets = tap_offsets(shape, conv);
     let pitch = shape.pitch(conv);
-    let channel_size = conv.stride * conv.stride * shape.plane(conv);
+    let steps = shape.precision.steps(conv.input);
+    let step_size = conv.stride * conv.stride * shape.plane(conv);
     let places = shape.rows * pitch;
     let reach = offsets.iter().max().copied().unwrap_or(0) + places.next_multiple_of(COLUMNS);
-    assert!((conv.input - 1) * channel_size + reach <= band.len());
-    let block_size = conv.input * offsets.len() * ROWS;
+    assert!((steps - 1) * step_size + reach <= band.len());
+    let block_size = steps * offsets.len() * ROWS;
     assert!(layer.bias.len() >= conv.output.next_multiple_of(ROWS));
     let mut sums = [[0.0_f32; COLUMNS]; ROWS];
     for (index, weight) in layer.weight.chunks_exact(block_size).enumerate() {
@@ -209,14 +243,14 @@ pub unsafe fn run(
                 }
                 let run = Run {
                     values: band.as_ptr().add(at),
-                    channels: conv.input,
-                    channel_size,
+                    steps,
+                    step_size,
                     offsets: &offsets,
                     weight: weight.as_ptr(),
                     target,
                     end: &end,
                 };
-                block(layer.level, &run);
+                block(layer.unit, &run);
             }
             if inside {
                 continue;
@@ -243,15 +277,18 @@ pub unsafe fn run(
 
 /// # Safety
 /// The operands reach far enough, rows and columns of the target may be written, and the machine
-/// has the level.
-unsafe fn block(level: Level, run: &Run<'_>) {
+/// has the unit.
+unsafe fn block(unit: Unit, run: &Run<'_>) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: by this function's contract.
     unsafe {
-        match (level, run.target.columns.div_ceil(16)) {
-            (Level::Avx512, 3) => avx512::block::<3>(run),
-            (Level::Avx512, 2) => avx512::block::<2>(run),
-            (Level::Avx512, _) => avx512::block::<1>(run),
+        match (unit.level, unit.precision, run.target.columns.div_ceil(16)) {
+            (Level::Avx512, Precision::F32, 3) => avx512::f32_block::<3>(run),
+            (Level::Avx512, Precision::F32, 2) => avx512::f32_block::<2>(run),
+            (Level::Avx512, Precision::F32, _) => avx512::f32_block::<1>(run),
+            (Level::Avx512, Precision::Bf16, 3) => avx512::bf16_block::<3>(run),
+            (Level::Avx512, Precision::Bf16, 2) => avx512::bf16_block::<2>(run),
+            (Level::Avx512, Precision::Bf16, _) => avx512::bf16_block::<1>(run),
             _ => avx2::block(run),
         }
     }
@@ -259,50 +296,62 @@ unsafe fn block(level: Level, run: &Run<'_>) {
     {
         let end = finish::row;
         let _: (_, &Run<'_>) = (end, run);
-        unreachable!("there are no blocks for this machine: {level:?}");
+        unreachable!("there are no blocks for this machine: {unit:?}");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use std::arch::x86_64::{
-        __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    };
+    use std::arch::x86_64::{__m512, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps};
 
+    use super::super::block::avx512::{add_bf16, add_f32};
     use super::super::block::prefetch;
     use super::{ROWS, Run, finish};
 
     const LANES: usize = 16;
 
-    /// # Safety
-    /// As [`super::block`], `VECTORS` vectors of columns.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    pub unsafe fn block<const VECTORS: usize>(run: &Run<'_>) {
-        let target = run.target;
-        let mask = u16::MAX >> (VECTORS * LANES - target.columns);
-        prefetch(&target);
-        let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-        let mut weight = run.weight;
-        for channel in 0..run.channels {
-            for offset in run.offsets {
-                // SAFETY: by this function's contract; loads need no alignment.
-                unsafe {
-                    let values = run.values.add(channel * run.channel_size + offset);
-                    let values: [__m512; VECTORS] =
-                        std::array::from_fn(|vector| _mm512_loadu_ps(values.add(vector * LANES)));
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let weight = _mm512_set1_ps(*weight.add(row));
-                        for vector in 0..VECTORS {
-                            sums[vector] = _mm512_fmadd_ps(values[vector], weight, sums[vector]);
+    /// One function for each kind of words: `$add` multiplies and adds.
+    macro_rules! block {
+        ($name:ident, $features:literal, $add:path) => {
+            /// # Safety
+            /// As [`super::block`], `VECTORS` vectors of columns.
+            #[target_feature(enable = $features)]
+            pub unsafe fn $name<const VECTORS: usize>(run: &Run<'_>) {
+                let target = run.target;
+                let mask = u16::MAX >> (VECTORS * LANES - target.columns);
+                prefetch(&target);
+                let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+                let mut weight = run.weight;
+                for step in 0..run.steps {
+                    for offset in run.offsets {
+                        // SAFETY: by this function's contract; loads need no alignment.
+                        unsafe {
+                            let values = run.values.add(step * run.step_size + offset);
+                            let values: [__m512; VECTORS] = std::array::from_fn(|vector| {
+                                _mm512_loadu_ps(values.add(vector * LANES).cast())
+                            });
+                            for (row, sums) in sums.iter_mut().enumerate() {
+                                let weight = _mm512_set1_epi32((*weight.add(row)).cast_signed());
+                                for vector in 0..VECTORS {
+                                    sums[vector] = $add(sums[vector], values[vector], weight);
+                                }
+                            }
+                            weight = weight.add(ROWS);
                         }
                     }
-                    weight = weight.add(ROWS);
                 }
+                let end = Some(run.end);
+                finish::store!(sums, end, target, mask, VECTORS);
             }
-        }
-        let end = Some(run.end);
-        finish::store!(sums, end, target, mask, VECTORS);
+        };
     }
+
+    block!(f32_block, "avx512f,avx512bw,avx512vl,avx512dq", add_f32);
+    block!(
+        bf16_block,
+        "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16",
+        add_bf16
+    );
 }
 
 /// Blocks in parts that fit sixteen registers of eight numbers: four rows by up to 16 columns, a few
@@ -327,8 +376,8 @@ mod avx2 {
     pub unsafe fn block(run: &Run<'_>) {
         let target = run.target;
         let mut sums = [[0.0_f32; COLUMNS]; ROWS];
-        for start in (0..run.channels).step_by(TOGETHER) {
-            let channels = start..(start + TOGETHER).min(run.channels);
+        for start in (0..run.steps).step_by(TOGETHER) {
+            let channels = start..(start + TOGETHER).min(run.steps);
             for first in (0..target.rows).step_by(HEIGHT) {
                 for column in (0..target.columns).step_by(WIDTH * LANES) {
                     let channels = channels.clone();
@@ -372,10 +421,11 @@ mod avx2 {
                 }
             }
             let before = channels.start * run.offsets.len() * ROWS;
-            let mut weight = run.weight.add(before + first);
+            let mut weight = run.weight.add(before + first).cast::<f32>();
             for channel in channels {
                 for offset in run.offsets {
-                    let values = run.values.add(channel * run.channel_size + offset + column);
+                    let values = run.values.add(channel * run.step_size + offset + column);
+                    let values: *const f32 = values.cast();
                     let values: [_; VECTORS] =
                         std::array::from_fn(|vector| _mm256_loadu_ps(values.add(vector * LANES)));
                     for (row, local) in local.iter_mut().enumerate() {

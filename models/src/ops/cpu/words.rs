@@ -110,6 +110,46 @@ pub fn every(target: &mut [f32], numbers: &[f32], step: usize) {
     every_second_plain(target, numbers);
 }
 
+/// Pairs of bfloat16 of every `step`-th number of two rows, from the first ones on, as many as fit
+/// `words`; zeros where there is no second row.
+pub fn pairs_of_every(words: &mut [u32], first: &[f32], second: Option<&[f32]>, step: usize) {
+    /// Numbers that are taken at once.
+    const PIECE: usize = 64;
+    let mut numbers = [[0.0_f32; PIECE]; 2];
+    for (index, words) in words.chunks_mut(PIECE).enumerate() {
+        let from = index * PIECE * step;
+        let (count, [one, other]) = (words.len(), &mut numbers);
+        let taken = |row: &[f32], room: &mut [f32; PIECE]| {
+            every(
+                &mut room[..count],
+                row.get(from..).unwrap_or_default(),
+                step,
+            );
+        };
+        if step > 1 {
+            taken(first, one);
+        }
+        let one = if step > 1 {
+            &one[..count]
+        } else {
+            &first[from..from + count]
+        };
+        let Some(second) = second else {
+            singles(words, one);
+            continue;
+        };
+        if step > 1 {
+            taken(second, other);
+        }
+        let other = if step > 1 {
+            &other[..count]
+        } else {
+            &second[from..from + count]
+        };
+        pairs(words, one, other);
+    }
+}
+
 dispatch! {
     fn plain_neighbours(words: &mut [u32], numbers: &[f32]) = neighbours_body
 }
