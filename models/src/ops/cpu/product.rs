@@ -2,8 +2,7 @@
 //! stride 1, these are the cells of the images, whose channels may lie in several tensors; for
 //! others what the outputs see is gathered while panels are packed.
 //!
-//! A part of a panel stays in the first-level cache while weights of that part pass by, as many as stay
-//! in the second-level cache for all panels.
+//! A part of a few panels stays in the second-level cache while weights of that part pass by.
 
 #![allow(unsafe_code)] // threads write into one output
 

@@ -45,10 +45,6 @@ pub struct Winograd {
 /// an encoder, has eight; its weights then pass by as fast as memory gives them.
 const FEW_TILES: usize = 32;
 
-/// Steps of a sum that are taken at once. Panels lie in the second-level cache, which gives their
-/// lines in time; sums that go on in memory would cost more.
-const STEPS: usize = 512;
-
 /// Panels that a job takes together at most.
 const GROUP: usize = 2;
 
@@ -231,7 +227,7 @@ impl Winograd {
                 self.multiply_few(room, part.clone());
             }
         }
-        let taken = channels.div_ceil(channels.div_ceil(STEPS).max(1)).max(1);
+        let taken = block::part_of(channels);
         let weights = self.weight.chunks_exact(blocks * channels * ROWS);
         for (position, weights) in weights.enumerate() {
             for from in (0..channels).step_by(taken) {
