@@ -14,9 +14,6 @@ const SLOTS: usize = 2 * COLUMNS;
 /// Numbers of a row of inputs: those of all slots, and what full vectors read and write beyond.
 const ROW: usize = (SLOTS + 2 * LANES) * TILE;
 
-/// Slots, and what full vectors write beyond.
-const COLUMN: usize = SLOTS + 2 * LANES;
-
 /// Neighbouring tiles of one row of tiles.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
@@ -104,15 +101,12 @@ pub struct Images<'a> {
 pub struct Scratch {
     /// The input rows of the tiles, with what pads them.
     rows: [[f32; ROW]; SIDE],
-    /// One transformed row by residue: every fourth number from 0, 1, 2, 3 on.
-    residues: [[f32; COLUMN]; TILE],
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         Self {
             rows: [[0.0; ROW]; SIDE],
-            residues: [[0.0; COLUMN]; TILE],
         }
     }
 }
@@ -143,7 +137,7 @@ pub fn input(
     #[cfg(not(target_arch = "x86_64"))]
     unreachable!(
         "there are no vectors for this machine: {} {} {pitch}",
-        scratch.rows.len() + scratch.residues.len(),
+        scratch.rows.len(),
         target.len()
     );
 }
@@ -189,13 +183,14 @@ pub unsafe fn copy(from: *const f32, to: *mut f32, count: usize) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m512, _mm512_add_ps, _mm512_castps512_ps256, _mm512_fmadd_ps, _mm512_fnmadd_ps,
-        _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_compress_ps,
-        _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_set1_ps, _mm512_setr_epi32,
-        _mm512_storeu_ps, _mm512_sub_ps,
+        __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_add_ps, _mm512_alignr_epi32,
+        _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_fmadd_ps,
+        _mm512_fnmadd_ps, _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_compress_ps, _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setr_epi32, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
-    use super::{COLUMNS, Images, LANES, SIDE, Scratch, TILE, Tiles};
+    use super::{COLUMNS, Images, LANES, ROW, SIDE, Scratch, TILE, Tiles};
 
     /// Bᵀ · d.
     #[inline]
@@ -268,9 +263,12 @@ mod x86 {
                     let start = plane.wrapping_add(y.wrapping_mul(width));
                     let source = images.data.as_ptr().wrapping_add(start);
                     let source = source.wrapping_offset(column + at as isize);
-                    // SAFETY: what the mask leaves out is not read; rows have room for full
+                    // The same place two channels on, far from here.
+                    let ahead = source.wrapping_add(2 * height * width);
+                    // SAFETY: a prefetch does not fault; what the mask leaves out is not read; rows have room for full
                     // vectors beyond the last slot.
                     unsafe {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                         let numbers = _mm512_maskz_loadu_ps(mask, source);
                         _mm512_storeu_ps(target.as_mut_ptr().add(slot + at), numbers);
                     }
@@ -304,24 +302,19 @@ mod x86 {
             }
         }
         for row in 0..SIDE {
-            split(scratch, row, slots);
             let mut lane = 0;
+            let mut here = residues(&scratch.rows[row], 0);
             for (vector, taken) in tiles.taken.iter().enumerate() {
-                let residue = |index: usize, after: usize| {
-                    // SAFETY: residues have room for full vectors beyond the last slot.
-                    unsafe {
-                        let residue = scratch.residues[index].as_ptr();
-                        _mm512_loadu_ps(residue.add(vector * LANES + after))
-                    }
-                };
+                let next = residues(&scratch.rows[row], vector + 1);
                 let d = [
-                    residue(0, 0),
-                    residue(1, 0),
-                    residue(2, 0),
-                    residue(3, 0),
-                    residue(0, 1),
-                    residue(1, 1),
+                    here[0],
+                    here[1],
+                    here[2],
+                    here[3],
+                    one_on(here[0], next[0]),
+                    one_on(here[1], next[1]),
                 ];
+                here = next;
                 for (column, value) in six(d).into_iter().enumerate() {
                     let value = _mm512_maskz_compress_ps(*taken, value);
                     let start = (row * SIDE + column) * pitch + lane;
@@ -347,27 +340,29 @@ mod x86 {
         }
     }
 
-    /// Every fourth number of a row, from 0, 1, 2 and 3 on, for `count` slots and one more.
+    /// The numbers of sixteen slots by residue: every fourth one from 0, 1, 2 and 3 on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq")]
-    fn split(scratch: &mut Scratch, row: usize, count: usize) {
+    fn residues(row: &[f32; ROW], vector: usize) -> [__m512; TILE] {
         let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
-        for at in (0..=count).step_by(LANES) {
-            // SAFETY: rows and residues have room for full vectors beyond a panel's tiles.
-            unsafe {
-                let source = scratch.rows[row].as_ptr().add(at * TILE);
-                let parts: [__m512; TILE] =
-                    std::array::from_fn(|part| _mm512_loadu_ps(source.add(part * LANES)));
-                for (residue, target) in scratch.residues.iter_mut().enumerate() {
-                    let step = std::arch::x86_64::_mm512_set1_epi32(residue as i32);
-                    let index = std::arch::x86_64::_mm512_add_epi32(first, step);
-                    let low = _mm512_permutex2var_ps(parts[0], index, parts[1]);
-                    let high = _mm512_permutex2var_ps(parts[2], index, parts[3]);
-                    let both = _mm512_insertf32x8::<1>(low, _mm512_castps512_ps256(high));
-                    _mm512_storeu_ps(target.as_mut_ptr().add(at), both);
-                }
-            }
-        }
+        let row = &row[vector * LANES * TILE..(vector + 1) * LANES * TILE];
+        // SAFETY: there are as many numbers as four vectors have.
+        let parts: [__m512; TILE] =
+            std::array::from_fn(|part| unsafe { _mm512_loadu_ps(row.as_ptr().add(part * LANES)) });
+        std::array::from_fn(|residue| {
+            let index = _mm512_add_epi32(first, _mm512_set1_epi32(residue as i32));
+            let low = _mm512_permutex2var_ps(parts[0], index, parts[1]);
+            let high = _mm512_permutex2var_ps(parts[2], index, parts[3]);
+            _mm512_insertf32x8::<1>(low, _mm512_castps512_ps256(high))
+        })
+    }
+
+    /// Fifteen numbers from the second one on, and the first of `next`.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn one_on(here: __m512, next: __m512) -> __m512 {
+        let (here, next) = (_mm512_castps_si512(here), _mm512_castps_si512(next));
+        _mm512_castsi512_ps(_mm512_alignr_epi32::<1>(next, here))
     }
 
     /// # Safety
