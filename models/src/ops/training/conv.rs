@@ -399,6 +399,10 @@ mod tests {
         let Ok(sizes) = sizes else {
             return;
         };
+        // Groups of several channels are left to candle where there are no tiles.
+        if conv.groups > 1 && !sizes.is_depthwise() && !tile::available() {
+            return;
+        }
         let (x, weight) = (numbers("x", &shape), numbers("weight", &[o, i, k, l]));
         let gradient = numbers("gradient", &[sizes.output_numbers()]);
         let expected = expected(&x, &weight, &gradient, &sizes);
