@@ -13,7 +13,13 @@
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18, and
 //! volume 2, `TDPBF16PS`.
 
-#![allow(unsafe_code)] // tile registers, and blocks of one output
+#![allow(unsafe_code)]
+// tile registers, and blocks of one output
+// Where no machine has tiles, nothing of this is reached.
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unreachable_code, unused_mut, unused_variables)
+)]
 
 #[cfg(test)]
 mod emulated;
@@ -34,6 +40,10 @@ pub const ROWS: usize = 16;
 
 /// Words of a row of a tile: steps of a sum that are taken at once, columns.
 const WORDS: usize = 16;
+
+/// Steps that a panel takes through its blocks at once: half of a first-level cache of 48 KiB, as panels
+/// are read as fast as they are multiplied.
+const STEPS: usize = 128;
 
 /// Rows that are finished together: as many as registers hold of them.
 const TOGETHER: usize = block::ROWS;
@@ -72,9 +82,10 @@ impl Tiles {
         ((steps / WORDS) | 1) * WORDS
     }
 
-    /// Equal parts, as [`block::part_of`], but of whole tiles.
+    /// Equal parts of whole tiles, each of at most [`STEPS`], that `steps` are taken in: their length.
     pub fn part_of(self, steps: usize) -> usize {
-        block::part_of(steps).next_multiple_of(WORDS)
+        let part = steps.div_ceil(steps.div_ceil(STEPS).max(1));
+        part.max(1).next_multiple_of(WORDS)
     }
 
     /// Makes the tiles of this thread ready.

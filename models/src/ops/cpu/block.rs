@@ -190,16 +190,17 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
             (std::array::from_fn(row), 1)
         }
     };
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    let run = Run {
+        panel: panel.as_ptr(),
+        rows,
+        steps,
+        ahead,
+        target,
+        end,
+    };
     #[cfg(target_arch = "x86_64")]
     {
-        let run = Run {
-            panel: panel.as_ptr(),
-            rows,
-            steps,
-            ahead,
-            target,
-            end,
-        };
         let vectors = target.columns.div_ceil(16);
         // SAFETY: a unit is one that the machine has; the operands hold all steps, as was just
         // checked; the target by this function's contract.
@@ -222,7 +223,18 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
             }
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        let _: Unit = unit;
+        // SAFETY: as above.
+        unsafe {
+            match step {
+                ROWS => super::neon::block::<ROWS>(&run),
+                _ => super::neon::block::<1>(&run),
+            }
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _: ([*const u32; ROWS], [usize; 2]) = (rows, [step, ahead]);
         unreachable!(
@@ -251,14 +263,14 @@ pub fn bits(numbers: &[f32]) -> &[u32] {
 }
 
 /// Operands and target of one block.
-#[cfg(target_arch = "x86_64")]
-struct Run<'a> {
-    panel: *const u32,
-    rows: [*const u32; ROWS],
-    steps: usize,
-    ahead: usize,
-    target: Target,
-    end: Option<&'a End<'a>>,
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(super) struct Run<'a> {
+    pub panel: *const u32,
+    pub rows: [*const u32; ROWS],
+    pub steps: usize,
+    pub ahead: usize,
+    pub target: Target,
+    pub end: Option<&'a End<'a>>,
 }
 
 /// Asks for the target's lines, so that they are there when the sums are.

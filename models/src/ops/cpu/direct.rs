@@ -10,8 +10,11 @@
 
 use super::block::{COLUMNS, Precision, ROWS, Target, Unit, bits_mut};
 use super::conv::Size;
-use super::finish::{self, Bias, End, Finish};
+#[cfg(target_arch = "x86_64")]
+use super::finish;
+use super::finish::{Bias, End, Finish};
 use super::product::Source;
+#[cfg(target_arch = "x86_64")]
 use super::simd::Level;
 use super::words;
 use crate::layers::Conv;
@@ -159,16 +162,16 @@ fn tap_offsets(shape: &BandShape, conv: &Conv) -> Vec<usize> {
 }
 
 /// Operands and target of one block.
-struct Run<'a> {
+pub(super) struct Run<'a> {
     /// The band from the first output's place on.
-    values: *const u32,
-    steps: usize,
-    step_size: usize,
-    offsets: &'a [usize],
+    pub values: *const u32,
+    pub steps: usize,
+    pub step_size: usize,
+    pub offsets: &'a [usize],
     /// `[steps, taps, ROWS]`.
-    weight: *const u32,
-    target: Target,
-    end: &'a End<'a>,
+    pub weight: *const u32,
+    pub target: Target,
+    pub end: &'a End<'a>,
 }
 
 /// Weights, and what follows the sums.
@@ -292,10 +295,15 @@ unsafe fn block(unit: Unit, run: &Run<'_>) {
             _ => avx2::block(run),
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
     {
-        let end = finish::row;
-        let _: (_, &Run<'_>) = (end, run);
+        let _: Unit = unit;
+        // SAFETY: by this function's contract.
+        unsafe { super::neon::direct(run) };
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _: &Run<'_> = run;
         unreachable!("there are no blocks for this machine: {unit:?}");
     }
 }

@@ -17,6 +17,8 @@ mod lanes;
 mod light;
 pub mod linear;
 pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod norm;
 pub mod omni;
 pub mod panels;

@@ -11,10 +11,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Level {
     /// What every machine of the target has.
     Plain = 1,
+    /// NEON, which every 64-bit ARM has.
+    #[cfg(target_arch = "aarch64")]
+    Neon = 2,
     /// AVX2 with fused multiply-add.
-    Avx2 = 2,
+    Avx2 = 3,
     /// AVX-512 with its byte, word, double word and length extensions.
-    Avx512 = 3,
+    Avx512 = 4,
 }
 
 /// The environment variable that keeps wider units from being used: `plain`, `avx2`, or `avx512`,
@@ -27,8 +30,10 @@ pub fn level() -> Level {
     static KNOWN: AtomicU8 = AtomicU8::new(0);
     match KNOWN.load(Ordering::Relaxed) {
         1 => return Level::Plain,
-        2 => return Level::Avx2,
-        3 => return Level::Avx512,
+        #[cfg(target_arch = "aarch64")]
+        2 => return Level::Neon,
+        3 => return Level::Avx2,
+        4 => return Level::Avx512,
         _ => {}
     }
     let most = match std::env::var(VARIABLE).as_deref() {
@@ -66,6 +71,9 @@ pub fn machine() -> Level {
             return Level::Avx2;
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    return Level::Neon;
+    #[cfg(not(target_arch = "aarch64"))]
     Level::Plain
 }
 
