@@ -1,4 +1,5 @@
-//! What comes before a detector's forward pass: a 1920×1080 frame to its input, on one thread.
+//! What comes before a detector's forward pass and after it, on one thread: a 1920×1080 frame to the
+//! input, and the output to boxes, with made-up weights.
 //!
 //! ```text
 //! cargo bench -p mtmc-models --bench preprocess
@@ -9,12 +10,13 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use candle_core::Device;
-use mtmc_models::Description;
+use candle_core::{DType, Device};
 use mtmc_models::Interpolation::{OpencvBilinear, PilBicubic, PilBilinear};
 use mtmc_models::ResizeMode::{Letterbox, Stretch};
+use mtmc_models::ops::profile;
 use mtmc_models::preprocess::Preprocessor;
-use mtmc_models::testing::{made_up_description, made_up_image};
+use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
+use mtmc_models::{Description, DetectOptions, Detector, LoadedDetector, expected_tensors};
 
 /// Seconds that each case runs at least.
 const SECONDS: f64 = 1.0;
@@ -44,6 +46,34 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         });
         println!("{name}, {width}x{height}: fastest {fastest:.2} ms, median {median:.2} ms");
     }
+    for name in ["rtdetr-r18", "yolov8n", "deimv2-femto"] {
+        after(name, &frame)?;
+    }
+    Ok(())
+}
+
+/// Prints what a detector takes from its network's output to boxes.
+fn after(name: &str, frame: &image::RgbImage) -> Result<(), Box<dyn std::error::Error>> {
+    let description = made_up_description(name);
+    let weights = made_up_weights(&description, &expected_tensors(&description)?);
+    let detector = LoadedDetector::new(&weights, &Device::Cpu, DType::F32)?;
+    let options = DetectOptions {
+        score_floor: 0.1,
+        classes: Vec::new(),
+        nms_iou: None,
+    };
+    let mut times = Vec::new();
+    let mut boxes = 0;
+    for _ in 0..5 {
+        profile::start();
+        boxes = detector.detect(&[frame], &options)?[0].len();
+        let sums = profile::sums(&profile::stop());
+        let after = sums.iter().find(|sum| sum.layer == "after the network");
+        times.extend(after.map(|sum| sum.seconds * 1e3));
+    }
+    times.sort_by(f64::total_cmp);
+    let median = times[times.len() / 2];
+    println!("{name}, after the network, {boxes} boxes: median {median:.2} ms");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use image::RgbImage;
 
 use crate::layers::{Mode, Params, Precision};
 use crate::memory::in_halves;
-use crate::ops::{best_of_rows, non_maximum_suppression, top_k};
+use crate::ops::{best_of_rows, non_maximum_suppression, profile, top_k};
 use crate::preprocess::{Placement, Preprocessor};
 use crate::{BBox, Description, DetectOptions, Detection, Detector, Result, Weights};
 use crate::{expected_tensors, network};
@@ -158,18 +158,20 @@ impl LoadedDetector {
         // An anchor stands for its best class alone. What is left is too little for a GPU: the boxes
         // above the floor are some hundreds, and are wanted here.
         let bests = best_of_rows(&output.scores)?;
-        let boxes = output.boxes.to_dtype(DType::F32)?.to_vec3::<f32>()?;
+        if output.boxes.dims3()?.2 != 4 {
+            candle_core::bail!("a box needs 4 numbers");
+        }
+        let boxes = output.boxes.to_dtype(DType::F32)?.flatten_from(1)?;
+        let boxes = boxes.to_vec2::<f32>()?;
         let mut lists = Vec::with_capacity(placements.len());
         for (image, placement) in placements.iter().enumerate() {
             let mut found = Vec::new();
-            for (best, corners) in bests[image].iter().zip(&boxes[image]) {
+            let corners = boxes[image].as_chunks::<4>().0;
+            for (best, &[x1, y1, x2, y2]) in bests[image].iter().zip(corners) {
                 let &Some((class, score)) = best else {
                     continue;
                 };
                 let wanted = options.classes.is_empty() || options.classes.contains(&class);
-                let [x1, y1, x2, y2] = corners[..] else {
-                    candle_core::bail!("a box needs 4 numbers");
-                };
                 if !wanted || score < options.score_floor {
                     continue;
                 }
@@ -237,14 +239,23 @@ impl LoadedDetector {
         preprocessor: &Preprocessor,
         options: &DetectOptions,
     ) -> Result<Vec<Vec<Detection>>> {
-        let (input, placements) = preprocessor.batch(images, &self.device)?;
+        // Neither of them multiplies much.
+        let named = |name: &str| (name.to_string(), 0.0);
+        let (input, placements) = profile::timed(
+            || named("before the network"),
+            || preprocessor.batch(images, &self.device),
+        )?;
         let input = input.to_dtype(self.dtype)?;
         let mut lists = match &self.network {
             DetectionNetwork::Detr(network) => {
-                self.detr(&network.forward(&input)?, &placements, options)?
+                let output = network.forward(&input)?;
+                let boxes = || self.detr(&output, &placements, options);
+                profile::timed(|| named("after the network"), boxes)?
             }
             DetectionNetwork::Dense(network) => {
-                self.dense(&network.forward(&input)?, &placements, options)?
+                let output = network.forward(&input)?;
+                let boxes = || self.dense(&output, &placements, options);
+                profile::timed(|| named("after the network"), boxes)?
             }
         };
         for (list, image) in lists.iter_mut().zip(images) {
