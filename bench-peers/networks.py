@@ -1,13 +1,15 @@
-"""Times one network in ONNX Runtime or OpenVINO: what `cargo bench -p mtmc-models` is compared with.
+"""Times one network in ONNX Runtime, OpenVINO or PyTorch: what `cargo bench -p mtmc-models` is compared
+with.
 
-    python networks.py RUNTIME MODEL.onnx SIZES THREADS [SECONDS]
+    python networks.py RUNTIME MODEL SIZES THREADS [SECONDS]
 
-RUNTIME is ort, ov-f32 or ov-bf16; SIZES the input's shape, such as 1x3x640x640, for the first input
+RUNTIME is ort, ov-f32 or ov-bf16 for an ONNX file, or for Ultralytics' own weights (.pt) torch-f32 or
+torch-bf16, channels last, and compile-f32 or compile-bf16, the same by torch.compile; SIZES the input's shape, such as 1x3x640x640, for the first input
 (a second one, DEIMv2's `orig_target_sizes`, gets the image's own size). Prints one line: the best and
 the median time of a pass, and the CPU time of one, in milliseconds: where other programs compute
 too, the CPU time of a single thread says more than the time that passed.
 
-Needs onnxruntime 1.31.1 or openvino 2026.4.1, and numpy.
+Needs onnxruntime 1.31.1, openvino 2026.4.1, or torch 2.15.0 and ultralytics 8.4.190, and numpy.
 """
 
 import os
@@ -51,6 +53,31 @@ def open_vino(path, shape, threads, precision):
     return lambda: request.infer(feed)
 
 
+def torch_module(path, shape, threads, compiled, precision):
+    import torch
+    from ultralytics import RTDETR, YOLO
+
+    torch.set_num_threads(threads)
+    kind = RTDETR if "rtdetr" in os.path.basename(path) else YOLO
+    network = kind(path).model.float().eval().fuse(verbose=False)
+    network.requires_grad_(False)
+    network = network.to(memory_format=torch.channels_last)
+    image = torch.rand(shape).contiguous(memory_format=torch.channels_last)
+    if compiled:
+        import torch._inductor.config
+
+        torch._inductor.config.freezing = True
+        network = torch.compile(network, dynamic=False)
+
+    def run():
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            network(image)
+
+    # The first passes compile.
+    run()
+    return run
+
+
 def main():
     runtime, path, sizes, threads = sys.argv[1:5]
     seconds = float(sys.argv[5]) if len(sys.argv) > 5 else 6.0
@@ -58,6 +85,9 @@ def main():
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if runtime == "ort":
         run = onnx_runtime(path, shape, threads)
+    elif not runtime.startswith("ov-"):
+        way, precision = runtime.split("-")
+        run = torch_module(path, shape, threads, way == "compile", precision)
     else:
         run = open_vino(path, shape, threads, runtime.removeprefix("ov-"))
     run()

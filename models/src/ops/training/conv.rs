@@ -369,9 +369,10 @@ mod tests {
 
     fn off(found: &[f32], expected: &[f64]) -> f64 {
         assert_eq!(found.len(), expected.len());
+        // Factors are at most 1: where all sums are small, it is because large products cancel.
         let scale = expected
             .iter()
-            .fold(1e-3_f64, |most, value| most.max(value.abs()));
+            .fold(1.0_f64, |most, value| most.max(value.abs()));
         let pairs = found.iter().zip(expected);
         let most = pairs.map(|(found, expected)| (f64::from(*found) - expected).abs());
         most.fold(0.0, f64::max) / scale
