@@ -4,6 +4,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use super::block::{numbers, numbers_mut};
+
 /// Words of a line.
 const WORDS: usize = 16;
 
@@ -30,18 +32,27 @@ impl Aligned {
         }
     }
 
+    /// A copy of `numbers`.
+    pub fn of(numbers: &[f32]) -> Self {
+        let mut aligned = Self::default();
+        aligned.room(numbers.len()).copy_from_slice(numbers);
+        aligned
+    }
+
+    /// Room for `count` numbers; what is in it is what it held before, or zeros.
+    pub fn room(&mut self, count: usize) -> &mut [f32] {
+        self.grow(count);
+        &mut self.numbers_mut()[..count]
+    }
+
     /// The words as numbers.
     pub fn numbers(&self) -> &[f32] {
-        let words: &[u32] = self;
-        // SAFETY: both have the same size and alignment, and every pattern is valid for both.
-        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+        numbers(self)
     }
 
     /// The same to write.
     pub fn numbers_mut(&mut self) -> &mut [f32] {
-        let words: &mut [u32] = self;
-        // SAFETY: both have the same size and alignment, and every pattern is valid for both.
-        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+        numbers_mut(self)
     }
 }
 

@@ -32,7 +32,7 @@ pub use linear::Linear;
 pub use weights::{Blocks, Weights};
 
 use super::block::{self, COLUMNS, Precision, Target, Unit};
-use super::finish::{self, Bias, End};
+use super::finish::{Bias, End};
 use super::simd::{self, Level};
 
 /// Rows of a block.
@@ -246,10 +246,7 @@ impl Session {
         // block, the target for one where it is used.
         unsafe {
             if target.resumed && !whole {
-                for (row, sums) in self.sums.0.iter_mut().enumerate().take(target.rows) {
-                    let from = target.start.add(row * target.pitch);
-                    std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), target.columns);
-                }
+                target.load(&mut self.sums.0);
             }
             match self.registers {
                 #[cfg(target_arch = "x86_64")]
@@ -259,12 +256,7 @@ impl Session {
             }
             match end {
                 Some(end) => self.finish(target, end),
-                None if !whole => {
-                    for (row, sums) in self.sums.0.iter().enumerate().take(target.rows) {
-                        let to = target.start.add(row * target.pitch);
-                        std::ptr::copy_nonoverlapping(sums.as_ptr(), to, target.columns);
-                    }
-                }
+                None if !whole => target.store(&self.sums.0, None),
                 None => {}
             }
         }
@@ -329,13 +321,8 @@ impl Session {
                 }
             };
         }
-        for (row, sums) in sums.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe {
-                let to = target.start.add(row * target.pitch);
-                finish::row(to, &sums[..target.columns], end, row);
-            }
-        }
+        // SAFETY: as above.
+        unsafe { target.store(sums, Some(end)) };
     }
 }
 

@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)] // vector instructions
 
-use super::finish::End;
+use super::finish::{self, End};
 use super::simd::{self, Level};
 
 /// Rows of a block: output channels of a convolution, rows of a linear layer.
@@ -123,6 +123,39 @@ impl Target {
             rows,
             columns,
             resumed: false,
+        }
+    }
+
+    /// What is there, into the first columns of as many rows of `sums`.
+    ///
+    /// # Safety
+    /// The target holds numbers.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    pub unsafe fn load(&self, sums: &mut [[f32; COLUMNS]]) {
+        for (row, sums) in sums.iter_mut().enumerate().take(self.rows) {
+            // SAFETY: rows and columns of the target.
+            unsafe {
+                let from = self.start.add(row * self.pitch);
+                std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), self.columns);
+            }
+        }
+    }
+
+    /// Its rows of `sums`, finished by `end` where these are whole.
+    ///
+    /// # Safety
+    /// The target may be written by this thread alone; what `end` adds is as large.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    pub unsafe fn store(&self, sums: &[[f32; COLUMNS]], end: Option<&End<'_>>) {
+        for (row, sums) in sums.iter().enumerate().take(self.rows) {
+            // SAFETY: rows and columns of the target; what is added is as large.
+            unsafe {
+                let to = self.start.add(row * self.pitch);
+                match end {
+                    Some(end) => finish::row(to, &sums[..self.columns], end, row),
+                    None => std::ptr::copy_nonoverlapping(sums.as_ptr(), to, self.columns),
+                }
+            }
         }
     }
 }
@@ -251,8 +284,14 @@ pub fn multiply_block(unit: Unit, operands: &Operands<'_>, block: &mut Block) {
 }
 
 /// Words as the numbers whose bits they are.
-pub fn bits_mut(words: &mut [u32]) -> &mut [f32] {
+pub fn numbers(words: &[u32]) -> &[f32] {
     // SAFETY: both have the same size and alignment, and every pattern is a valid f32.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+}
+
+/// The same to write.
+pub fn numbers_mut(words: &mut [u32]) -> &mut [f32] {
+    // SAFETY: as above.
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
 }
 
@@ -411,7 +450,6 @@ mod avx2 {
     };
 
     use super::{Block, COLUMNS, ROWS, Run};
-    use crate::ops::cpu::finish;
 
     const LANES: usize = 8;
     /// Rows and vectors of a part.
@@ -427,13 +465,8 @@ mod avx2 {
         let target = run.target;
         let mut sums: Block = [[0.0; COLUMNS]; ROWS];
         if target.resumed {
-            for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
-                // SAFETY: rows and columns of the target.
-                unsafe {
-                    let from = target.start.add(row * target.pitch);
-                    std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), target.columns);
-                }
-            }
+            // SAFETY: by this function's contract.
+            unsafe { target.load(&mut sums) };
         }
         for first in (0..target.rows).step_by(HEIGHT) {
             for column in (0..target.columns).step_by(WIDTH * LANES) {
@@ -447,16 +480,8 @@ mod avx2 {
                 }
             }
         }
-        for (row, sums) in sums.iter().enumerate().take(target.rows) {
-            // SAFETY: rows and columns of the target; what is added is as large.
-            unsafe {
-                let to = target.start.add(row * target.pitch);
-                match run.end {
-                    Some(end) => finish::row(to, &sums[..target.columns], end, row),
-                    None => std::ptr::copy_nonoverlapping(sums.as_ptr(), to, target.columns),
-                }
-            }
-        }
+        // SAFETY: by this function's contract.
+        unsafe { target.store(&sums, run.end) };
     }
 
     /// # Safety

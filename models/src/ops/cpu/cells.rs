@@ -10,7 +10,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 
-use super::lanes::{Buffer, Lanes, Portable, by_level};
+use super::aligned::Aligned;
+use super::lanes::{Lanes, Portable, by_level};
 use super::simd::Level;
 
 /// Channels come in eights.
@@ -166,8 +167,8 @@ pub(super) struct Product {
     depths: [usize; 2],
     output: usize,
     groups: Vec<Group>,
-    weight: Buffer, // group by group, [depth of both, channels of the group]
-    bias: Buffer,   // [output]
+    weight: Aligned, // group by group, [depth of both, channels of the group]
+    bias: Aligned,   // [output]
     level: Level,
 }
 
@@ -222,8 +223,8 @@ impl Product {
             depths,
             output,
             groups,
-            weight: Buffer::of(&packed),
-            bias: Buffer::of(bias),
+            weight: Aligned::of(&packed),
+            bias: Aligned::of(bias),
             level,
         }
     }
@@ -276,8 +277,12 @@ unsafe fn body<M: Machine>(product: &Product, cells: &Cells) {
             cells,
             depths: product.depths,
             pitch: product.output,
-            weight: product.weight.as_ptr().wrapping_add(group.first * depth),
-            bias: product.bias.as_ptr().wrapping_add(group.first),
+            weight: product
+                .weight
+                .numbers()
+                .as_ptr()
+                .wrapping_add(group.first * depth),
+            bias: product.bias.numbers().as_ptr().wrapping_add(group.first),
         };
         let square = product.depths == [product.output, 0] && product.groups.len() == 1;
         // SAFETY: by the contract of `Product::run`.

@@ -96,19 +96,10 @@ mod avx512 {
 
     use super::super::block::Target;
     use super::super::finish::{self, End};
+    use super::super::simd::within;
     use super::PlaneShape;
 
     const LANES: usize = 16;
-
-    /// Which of [`LANES`] neighbours from `start` on lie within `0..size`.
-    fn within(start: isize, size: usize) -> u16 {
-        let before = (-start).clamp(0, LANES as isize) as u32;
-        let after = (start + LANES as isize - size as isize).clamp(0, LANES as isize) as u32;
-        if before + after >= LANES as u32 {
-            return 0;
-        }
-        (u16::MAX << before) & (u16::MAX >> after)
-    }
 
     /// `SIDE`×`SIDE` taps at stride `STRIDE`, 1 or 2, into `output`.
     ///

@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code)] // vector instructions
 
-use super::block::{COLUMNS, Precision, ROWS, Target, Unit, bits_mut};
+use super::block::{COLUMNS, Precision, ROWS, Target, Unit, numbers_mut};
 use super::conv::Size;
 #[cfg(target_arch = "x86_64")]
 use super::finish;
@@ -33,10 +33,7 @@ pub fn pack(precision: Precision, conv: &Conv, weight: &[f32]) -> Vec<u32> {
         let block = &mut packed[channel / ROWS * size..][..size];
         for (at, value) in row.iter().enumerate() {
             let (input, tap) = (at / taps, at % taps);
-            let (step, word) = match precision {
-                Precision::F32 => (input, value.to_bits()),
-                Precision::Bf16 => (input / 2, words::bf16(*value) << (input % 2 * 16)),
-            };
+            let (step, word) = words::place(precision, input, *value);
             block[(step * taps + tap) * ROWS + channel % ROWS] |= word;
         }
     }
@@ -100,7 +97,7 @@ pub fn fill(band: &mut [u32], sources: &[Source<'_>], shape: &BandShape, conv: &
         match shape.precision {
             Precision::F32 => {
                 fill_step(band, shape, conv, |words, from| {
-                    words::every(bits_mut(words), &first[from], stride);
+                    words::every(numbers_mut(words), &first[from], stride);
                 });
             }
             Precision::Bf16 => {
@@ -370,7 +367,7 @@ mod avx2 {
         _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
 
-    use super::{COLUMNS, ROWS, Run, finish};
+    use super::{COLUMNS, ROWS, Run};
 
     const LANES: usize = 8;
     const HEIGHT: usize = 4;
@@ -400,13 +397,8 @@ mod avx2 {
                 }
             }
         }
-        for (row, sums) in sums.iter().enumerate().take(target.rows) {
-            // SAFETY: rows and columns of the target.
-            unsafe {
-                let to = target.start.add(row * target.pitch);
-                finish::row(to, &sums[..target.columns], run.end, row);
-            }
-        }
+        // SAFETY: by this function's contract.
+        unsafe { target.store(&sums, Some(run.end)) };
     }
 
     /// # Safety

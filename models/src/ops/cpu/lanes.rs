@@ -1,5 +1,4 @@
-//! Vectors of f32 behind one interface, for kernels that are written once for all vector units, and
-//! memory that begins where a cache line does.
+//! Vectors of f32 behind one interface, for kernels that are written once for all vector units.
 
 #![allow(unsafe_code)] // vector instructions
 
@@ -183,39 +182,6 @@ macro_rules! by_level {
 }
 
 pub(super) use by_level;
-
-/// Numbers of a cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// Numbers whose first one begins a cache line.
-#[derive(Default)]
-pub(super) struct Buffer(Vec<Line>);
-
-impl Buffer {
-    /// A copy of `numbers`.
-    pub fn of(numbers: &[f32]) -> Self {
-        let mut buffer = Self::default();
-        buffer.room(numbers.len()).copy_from_slice(numbers);
-        buffer
-    }
-
-    /// Room for `count` numbers; what is in it is what it held before, or zeros.
-    pub fn room(&mut self, count: usize) -> &mut [f32] {
-        let lines = count.div_ceil(16);
-        if self.0.len() < lines {
-            self.0.resize(lines, Line([0.0; 16]));
-        }
-        // SAFETY: lines are nothing but numbers, at least `count`.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), count) }
-    }
-
-    /// The first number.
-    pub fn as_ptr(&self) -> *const f32 {
-        self.0.as_ptr().cast()
-    }
-}
 
 /// `count` made-up numbers between -1 and 1.
 #[cfg(test)]

@@ -4,8 +4,9 @@
 
 #![allow(unsafe_code)] // vector instructions
 
+use super::aligned::Aligned;
 use super::cells::{Cells, Machine, Product};
-use super::lanes::{Buffer, Lanes, by_level};
+use super::lanes::{Lanes, by_level};
 use super::simd::Level;
 
 /// Rows and columns of the kernel.
@@ -17,8 +18,8 @@ const TOGETHER: usize = 4;
 /// Weights of a light convolution.
 pub(super) struct Light {
     pointwise: Product,
-    taps: Buffer, // [SIDE, SIDE, channels]
-    bias: Buffer, // [channels]
+    taps: Aligned, // [SIDE, SIDE, channels]
+    bias: Aligned, // [channels]
     level: Level,
 }
 
@@ -50,8 +51,8 @@ impl Light {
         }
         Self {
             pointwise: Product::new(&[pointwise], &vec![0.0; channels], level),
-            taps: Buffer::of(&turned),
-            bias: Buffer::of(bias),
+            taps: Aligned::of(&turned),
+            bias: Aligned::of(bias),
             level,
         }
     }
@@ -162,10 +163,16 @@ unsafe fn channels<V: Lanes>(
     unsafe {
         let taps: [[V; SIDE]; SIDE] = std::array::from_fn(|ky| {
             std::array::from_fn(|kx| {
-                V::load(light.taps.as_ptr().add((ky * SIDE + kx) * pitch + first))
+                V::load(
+                    light
+                        .taps
+                        .numbers()
+                        .as_ptr()
+                        .add((ky * SIDE + kx) * pitch + first),
+                )
             })
         });
-        let bias = V::load(light.bias.as_ptr().add(first));
+        let bias = V::load(light.bias.numbers().as_ptr().add(first));
         let rows = rows.map(|row| row.add(first));
         let output = output.add(first);
         let mut sum = if sums.is_null() {
@@ -287,7 +294,7 @@ mod tests {
                 let light = Light::new(&pointwise, &taps, &bias, level);
                 let mut found = if place { input.clone() } else { vec![7.0; input.len()] };
                 let mut sums = vec![7.0; channels];
-                let mut room = Buffer::default();
+                let mut room = Aligned::default();
                 let output = found.as_mut_ptr();
                 // SAFETY: all are as large as said.
                 unsafe {

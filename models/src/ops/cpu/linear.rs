@@ -45,6 +45,21 @@ pub struct Packed {
     bias: Vec<f32>,
 }
 
+/// Weights `[output, input]` as panels, `[output / COLUMNS, steps, COLUMNS]`, filled up with zeros; `steps`
+/// are at least those of the input.
+pub(super) fn panels(precision: Precision, weight: &[f32], input: usize, steps: usize) -> Aligned {
+    let output = weight.len() / input;
+    let mut packed = Aligned::new(output.div_ceil(COLUMNS) * steps * COLUMNS);
+    for (column, numbers) in weight.chunks_exact(input).enumerate() {
+        let panel = &mut packed[column / COLUMNS * steps * COLUMNS..][..steps * COLUMNS];
+        for (at, number) in numbers.iter().enumerate() {
+            let (step, word) = words::place(precision, at, *number);
+            panel[step * COLUMNS + column % COLUMNS] |= word;
+        }
+    }
+    packed
+}
+
 impl Packed {
     /// `weight`: `[output, input]`, neither of them 0; `bias`: `[output]`. `None` where the machine
     /// has no kernel for it.
@@ -59,25 +74,12 @@ impl Packed {
             return Some(Self::by_tiles(unit, tiles, weight, bias));
         }
         let steps = precision.steps(input);
-        let mut packed = Aligned::new(output.div_ceil(COLUMNS) * steps * COLUMNS);
-        for (column, numbers) in weight.chunks_exact(input).enumerate() {
-            let panel = &mut packed[column / COLUMNS * steps * COLUMNS..][..steps * COLUMNS];
-            for (at, number) in numbers.iter().enumerate() {
-                match precision {
-                    Precision::F32 => panel[at * COLUMNS + column % COLUMNS] = number.to_bits(),
-                    Precision::Bf16 => {
-                        let word = &mut panel[at / 2 * COLUMNS + column % COLUMNS];
-                        *word |= words::bf16(*number) << (at % 2 * 16);
-                    }
-                }
-            }
-        }
         Some(Self {
             unit,
             tiles: None,
             input,
             output,
-            weight: packed,
+            weight: panels(precision, weight, input, steps),
             bias,
         })
     }

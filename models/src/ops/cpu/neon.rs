@@ -9,9 +9,8 @@ use std::arch::aarch64::{
     float32x4_t, vdupq_n_f32, vfmaq_laneq_f32, vld1q_dup_f32, vld1q_f32, vst1q_f32,
 };
 
-use super::block::{self, Block, COLUMNS, ROWS, Target};
+use super::block::{self, Block, COLUMNS, ROWS};
 use super::direct;
-use super::finish::{self, End};
 
 /// Numbers of a register.
 const LANES: usize = 4;
@@ -40,13 +39,8 @@ pub unsafe fn block<const STEP: usize>(run: &block::Run<'_>) {
     let target = run.target;
     let mut sums: Block = [[0.0; COLUMNS]; ROWS];
     if target.resumed {
-        for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
-            // SAFETY: rows and columns of the target.
-            unsafe {
-                let from = target.start.add(row * target.pitch);
-                std::ptr::copy_nonoverlapping(from, sums.as_mut_ptr(), target.columns);
-            }
-        }
+        // SAFETY: by this function's contract.
+        unsafe { target.load(&mut sums) };
     }
     let width = if STEP == ROWS { WIDE } else { NARROW };
     for column in (0..target.columns).step_by(width * LANES) {
@@ -63,22 +57,7 @@ pub unsafe fn block<const STEP: usize>(run: &block::Run<'_>) {
         }
     }
     // SAFETY: by this function's contract.
-    unsafe { store(&sums, target, run.end) };
-}
-
-/// # Safety
-/// Rows and columns of the target may be written; what is added is as large.
-unsafe fn store(sums: &Block, target: Target, end: Option<&End<'_>>) {
-    for (row, sums) in sums.iter().enumerate().take(target.rows) {
-        // SAFETY: by this function's contract.
-        unsafe {
-            let to = target.start.add(row * target.pitch);
-            match end {
-                Some(end) => finish::row(to, &sums[..target.columns], end, row),
-                None => std::ptr::copy_nonoverlapping(sums.as_ptr(), to, target.columns),
-            }
-        }
-    }
+    unsafe { target.store(&sums, run.end) };
 }
 
 /// The sums from `column` on.
@@ -244,7 +223,7 @@ pub unsafe fn direct(run: &direct::Run<'_>) {
         }
     }
     // SAFETY: by this function's contract.
-    unsafe { store(&sums, run.target, Some(run.end)) };
+    unsafe { run.target.store(&sums, Some(run.end)) };
 }
 
 /// # Safety

@@ -12,9 +12,9 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::aligned::Aligned;
 use super::cells::{Cells, EIGHT, Product};
 use super::conv::{Shared, Size};
-use super::lanes::Buffer;
 use super::light::{self, Light};
 use super::math::exp;
 use super::simd::Level;
@@ -84,15 +84,15 @@ struct Block {
 #[derive(Default)]
 struct Room {
     /// `[height, width, channels]`: where a step reads, and where it writes.
-    input: Buffer,
-    output: Buffer,
-    narrow: Buffer,
-    streams: [Buffer; STREAMS],
+    input: Aligned,
+    output: Aligned,
+    narrow: Aligned,
+    streams: [Aligned; STREAMS],
 }
 
 thread_local! {
     /// What a job needs besides.
-    static SCRATCH: RefCell<Buffer> = RefCell::default();
+    static SCRATCH: RefCell<Aligned> = RefCell::default();
 }
 
 /// An image on its way.
@@ -267,9 +267,9 @@ impl OmniScale {
 }
 
 /// 1×1 convolution and ReLU of `[cells, channels]`.
-fn pointwise(product: &Product, extent: Extent, input: &Buffer, output: &mut [f32]) {
+fn pointwise(product: &Product, extent: Extent, input: &Aligned, output: &mut [f32]) {
     let depth = product.depth();
-    let input = Shared(input.as_ptr().cast_mut());
+    let input = Shared(input.numbers().as_ptr().cast_mut());
     let output = Shared(output.as_mut_ptr());
     in_parts(extent.cells(), extent.parts, |cells| {
         // SAFETY: cells of this job, which no other one writes.
@@ -291,7 +291,7 @@ fn halved(product: &Product, extent: Extent, room: &mut Room) {
     let (rows, columns) = (extent.height / 2, extent.width / 2);
     let output = room.output.room(rows * columns * channels);
     let output = Shared(output.as_mut_ptr());
-    let input = Shared(room.input.as_ptr().cast_mut());
+    let input = Shared(room.input.numbers().as_ptr().cast_mut());
     in_parts(rows, extent.parts, |rows| {
         SCRATCH.with_borrow_mut(|scratch| {
             let pair = scratch.room(2 * extent.width * channels);
@@ -379,7 +379,7 @@ impl Block {
         /// The longest and the shortest first: two threads are done at the same time.
         const ORDER: [usize; STREAMS] = [3, 0, 2, 1];
         let channels = self.narrow.output();
-        let input = Shared(room.narrow.as_ptr().cast_mut());
+        let input = Shared(room.narrow.numbers().as_ptr().cast_mut());
         let sums = Shared(sums.as_mut_ptr());
         let outputs = room.streams.each_mut();
         let outputs =
@@ -449,9 +449,9 @@ impl Block {
         let depth = self.narrow.depth();
         let output = room.output.room(extent.cells() * channels);
         let output = Shared(output.as_mut_ptr());
-        let input = Shared(room.input.as_ptr().cast_mut());
+        let input = Shared(room.input.numbers().as_ptr().cast_mut());
         let streams = room.streams.each_ref();
-        let streams = streams.map(|stream| Shared(stream.as_ptr().cast_mut()));
+        let streams = streams.map(|stream| Shared(stream.numbers().as_ptr().cast_mut()));
         in_parts(extent.cells(), extent.parts, |cells| {
             SCRATCH.with_borrow_mut(|scratch| {
                 let mixed = scratch.room(TOGETHER * middle);

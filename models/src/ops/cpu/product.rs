@@ -162,21 +162,18 @@ struct Pass<'a> {
 
 /// Weights `[output, depth]` as blocks want them, part by part of their sums (see
 /// [`block::part_of`]): `[parts, output / ROWS, steps of the part, ROWS]`, filled up with zeros.
-pub fn pack_weight(words: Precision, weight: &[f32], depth: usize) -> Vec<u32> {
-    let steps = words.steps(depth);
+pub fn pack_weight(precision: Precision, weight: &[f32], depth: usize) -> Vec<u32> {
+    let steps = precision.steps(depth);
     let part = block::part_of(steps);
     let rows = weight.len() / depth.max(1);
     let blocks = rows.div_ceil(ROWS);
     let mut packed = vec![0; blocks * steps * ROWS];
     for (row, numbers) in weight.chunks_exact(depth.max(1)).enumerate() {
         for (at, number) in numbers.iter().enumerate() {
-            let (step, shift, bits) = match words {
-                Precision::F32 => (at, 0, number.to_bits()),
-                Precision::Bf16 => (at / 2, at % 2 * 16, words::bf16(*number)),
-            };
+            let (step, word) = words::place(precision, at, *number);
             let taken = step / part * part..(step / part * part + part).min(steps);
             let start = factors(blocks, row / ROWS, &taken).start;
-            packed[start + (step - taken.start) * ROWS + row % ROWS] |= bits << shift;
+            packed[start + (step - taken.start) * ROWS + row % ROWS] |= word;
         }
     }
     packed

@@ -77,6 +77,18 @@ pub fn machine() -> Level {
     Level::Plain
 }
 
+/// Which of sixteen neighbours from `start` on lie within `0..size`: a mask of AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub fn within(start: isize, size: usize) -> u16 {
+    const LANES: isize = u16::BITS as isize;
+    let before = (-start).clamp(0, LANES) as u32;
+    let after = (start + LANES - size as isize).clamp(0, LANES) as u32;
+    if before + after >= u16::BITS {
+        return 0;
+    }
+    (u16::MAX << before) & (u16::MAX >> after)
+}
+
 /// Declares `fn $name(..)` that runs `$body`, an `#[inline(always)]` function of the same
 /// signature, compiled for AVX-512, for AVX2 with FMA, or for the target's baseline.
 macro_rules! dispatch {

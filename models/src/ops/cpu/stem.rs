@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
+use super::aligned::Aligned;
 use super::cells::{Group, Machine, Work, groups};
 use super::conv::Size;
-use super::lanes::{Buffer, Lanes, by_level};
+use super::lanes::{Lanes, by_level};
 use super::simd::Level;
 
 /// Rows and columns of the kernel, and how many zeros surround an image.
@@ -23,8 +24,8 @@ const STRIDE: usize = 2;
 /// Weights of the convolution.
 pub(super) struct Stem {
     groups: Vec<Group>,
-    weight: Buffer, // group by group, [PLANES, SIDE, SIDE, channels of the group]
-    bias: Buffer,   // [channels]
+    weight: Aligned, // group by group, [PLANES, SIDE, SIDE, channels of the group]
+    bias: Aligned,   // [channels]
     channels: usize,
     level: Level,
 }
@@ -69,8 +70,8 @@ impl Stem {
         }
         Self {
             groups,
-            weight: Buffer::of(&packed),
-            bias: Buffer::of(bias),
+            weight: Aligned::of(&packed),
+            bias: Aligned::of(bias),
             channels,
             level,
         }
@@ -119,7 +120,7 @@ impl Stem {
         size: Size,
         rows: Range<usize>,
         output: *mut f32,
-        room: &mut Buffer,
+        room: &mut Aligned,
     ) {
         assert!(size.height > 0 && size.width > 0 && image.len() >= PLANES * size.cells());
         assert!(rows.end <= Self::output_size(size).0);
@@ -281,10 +282,14 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
     let stem = row.stem;
     // SAFETY: by this function's contract.
     unsafe {
-        let bias = stem.bias.as_ptr().add(group.first);
+        let bias = stem.bias.numbers().as_ptr().add(group.first);
         let bias: [V; VECTORS] = std::array::from_fn(|v| V::load(bias.add(v * V::COUNT)));
         let mut sums = [bias; CELLS];
-        let mut weight = stem.weight.as_ptr().add(group.first * PLANES * SIDE * SIDE);
+        let mut weight = stem
+            .weight
+            .numbers()
+            .as_ptr()
+            .add(group.first * PLANES * SIDE * SIDE);
         for inputs in &row.inputs {
             for input in inputs {
                 let input = input.add(first * STRIDE);
@@ -358,7 +363,7 @@ mod tests {
             for level in levels() {
                 let stem = Stem::new(&weight, &bias, level);
                 let mut found = vec![7.0; rows * columns * channels];
-                let mut room = Buffer::default();
+                let mut room = Aligned::default();
                 let cut = cut.min(rows);
                 for part in [cut..rows, 0..cut] {
                     let output = found.as_mut_ptr();

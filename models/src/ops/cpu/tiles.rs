@@ -190,6 +190,7 @@ mod x86 {
         _mm512_set1_ps, _mm512_setr_epi32, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
+    use super::super::simd::within;
     use super::{COLUMNS, Images, LANES, ROW, SIDE, Scratch, TILE, Tiles};
 
     /// Bᵀ · d.
@@ -232,16 +233,6 @@ mod x86 {
             _mm512_fmadd_ps(_mm512_set1_ps(4.0), c, a),
             _mm512_add_ps(_mm512_fmadd_ps(_mm512_set1_ps(8.0), d, b), m[5]),
         ]
-    }
-
-    /// Which of [`LANES`] neighbours from `start` on lie within `0..size`.
-    fn within(start: isize, size: usize) -> u16 {
-        let before = (-start).clamp(0, LANES as isize) as u32;
-        let after = (start + LANES as isize - size as isize).clamp(0, LANES as isize) as u32;
-        if before + after >= LANES as u32 {
-            return 0;
-        }
-        (u16::MAX << before) & (u16::MAX >> after)
     }
 
     /// The input rows of all tiles of a channel, a segment after the other.

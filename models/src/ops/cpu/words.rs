@@ -18,6 +18,14 @@ pub fn bf16(x: f32) -> u32 {
     if x.is_nan() { quiet } else { rounded }
 }
 
+/// Where number `index` of a sum goes, in a word that holds zeros so far: the step, and its bits there.
+pub fn place(precision: Precision, index: usize, number: f32) -> (usize, u32) {
+    match precision {
+        Precision::F32 => (index, number.to_bits()),
+        Precision::Bf16 => (index / 2, bf16(number) << (index % 2 * 16)),
+    }
+}
+
 #[inline(always)]
 fn pairs_body(words: &mut [u32], first: &[f32], second: &[f32]) {
     for ((word, first), second) in words.iter_mut().zip(first).zip(second) {
@@ -116,37 +124,23 @@ pub fn every(target: &mut [f32], numbers: &[f32], step: usize) {
 pub fn pairs_of_every(words: &mut [u32], first: &[f32], second: Option<&[f32]>, step: usize) {
     /// Numbers that are taken at once.
     const PIECE: usize = 64;
+    if step == 1 {
+        return match second {
+            Some(second) => pairs(words, first, second),
+            None => singles(words, first),
+        };
+    }
     let mut numbers = [[0.0_f32; PIECE]; 2];
+    let [one, other] = &mut numbers;
     for (index, words) in words.chunks_mut(PIECE).enumerate() {
         let from = index * PIECE * step;
-        let (count, [one, other]) = (words.len(), &mut numbers);
-        let taken = |row: &[f32], room: &mut [f32; PIECE]| {
-            every(
-                &mut room[..count],
-                row.get(from..).unwrap_or_default(),
-                step,
-            );
-        };
-        if step > 1 {
-            taken(first, one);
-        }
-        let one = if step > 1 {
-            &one[..count]
-        } else {
-            &first[from..from + count]
-        };
+        let (one, other) = (&mut one[..words.len()], &mut other[..words.len()]);
+        every(one, &first[from..], step);
         let Some(second) = second else {
             singles(words, one);
             continue;
         };
-        if step > 1 {
-            taken(second, other);
-        }
-        let other = if step > 1 {
-            &other[..count]
-        } else {
-            &second[from..from + count]
-        };
+        every(other, &second[from..], step);
         pairs(words, one, other);
     }
 }

@@ -8,8 +8,9 @@ use std::ops::Range;
 use super::{Factors, Operands, ROWS, Session, Tiles};
 use crate::ops::Activation;
 use crate::ops::cpu::aligned::Aligned;
-use crate::ops::cpu::block::{COLUMNS, Target};
+use crate::ops::cpu::block::{COLUMNS, Precision, Target};
 use crate::ops::cpu::finish::{Bias, End, Finish};
+use crate::ops::cpu::linear::panels;
 use crate::ops::cpu::words;
 
 /// Rows that pass by all panels together: they stay in the second-level cache.
@@ -35,19 +36,11 @@ impl Linear {
     pub fn new(tiles: Tiles, weight: &[f32], bias: Vec<f32>) -> Self {
         let input = weight.len() / bias.len();
         let steps = tiles.steps(input);
-        let mut packed = Aligned::new(bias.len().div_ceil(COLUMNS) * steps * COLUMNS);
-        for (column, numbers) in weight.chunks_exact(input).enumerate() {
-            let panel = &mut packed[column / COLUMNS * steps * COLUMNS..][..steps * COLUMNS];
-            for (at, number) in numbers.iter().enumerate() {
-                let word = &mut panel[at / 2 * COLUMNS + column % COLUMNS];
-                *word |= words::bf16(*number) << (at % 2 * 16);
-            }
-        }
         Self {
             tiles,
             input,
             steps,
-            weight: packed,
+            weight: panels(Precision::Bf16, weight, input, steps),
             bias,
         }
     }

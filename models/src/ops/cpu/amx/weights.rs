@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::{Factors, Operands, ROWS, Session, Tiles, WORDS};
 use crate::ops::cpu::aligned::Aligned;
-use crate::ops::cpu::block::Target;
+use crate::ops::cpu::block::{Precision, Target};
 use crate::ops::cpu::finish::End;
 use crate::ops::cpu::words;
 
@@ -35,9 +35,9 @@ impl Weights {
         };
         for (row, numbers) in weight.chunks_exact(depth).enumerate() {
             for (index, number) in numbers.iter().enumerate() {
-                let (step, half) = (index / 2, index % 2);
+                let (step, word) = words::place(Precision::Bf16, index, *number);
                 let at = weights.place(row, step);
-                weights.words[at] |= words::bf16(*number) << (half * 16);
+                weights.words[at] |= word;
             }
         }
         weights
