@@ -842,10 +842,31 @@ pub struct DeformableAttention {
     sampling_offsets: Linear,
     attention_weights: Linear,
     /// Before and after the sampling; without them the levels are sampled as they are.
-    projections: Option<(Linear, Linear)>,
+    projections: Option<(Values, Linear)>,
     heads: usize,
     /// One over the number of points of a sample's level: `[points, 1]`.
     point_scale: Tensor,
+}
+
+/// The projection of what is sampled.
+enum Values {
+    /// Of all cells, before.
+    Cells(Linear),
+    /// Of the samples, afterwards: for inference.
+    Samples(ops::ValueProjection),
+}
+
+impl Values {
+    fn new(size: usize, heads: usize, params: &Params) -> Result<Self> {
+        if !params.mode.is_plain() {
+            let weight = params.get((size, size), "weight")?;
+            let bias = params.get(size, "bias")?;
+            if let Some(projection) = ops::ValueProjection::new(&weight, &bias, heads)? {
+                return Ok(Self::Samples(projection));
+            }
+        }
+        Ok(Self::Cells(Linear::new(size, size, params)?))
+    }
 }
 
 impl DeformableAttention {
@@ -869,7 +890,7 @@ impl DeformableAttention {
         let scale_shape = (scale.len(), 1);
         let projections = if projected {
             Some((
-                Linear::new(size, size, &params.pp("value_proj"))?,
+                Values::new(size, heads, &params.pp("value_proj"))?,
                 Linear::new(size, size, &params.pp("output_proj"))?,
             ))
         } else {
@@ -900,11 +921,6 @@ impl DeformableAttention {
     ) -> Result<Tensor> {
         let (batch, queries, size) = query.dims3()?;
         let (heads, points) = (self.heads, shape.total_points());
-        let value = match &self.projections {
-            Some((value_proj, _)) => value_proj.forward(memory)?,
-            None => memory.clone(),
-        };
-        let value = value.reshape((batch, shape.total_cells(), heads, size / heads))?;
         let weights = self.attention_weights.forward(query)?;
         let weights = weights.reshape((batch, queries, heads, points))?;
         let weights = ops::softmax(&weights)?;
@@ -912,16 +928,39 @@ impl DeformableAttention {
         let offsets = self.sampling_offsets.forward(query)?;
         let offsets = offsets.reshape((batch, queries, heads, points, 2))?;
         let locations = ops::box_locations(&offsets, &reference.contiguous()?, &self.point_scale)?;
-        let describe = || {
-            let operations = 8 * points * query.elem_count();
-            (
-                format!("deformable attention, {queries} queries"),
-                operations as f64,
-            )
+        let cells = shape.total_cells();
+        let sample = |value: &Tensor| {
+            let describe = || {
+                let operations = 8 * points * query.elem_count();
+                (
+                    format!("deformable attention, {queries} queries"),
+                    operations as f64,
+                )
+            };
+            let value = value.reshape((batch, cells, heads, size / heads))?;
+            ops::profile::timed(describe, || {
+                ops::deformable_attention(&value, &locations, &weights, shape)
+            })
         };
-        let mixed = ops::profile::timed(describe, || {
-            ops::deformable_attention(&value, &locations, &weights, shape)
-        })?;
+        let mixed = match &self.projections {
+            None => sample(memory)?,
+            Some((Values::Cells(projection), _)) => sample(&projection.forward(memory)?)?,
+            Some((Values::Samples(projection), _)) => {
+                let describe = || {
+                    let operations =
+                        8 * points * query.elem_count() + 2 * memory.elem_count() * size;
+                    (
+                        format!(
+                            "deformable attention, {queries} queries, projection of {cells} cells"
+                        ),
+                        operations as f64,
+                    )
+                };
+                ops::profile::timed(describe, || {
+                    projection.attend(memory, &locations, &weights, shape)
+                })?
+            }
+        };
         match &self.projections {
             Some((_, output_proj)) => output_proj.forward(&mixed),
             None => Ok(mixed),

@@ -78,6 +78,67 @@ pub fn deformable_attention(
     )
 }
 
+/// A value projection with final weights, packed for the CPU: [`deformable_attention`] of a linear layer
+/// of the cells, computed as a linear layer of what the samples of the cells give.
+pub struct ValueProjection(cpu::value::Projection);
+
+impl ValueProjection {
+    /// `weight`: `[heads * size, input]`, `bias`: `[heads * size]`. `None` where there is no kernel
+    /// for it: on other devices, in other types, without vector units.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn new(weight: &Tensor, bias: &Tensor, heads: usize) -> Result<Option<Self>> {
+        let (output, input) = weight.dims2()?;
+        if output != bias.dims1()? || heads == 0 || output % heads != 0 || output * input == 0 {
+            candle_core::bail!(
+                "a value projection of {:?} and {:?} for {heads} heads",
+                weight.dims(),
+                bias.dims()
+            );
+        }
+        if !weight.device().is_cpu() || weight.dtype() != DType::F32 {
+            return Ok(None);
+        }
+        let weight = weight.flatten_all()?.to_vec1::<f32>()?;
+        let bias = bias.to_vec1::<f32>()?;
+        Ok(cpu::value::Projection::new(&weight, &bias, heads).map(Self))
+    }
+
+    /// As [`deformable_attention`], of the projection of `memory` (`[batch, cells, input]`).
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn attend(
+        &self,
+        memory: &Tensor,
+        locations: &Tensor,
+        weights: &Tensor,
+        shape: &SampleShape,
+    ) -> Result<Tensor> {
+        let (batch, queries, heads, points) = weights.dims4()?;
+        let [input, own_heads, _] = self.0.sizes();
+        if memory.dims() != [batch, shape.total_cells(), input]
+            || heads != own_heads
+            || points != shape.total_points()
+            || locations.dims() != [batch, queries, heads, points, 2]
+        {
+            candle_core::bail!(
+                "deformable attention: cells {:?}, locations {:?}, weights {:?} do not fit {shape:?} \
+                 and a projection of {input} numbers for {own_heads} heads",
+                memory.dims(),
+                locations.dims(),
+                weights.dims()
+            );
+        }
+        memory.contiguous()?.apply_op3_no_bwd(
+            &locations.contiguous()?,
+            &weights.contiguous()?,
+            &CpuProjected(&self.0, shape),
+        )
+    }
+}
+
 /// Where the samples of boxes lie: centres plus `offsets` times half the boxes' sides times the
 /// points' scale.
 ///
@@ -148,6 +209,36 @@ impl CustomOp3 for CpuDeformable<'_> {
             self.0,
             [batch, queries, heads, size],
         );
+        let shape = Shape::from((batch, queries, heads * size));
+        Ok((CpuStorage::F32(output), shape))
+    }
+}
+
+struct CpuProjected<'a>(&'a cpu::value::Projection, &'a SampleShape);
+
+impl CustomOp3 for CpuProjected<'_> {
+    fn name(&self) -> &'static str {
+        "projected-deformable-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        memory: &CpuStorage,
+        memory_layout: &Layout,
+        locations: &CpuStorage,
+        locations_layout: &Layout,
+        weights: &CpuStorage,
+        weights_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (batch, queries, _, _) = weights_layout.shape().dims4()?;
+        let samples = cpu::deformable::Samples {
+            locations: slice(locations, locations_layout)?,
+            weights: slice(weights, weights_layout)?,
+            shape: self.1,
+        };
+        let memory = slice(memory, memory_layout)?;
+        let output = self.0.run(memory, &samples, batch, queries);
+        let [_, heads, size] = self.0.sizes();
         let shape = Shape::from((batch, queries, heads * size));
         Ok((CpuStorage::F32(output), shape))
     }

@@ -32,7 +32,7 @@ pub use conv::Conv2d;
 pub(crate) use conv::conv2d_with_gradients;
 pub use cpu::block::Precision;
 pub use cpu::threads::{on_threads, set_threads};
-pub use deformable::{SampleShape, box_locations, deformable_attention};
+pub use deformable::{SampleShape, ValueProjection, box_locations, deformable_attention};
 pub use linear::{Dense, add_bias};
 pub use nms::non_maximum_suppression;
 pub use norm::layer_norm;

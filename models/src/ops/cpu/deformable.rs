@@ -21,6 +21,11 @@ pub fn run(
     let [batch, queries, heads, size] = dims;
     let row = heads * size;
     let cells = shape.total_cells();
+    let samples = Samples {
+        locations,
+        weights,
+        shape,
+    };
     let mut output = vec![0.0; batch * queries * row];
     for (image, output) in output.chunks_exact_mut((queries * row).max(1)).enumerate() {
         let value = &value[image * cells * row..(image + 1) * cells * row];
@@ -28,126 +33,161 @@ pub fn run(
             .par_chunks_mut(QUERIES * row)
             .enumerate()
             .for_each(|(chunk, output)| {
-                let first = image * queries + chunk * QUERIES;
-                let block = Block {
-                    value,
-                    locations,
-                    weights,
-                    shape,
-                    first,
-                    heads,
-                    size,
-                };
-                sample(output, block);
+                let first = (image * queries + chunk * QUERIES) * heads;
+                let mut found = Vec::with_capacity(4 * shape.total_points());
+                for (index, sums) in output.chunks_exact_mut(size).enumerate() {
+                    samples.corners(first + index, row, &mut found);
+                    let head = (first + index) % heads;
+                    mix(&value[head * size..], &found, sums);
+                }
             });
     }
     output
 }
 
+/// Where a corner's numbers begin, and their factor.
+pub type Corner = (usize, f32);
+
+/// Where the heads of all queries look, and how they weigh what is there.
 #[derive(Clone, Copy)]
-struct Block<'a> {
-    value: &'a [f32],
-    locations: &'a [f32],
-    weights: &'a [f32],
-    shape: &'a SampleShape,
-    /// Index of the first query of this block, over the whole batch.
-    first: usize,
-    heads: usize,
-    size: usize,
+pub struct Samples<'a> {
+    /// `[batch, queries, heads, points, 2]`.
+    pub locations: &'a [f32],
+    /// `[batch, queries, heads, points]`.
+    pub weights: &'a [f32],
+    /// The levels.
+    pub shape: &'a SampleShape,
 }
 
-/// Where a corner's numbers begin, and their factor.
-type Corner = (usize, f32);
-
-/// The corners of all samples of one head of one query that lie inside.
-#[inline(always)]
-fn corners(block: &Block<'_>, index: usize, corners: &mut Vec<Corner>) {
-    corners.clear();
-    let points = block.shape.total_points();
-    let head = index % block.heads;
-    let at = (block.first * block.heads + index) * points;
-    let locations = &block.locations[at * 2..(at + points) * 2];
-    let mut samples = locations
-        .chunks_exact(2)
-        .zip(&block.weights[at..at + points]);
-    let mut first_cell = 0;
-    for (&(height, width), &count) in block.shape.levels.iter().zip(&block.shape.points) {
-        for (location, weight) in samples.by_ref().take(count) {
-            let x = location[0] * width as f32 - 0.5;
-            let y = location[1] * height as f32 - 0.5;
-            let (x0, y0) = (x.floor(), y.floor());
-            let (fx, fy) = (x - x0, y - y0);
-            for (dx, dy, near) in [
-                (0.0, 0.0, (1.0 - fx) * (1.0 - fy)),
-                (1.0, 0.0, fx * (1.0 - fy)),
-                (0.0, 1.0, (1.0 - fx) * fy),
-                (1.0, 1.0, fx * fy),
-            ] {
-                let (cx, cy) = (x0 + dx, y0 + dy);
-                // Also false for NaN: such a sample counts as outside.
-                let inside = cx >= 0.0 && cy >= 0.0 && cx < width as f32 && cy < height as f32;
-                if inside {
-                    let cell = first_cell + cy as usize * width + cx as usize;
-                    corners.push(((cell * block.heads + head) * block.size, near * weight));
+impl Samples<'_> {
+    /// The corners that lie inside, of all samples of head `index`, counted through all queries; cells
+    /// are `row` numbers apart.
+    pub fn corners(&self, index: usize, row: usize, corners: &mut Vec<Corner>) {
+        corners.clear();
+        let points = self.shape.total_points();
+        let at = index * points;
+        let locations = &self.locations[at * 2..(at + points) * 2];
+        let mut samples = locations
+            .chunks_exact(2)
+            .zip(&self.weights[at..at + points]);
+        let mut first_cell = 0;
+        for (&(height, width), &count) in self.shape.levels.iter().zip(&self.shape.points) {
+            for (location, weight) in samples.by_ref().take(count) {
+                let x = location[0] * width as f32 - 0.5;
+                let y = location[1] * height as f32 - 0.5;
+                let (x0, y0) = (x.floor(), y.floor());
+                let (fx, fy) = (x - x0, y - y0);
+                for (dx, dy, near) in [
+                    (0.0, 0.0, (1.0 - fx) * (1.0 - fy)),
+                    (1.0, 0.0, fx * (1.0 - fy)),
+                    (0.0, 1.0, (1.0 - fx) * fy),
+                    (1.0, 1.0, fx * fy),
+                ] {
+                    let (cx, cy) = (x0 + dx, y0 + dy);
+                    // Also false for NaN: such a sample counts as outside.
+                    let inside = cx >= 0.0 && cy >= 0.0 && cx < width as f32 && cy < height as f32;
+                    if inside {
+                        let cell = first_cell + cy as usize * width + cx as usize;
+                        corners.push((cell * row, near * weight));
+                    }
                 }
             }
+            first_cell += height * width;
         }
-        first_cell += height * width;
     }
 }
 
+/// The sum of the corners' numbers times their factors, from each corner's start in `value` on.
+pub fn mix(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: the machine has the instructions.
+        return unsafe { avx512::mix(value, corners, sums) };
+    }
+    mix_plain(value, corners, sums);
+}
+
 #[inline(always)]
-fn sample_plain_body(output: &mut [f32], block: Block<'_>) {
-    let mut found = Vec::with_capacity(4 * block.shape.total_points());
-    for (index, sum) in output.chunks_exact_mut(block.size).enumerate() {
-        corners(&block, index, &mut found);
-        for &(start, factor) in &found {
-            let source = &block.value[start..start + block.size];
-            for (out, value) in sum.iter_mut().zip(source) {
-                *out += factor * value;
+fn mix_plain_body(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
+    /// Sums that registers hold.
+    const TOGETHER: usize = 64;
+    for (part, sums) in sums.chunks_mut(TOGETHER).enumerate() {
+        let mut together = [0.0; TOGETHER];
+        for &(start, factor) in corners {
+            let source = &value[start + part * TOGETHER..][..sums.len()];
+            if let Ok(source) = <&[f32; TOGETHER]>::try_from(source) {
+                for (sum, value) in together.iter_mut().zip(source) {
+                    *sum += factor * value;
+                }
+                continue;
+            }
+            for (sum, value) in together.iter_mut().zip(source) {
+                *sum += factor * value;
             }
         }
+        sums.copy_from_slice(&together[..sums.len()]);
     }
 }
 
 dispatch! {
-    fn sample_plain(output: &mut [f32], block: Block<'_>) = sample_plain_body
-}
-
-fn sample(output: &mut [f32], block: Block<'_>) {
-    #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512 {
-        // SAFETY: the machine has the instructions.
-        return unsafe { avx512(output, block) };
-    }
-    sample_plain(output, block);
+    fn mix_plain(value: &[f32], corners: &[Corner], sums: &mut [f32]) = mix_plain_body
 }
 
 /// The same with sums in registers.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn avx512(output: &mut [f32], block: Block<'_>) {
+mod avx512 {
     use std::arch::x86_64::{
-        _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps,
-        _mm512_setzero_ps,
+        _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+        _mm512_set1_ps, _mm512_setzero_ps,
     };
+
+    use super::Corner;
+
     const LANES: usize = 16;
-    let mut found = Vec::with_capacity(4 * block.shape.total_points());
-    for (index, sums) in output.chunks_exact_mut(block.size).enumerate() {
-        corners(&block, index, &mut found);
-        for (part, sums) in sums.chunks_mut(LANES).enumerate() {
-            let mask = u16::MAX >> (LANES - sums.len());
-            let mut sum = _mm512_setzero_ps();
-            for &(start, factor) in &found {
-                let source = &block.value[start..start + block.size];
-                // SAFETY: masks leave out what is beyond the head's numbers.
-                let value = unsafe {
-                    _mm512_maskz_loadu_ps(mask, source.as_ptr().wrapping_add(part * LANES))
-                };
-                sum = _mm512_fmadd_ps(value, _mm512_set1_ps(factor), sum);
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub fn mix(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
+        for (part, sums) in sums.chunks_mut(16 * LANES).enumerate() {
+            let value = &value[part * 16 * LANES..];
+            match sums.len().div_ceil(LANES) {
+                1 => vectors::<1>(value, corners, sums),
+                2 => vectors::<2>(value, corners, sums),
+                3 | 4 => vectors::<4>(value, corners, sums),
+                5..=8 => vectors::<8>(value, corners, sums),
+                _ => vectors::<16>(value, corners, sums),
             }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn vectors<const VECTORS: usize>(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
+        /// Corners that are asked for before their turn.
+        const AHEAD: usize = 2;
+        let mut masks = [0; VECTORS];
+        for (index, mask) in masks.iter_mut().enumerate() {
+            let count = sums.len().saturating_sub(index * LANES).min(LANES);
+            *mask = ((1_u32 << count) - 1) as u16;
+        }
+        let mut together = [_mm512_setzero_ps(); VECTORS];
+        for (index, &(start, factor)) in corners.iter().enumerate() {
+            let source = value[start..start + sums.len()].as_ptr();
+            let ahead = corners
+                .get(index + AHEAD)
+                .map_or(source, |corner| value.as_ptr().wrapping_add(corner.0));
+            let factor = _mm512_set1_ps(factor);
+            for vector in 0..VECTORS {
+                // SAFETY: masks leave out what is beyond the sums; a prefetch does not fault.
+                let value = unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(vector * LANES).cast());
+                    _mm512_maskz_loadu_ps(masks[vector], source.wrapping_add(vector * LANES))
+                };
+                together[vector] = _mm512_fmadd_ps(value, factor, together[vector]);
+            }
+        }
+        for (vector, sum) in together.iter().enumerate() {
+            let target = sums.as_mut_ptr().wrapping_add(vector * LANES);
             // SAFETY: as above.
-            unsafe { _mm512_mask_storeu_ps(sums.as_mut_ptr(), mask, sum) };
+            unsafe { _mm512_mask_storeu_ps(target, masks[vector], *sum) };
         }
     }
 }

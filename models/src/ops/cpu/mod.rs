@@ -29,5 +29,6 @@ pub mod simd;
 mod stem;
 pub mod threads;
 mod tiles;
+pub mod value;
 mod winograd;
 mod words;
