@@ -1,22 +1,24 @@
 //! From frames to a network's input: resize as the weights' origin did it, scale, normalise.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use candle_core::{Device, Tensor};
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::ops::cpu::pixels::spread;
+use crate::ops::cpu::pixels::Spread;
 use crate::{BBox, Description, Error, Interpolation, ResizeMode, Result};
 
 mod crop;
 #[cfg(any(feature = "cuda", test))]
 mod device;
 mod opencv;
+mod part;
 mod pil;
 
 pub use crop::Region;
 pub use opencv::resize_bilinear as resize_opencv_bilinear;
+use part::Part;
 pub use pil::{Filter, resize as resize_pil};
 
 /// Grey that fills the borders of a letterboxed image (YOLO's convention).
@@ -123,7 +125,8 @@ impl Preprocessor {
         if let Device::Cuda(device) = device {
             return self.batch_on_gpu(images, device);
         }
-        self.batch_of(images, |image| Cow::Borrowed(*image), device)
+        let parts: Vec<Part<'_>> = images.iter().map(|image| Part::whole(image)).collect();
+        self.batch_of(&parts, device)
     }
 
     /// A batch of parts of frames as `[batch, 3, height, width]`, f32.
@@ -135,51 +138,43 @@ impl Preprocessor {
         if let Device::Cuda(device) = device {
             return self.crops_on_gpu(crops, device);
         }
-        let cut = |(image, region): &(&RgbImage, Region)| Cow::Owned(region.cut(image));
-        Ok(self.batch_of(crops, cut, device)?.0)
+        let mut parts = Vec::with_capacity(crops.len());
+        for (image, region) in crops {
+            parts.push(Part::new(image, region.sides()));
+        }
+        Ok(self.batch_of(&parts, device)?.0)
     }
 
-    fn batch_of<'a, T: Sync>(
-        &self,
-        items: &'a [T],
-        image_of: impl Fn(&'a T) -> Cow<'a, RgbImage> + Sync,
-        device: &Device,
-    ) -> Result<(Tensor, Vec<Placement>)> {
+    fn batch_of(&self, parts: &[Part<'_>], device: &Device) -> Result<(Tensor, Vec<Placement>)> {
         let plane = (self.width * self.height) as usize;
-        let mut data = vec![0.0_f32; items.len() * 3 * plane];
+        let mut data = vec![0.0_f32; parts.len() * 3 * plane];
+        let spread = Spread::new(self.mean, self.std);
         let placements = data
             .par_chunks_mut(3 * plane)
-            .zip(items)
-            .map(|(data, item)| {
-                let (resized, placement) = self.fit(&image_of(item))?;
-                self.normalise(&resized, data);
-                Ok(placement)
-            })
+            .zip(parts)
+            .map(|(data, part)| self.fit(part, &spread, data))
             .collect::<Result<Vec<_>>>()?;
-        let shape = (items.len(), 3, self.height as usize, self.width as usize);
+        let shape = (parts.len(), 3, self.height as usize, self.width as usize);
         Ok((Tensor::from_vec(data, shape, device)?, placements))
     }
 
-    fn scale(&self, image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    /// Writes a part of a frame into the planes of the input.
+    fn fit(&self, part: &Part<'_>, spread: &Spread, data: &mut [f32]) -> Result<Placement> {
+        let place = self.place(part.size())?;
+        let (width, height) = place.inner;
+        let mut planes = Planes::new(data, self, &place);
+        planes.fill_border(spread.of(LETTERBOX_GREY));
+        let mut line = |y: usize, bytes: &[u8]| spread.run(planes.row(y), bytes);
         match self.interpolation {
-            Interpolation::OpencvBilinear => opencv::resize_bilinear(image, width, height),
-            Interpolation::PilBilinear => pil::resize(image, width, height, Filter::Bilinear),
-            Interpolation::PilBicubic => pil::resize(image, width, height, Filter::Bicubic),
+            Interpolation::OpencvBilinear => opencv::lines(part, width, height, &mut line),
+            Interpolation::PilBilinear => {
+                pil::lines(part, (width, height), Filter::Bilinear, &mut line);
+            }
+            Interpolation::PilBicubic => {
+                pil::lines(part, (width, height), Filter::Bicubic, &mut line);
+            }
         }
-    }
-
-    fn fit(&self, image: &RgbImage) -> Result<(RgbImage, Placement)> {
-        let place = self.place(image.dimensions())?;
-        let (inner_width, inner_height) = place.inner;
-        let inner = self.scale(image, inner_width, inner_height);
-        if (inner_width, inner_height) == (self.width, self.height) {
-            return Ok((inner, place.placement));
-        }
-        let grey = image::Rgb([LETTERBOX_GREY; 3]);
-        let mut canvas = RgbImage::from_pixel(self.width, self.height, grey);
-        let (left, top) = place.inner_at;
-        image::imageops::replace(&mut canvas, &inner, i64::from(left), i64::from(top));
-        Ok((canvas, place.placement))
+        Ok(place.placement)
     }
 
     /// Where an image of `width` × `height` pixels goes.
@@ -226,18 +221,52 @@ impl Preprocessor {
             placement,
         })
     }
+}
 
-    /// Interleaved bytes to planes of `(value / 255 - mean) / std`, rounded in PyTorch's order.
-    fn normalise(&self, image: &RgbImage, planes: &mut [f32]) {
-        let pixels = (self.width * self.height) as usize;
-        let table = |channel: usize| {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
-            std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std)
-        };
-        let (red, rest) = planes.split_at_mut(pixels);
-        let (green, blue) = rest.split_at_mut(pixels);
-        let tables = std::array::from_fn(table);
-        spread([red, green, blue], image.as_raw(), &tables);
+/// The planes of one image's input.
+struct Planes<'a> {
+    planes: [&'a mut [f32]; 3],
+    /// Of the input.
+    width: usize,
+    /// Columns and rows that the image is in.
+    columns: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl<'a> Planes<'a> {
+    fn new(data: &'a mut [f32], input: &Preprocessor, place: &Place) -> Self {
+        let (red, rest) = data.split_at_mut((input.width * input.height) as usize);
+        let (green, blue) = rest.split_at_mut(red.len());
+        let range = |from: u32, length: u32| from as usize..(from + length) as usize;
+        Self {
+            planes: [red, green, blue],
+            width: input.width as usize,
+            columns: range(place.inner_at.0, place.inner.0),
+            rows: range(place.inner_at.1, place.inner.1),
+        }
+    }
+
+    /// Fills all around the image with a value for each plane.
+    fn fill_border(&mut self, values: [f32; 3]) {
+        for (plane, value) in self.planes.iter_mut().zip(values) {
+            for (row, y) in plane.chunks_exact_mut(self.width).zip(0..) {
+                if self.rows.contains(&y) {
+                    row[..self.columns.start].fill(value);
+                    row[self.columns.end..].fill(value);
+                } else {
+                    row.fill(value);
+                }
+            }
+        }
+    }
+
+    /// The image's row `y`.
+    fn row(&mut self, y: usize) -> [&mut [f32]; 3] {
+        let start = (self.rows.start + y) * self.width;
+        let range = start + self.columns.start..start + self.columns.end;
+        self.planes
+            .each_mut()
+            .map(|plane| &mut plane[range.clone()])
     }
 }
 
@@ -301,6 +330,44 @@ mod tests {
         let stretched = Preprocessor::new(&description(ResizeMode::Stretch));
         let trimmed = stretched.trimmed((100, 60), 8).unwrap();
         assert_eq!(trimmed.input(), (64, 64));
+    }
+
+    // Resized and normalised each for itself; parts of frames as copies of them. Wider, narrower and as
+    // large as the input, so that either pass comes first or none.
+    #[test]
+    fn input_is_resized_and_normalised() {
+        use crate::testing::made_up_image;
+        let frame = made_up_image(150, 131, 1);
+        for interpolation in [
+            Interpolation::OpencvBilinear,
+            Interpolation::PilBilinear,
+            Interpolation::PilBicubic,
+        ] {
+            let description = Description {
+                interpolation,
+                ..description(ResizeMode::Stretch)
+            };
+            let preprocessor = Preprocessor::new(&description);
+            for (width, height) in [(150, 131), (64, 64), (64, 99), (30, 64), (20, 120), (9, 11)] {
+                let bbox = BBox::from_xyxy(0.0, 2.0, width as f32, 2.0 + height as f32);
+                let region = Region::of(&bbox, &frame).unwrap();
+                let input = preprocessor
+                    .crops(&[(&frame, region)], &Device::Cpu)
+                    .unwrap();
+                let image = region.cut(&frame);
+                let resized = match interpolation {
+                    Interpolation::OpencvBilinear => resize_opencv_bilinear(&image, 64, 64),
+                    Interpolation::PilBilinear => resize_pil(&image, 64, 64, Filter::Bilinear),
+                    Interpolation::PilBicubic => resize_pil(&image, 64, 64, Filter::Bicubic),
+                };
+                let found = input.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                for (at, (x, y, pixel)) in resized.enumerate_pixels().enumerate() {
+                    let expected = (f32::from(pixel[0]) / 255.0 - 0.5) / 0.5;
+                    assert_eq!(found[at], expected, "{width}×{height} {x} {y}");
+                    assert_eq!(found[2 * 64 * 64 + at], f32::from(pixel[2]) / 255.0);
+                }
+            }
+        }
     }
 
     #[test]

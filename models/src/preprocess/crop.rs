@@ -40,7 +40,6 @@ impl Region {
     }
 
     /// Left and upper edge, width and height.
-    #[cfg(any(feature = "cuda", test))]
     pub(super) fn sides(&self) -> [u32; 4] {
         [self.left, self.top, self.width, self.height]
     }

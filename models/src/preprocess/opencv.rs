@@ -4,11 +4,10 @@
 //! sum over both directions is cut by 4 + 16 bits and rounded by 2, which is what OpenCV's
 //! fixed-point path does. Compared with OpenCV's own output in the tests.
 
-use std::borrow::Cow;
-
 use image::RgbImage;
 
-use crate::ops::cpu::pixels::{Tap, mix_columns, mix_rows};
+use super::part::{Part, collect};
+use crate::ops::cpu::pixels::{MixColumns, Tap, mix_rows};
 
 const COEFFICIENT_BITS: u32 = 11;
 
@@ -30,8 +29,10 @@ fn taps(source: u32, target: u32, unit: usize) -> Vec<Tap> {
         }
         let second = (fraction * one).round_ties_even() as i32;
         let first = ((1.0 - fraction) * one).round_ties_even() as i32;
+        // What does not count is not read.
+        let next = if second == 0 { cell } else { cell + 1 };
         taps.push(Tap {
-            at: [cell, (cell + 1).min(last)].map(|cell| cell as usize * unit),
+            at: [cell, next].map(|cell| cell as usize * unit),
             weights: [first, second],
         });
     }
@@ -40,42 +41,38 @@ fn taps(source: u32, target: u32, unit: usize) -> Vec<Tap> {
 
 /// Resizes to `width` × `height`. The image and the target must have pixels.
 pub fn resize_bilinear(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    if image.dimensions() == (width, height) {
-        return image.clone();
+    collect(width, height, |line| {
+        lines(&Part::whole(image), width, height, line);
+    })
+}
+
+/// The same of a part of a frame: gives `line` each row's number and its bytes, in order.
+pub(super) fn lines(part: &Part<'_>, width: u32, height: u32, line: &mut dyn FnMut(usize, &[u8])) {
+    if part.size() == (width, height) {
+        return part.lines(line);
     }
-    let columns = taps(image.width(), width, 3);
-    let rows = taps(image.height(), height, 1);
-    let target_row = width as usize * 3;
-    let mut output = vec![0_u8; target_row * height as usize];
+    let (source_width, source_height) = part.size();
+    let columns = MixColumns::new(taps(source_width, width, 3));
+    let rows = taps(source_height, height, 1);
+    let mut output = vec![0_u8; width as usize * 3];
     // Horizontally resized rows, kept while the next target rows need them again.
-    let mut cache = [
-        (usize::MAX, vec![0_i16; target_row + 1]),
-        (usize::MAX, vec![0_i16; target_row + 1]),
-    ];
-    for (line, tap) in output.chunks_exact_mut(target_row).zip(&rows) {
+    let mut cache = [(); 2].map(|()| (usize::MAX, vec![0_i16; columns.room()]));
+    for (y, tap) in rows.iter().enumerate() {
         if cache[0].0 != tap.at[0] && cache[1].0 == tap.at[0] {
             cache.swap(0, 1);
         }
-        for (slot, row) in cache.iter_mut().zip(tap.at) {
-            if slot.0 != row {
-                mix_columns(&mut slot.1, &row_and_more(image, row), &columns);
-                slot.0 = row;
+        let different = if tap.at[0] == tap.at[1] { 1 } else { 2 };
+        for ((cached, numbers), row) in cache[..different].iter_mut().zip(tap.at) {
+            if *cached != row {
+                columns.run(numbers, part.row(row));
+                *cached = row;
             }
         }
-        mix_rows(line, [&cache[0].1, &cache[1].1], tap.weights);
+        mix_rows(
+            &mut output,
+            [&cache[0].1, &cache[different - 1].1],
+            tap.weights,
+        );
+        line(y, &output);
     }
-    RgbImage::from_raw(width, height, output).unwrap_or_default()
-}
-
-/// A row's bytes and one more.
-pub(super) fn row_and_more(image: &RgbImage, row: usize) -> Cow<'_, [u8]> {
-    let length = image.width() as usize * 3;
-    let bytes = image.as_raw();
-    let (start, end) = (row * length, (row + 1) * length);
-    if end < bytes.len() {
-        return Cow::Borrowed(&bytes[start..=end]);
-    }
-    let mut last = bytes[start..end].to_vec();
-    last.push(0);
-    Cow::Owned(last)
 }

@@ -5,8 +5,8 @@
 
 use image::RgbImage;
 
-use super::opencv::row_and_more;
-use crate::ops::cpu::pixels::{Span, sum_columns, sum_rows};
+use super::part::{Part, collect};
+use crate::ops::cpu::pixels::{Span, SumColumns, TOGETHER, sum_rows};
 
 /// Bits behind the point of a weight: 32 less 8 of the pixel and 2 for overshoot.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
@@ -68,14 +68,32 @@ fn spans(source: u32, target: u32, filter: Filter, unit: usize) -> Vec<Span> {
 
 /// Resizes to `width` × `height`. The image and the target must have pixels.
 pub fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter) -> RgbImage {
-    match (image.width() != width, image.height() != height) {
-        (false, false) => image.clone(),
-        (true, false) => resize_columns(image, width, filter),
-        (false, true) => resize_rows(image, height, filter),
-        (true, true) if rows_first(image.dimensions(), (width, height)) => {
-            resize_columns(&resize_rows(image, height, filter), width, filter)
+    collect(width, height, |line| {
+        lines(&Part::whole(image), (width, height), filter, line);
+    })
+}
+
+/// The same of a part of a frame: gives `line` each row's number and its bytes, in order.
+pub(super) fn lines(
+    part: &Part<'_>,
+    target: (u32, u32),
+    filter: Filter,
+    line: &mut dyn FnMut(usize, &[u8]),
+) {
+    let (source, (width, height)) = (part.size(), target);
+    let columns = (source.0 != width).then(|| {
+        let spans = spans(source.0, width, filter, 3);
+        SumColumns::new(spans, PRECISION_BITS)
+    });
+    let rows = (source.1 != height).then(|| spans(source.1, height, filter, 1));
+    match (columns, rows) {
+        (None, None) => part.lines(line),
+        (Some(columns), None) => resize_columns(part, &columns, line),
+        (None, Some(rows)) => resize_rows(part, &rows, line),
+        (Some(columns), Some(rows)) if rows_first(source, target) => {
+            rows_then_columns(part, &rows, &columns, line);
         }
-        (true, true) => resize_rows(&resize_columns(image, width, filter), height, filter),
+        (Some(columns), Some(rows)) => columns_then_rows(part, &columns, &rows, line),
     }
 }
 
@@ -90,26 +108,98 @@ pub(super) fn rows_first(source: (u32, u32), target: (u32, u32)) -> bool {
     rows > 0 && rows > 2 * columns
 }
 
-fn resize_columns(image: &RgbImage, width: u32, filter: Filter) -> RgbImage {
-    let spans = spans(image.width(), width, filter, 3);
-    let row = width as usize * 3;
-    let mut output = vec![0_u8; row * image.height() as usize + 1];
-    for y in 0..image.height() as usize {
-        // Its last byte is the next row's first, which comes after it.
-        let line = &mut output[y * row..=(y + 1) * row];
-        sum_columns(line, &row_and_more(image, y), &spans, PRECISION_BITS);
+fn resize_columns(part: &Part<'_>, columns: &SumColumns, line: &mut dyn FnMut(usize, &[u8])) {
+    let mut targets = vec![0; TOGETHER * columns.room()];
+    let rows: Vec<&[u8]> = (0..part.size().1 as usize).map(|y| part.row(y)).collect();
+    for (rows, first) in rows.chunks(TOGETHER).zip((0..).step_by(TOGETHER)) {
+        columns.run(&mut targets, rows);
+        for (target, y) in targets
+            .chunks(columns.room())
+            .zip(first..first + rows.len())
+        {
+            line(y, target);
+        }
     }
-    output.pop();
-    RgbImage::from_raw(width, image.height(), output).unwrap_or_default()
 }
 
-fn resize_rows(image: &RgbImage, height: u32, filter: Filter) -> RgbImage {
-    let row = image.width() as usize * 3;
-    let spans = spans(image.height(), height, filter, row);
-    let mut output = vec![0_u8; row * height as usize];
-    for (line, span) in output.chunks_exact_mut(row).zip(&spans) {
-        let rows = &image.as_raw()[span.at..];
-        sum_rows(line, rows, &span.weights, PRECISION_BITS);
+fn resize_rows(part: &Part<'_>, rows: &[Span], line: &mut dyn FnMut(usize, &[u8])) {
+    let mut target = vec![0; part.row_bytes()];
+    for (y, span) in rows.iter().enumerate() {
+        let above = part.row(span.at);
+        sum_rows(
+            &mut target,
+            above,
+            part.stride(),
+            &span.weights,
+            PRECISION_BITS,
+        );
+        line(y, &target);
     }
-    RgbImage::from_raw(image.width(), height, output).unwrap_or_default()
+}
+
+fn rows_then_columns(
+    part: &Part<'_>,
+    rows: &[Span],
+    columns: &SumColumns,
+    line: &mut dyn FnMut(usize, &[u8]),
+) {
+    let mut targets = vec![0; TOGETHER * columns.room()];
+    let mut between = vec![0; TOGETHER * part.row_bytes()];
+    for (spans, first) in rows.chunks(TOGETHER).zip((0..).step_by(TOGETHER)) {
+        let resized = between.chunks_exact_mut(part.row_bytes());
+        for (row, span) in resized.zip(spans) {
+            sum_rows(
+                row,
+                part.row(span.at),
+                part.stride(),
+                &span.weights,
+                PRECISION_BITS,
+            );
+        }
+        let resized = between.chunks_exact(part.row_bytes());
+        let resized: Vec<&[u8]> = resized.take(spans.len()).collect();
+        columns.run(&mut targets, &resized);
+        for (target, y) in targets
+            .chunks(columns.room())
+            .zip(first..first + spans.len())
+        {
+            line(y, target);
+        }
+    }
+}
+
+fn columns_then_rows(
+    part: &Part<'_>,
+    columns: &SumColumns,
+    rows: &[Span],
+    line: &mut dyn FnMut(usize, &[u8]),
+) {
+    /// Rows that are resized, at most, before those that nobody needs any more are dropped.
+    const AHEAD: usize = 8 * TOGETHER;
+    let room = columns.room();
+    let longest = rows
+        .iter()
+        .map(|span| span.weights.len())
+        .max()
+        .unwrap_or(0);
+    let mut resized = vec![0; (longest + AHEAD) * room];
+    // Rows `first..end` of the source, their columns resized.
+    let (mut first, mut end) = (0, 0);
+    let mut target = vec![0; room];
+    for (y, span) in rows.iter().enumerate() {
+        let needed = span.at + span.weights.len();
+        while needed > end {
+            // A filter that is narrower than its rows are apart skips some.
+            let kept = span.at.min(end);
+            resized.copy_within((kept - first) * room..(end - first) * room, 0);
+            first = kept;
+            let until = (first + longest + AHEAD).min(part.size().1 as usize);
+            let more: Vec<&[u8]> = (end..until).map(|row| part.row(row)).collect();
+            columns.run(&mut resized[(end - first) * room..], &more);
+            end = until;
+        }
+        let above = &resized[(span.at - first) * room..];
+        sum_rows(&mut target, above, room, &span.weights, PRECISION_BITS);
+        line(y, &target);
+    }
 }
