@@ -169,7 +169,7 @@ impl Spread {
         let spread = Self { mean, std };
         let bytes: Vec<u8> = (0..=u8::MAX).flat_map(|value| [value; 3]).collect();
         let mut found = [[0.0_f32; 256]; 3];
-        spread.run(found.each_mut().map(|plane| plane.as_mut_slice()), &bytes);
+        spread.run(found.each_mut().map(<[f32; 256]>::as_mut_slice), &bytes);
         let same = found.as_flattened().iter().zip(tables.as_flattened());
         let mut same = same.map(|(a, b)| a.to_bits() == b.to_bits());
         same.all(|same| same).then_some(spread)
