@@ -134,6 +134,9 @@ pub struct Conv {
     pub far: usize,
     /// Channel groups; equal to `input` for a depthwise convolution.
     pub groups: usize,
+    /// The first so many input channels mostly come from a coarser level, see
+    /// [`ops::Conv2d::forward_parts`]; 0 where none do.
+    pub coarse: usize,
     /// What follows.
     pub activation: Activation,
 }
@@ -149,6 +152,7 @@ impl Conv {
             padding: (kernel - 1) / 2,
             far: 0,
             groups: 1,
+            coarse: 0,
             activation: Activation::Identity,
         }
     }
@@ -179,6 +183,11 @@ impl Conv {
     /// The same with another number of groups.
     pub fn groups(self, groups: usize) -> Self {
         Self { groups, ..self }
+    }
+
+    /// The same whose first `coarse` input channels mostly come from a coarser level.
+    pub fn coarse(self, coarse: usize) -> Self {
+        Self { coarse, ..self }
     }
 
     /// The same followed by an activation.
@@ -315,14 +324,15 @@ impl ConvNormAct {
         })
     }
 
-    /// The convolution of what [`Tensor::cat`] of `parts` over the channels would give.
+    /// The convolution of what [`Tensor::cat`] of `parts` over the channels would give; parts smaller than
+    /// the last one are up-sampled to its size (nearest neighbour).
     ///
     /// # Errors
     /// The shapes do not fit, or the device fails.
     pub fn forward_parts(&self, parts: &[&Tensor]) -> Result<Tensor> {
         match &self.form {
             ConvForm::Fused(conv) => conv.forward_parts(parts),
-            ConvForm::Plain { .. } => self.forward(&Tensor::cat(parts, 1)?),
+            ConvForm::Plain { .. } => self.forward(&ops::joined(parts)?),
         }
     }
 

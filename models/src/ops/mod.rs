@@ -44,4 +44,4 @@ pub use rows::{cells_to_rows, largest, rows_to_cells, silu_gated};
 pub use softmax::softmax;
 pub use topk::{Best, best, best_of_rows, top_k, top_k_indices};
 pub use training::Adam;
-pub use upsample::upsample_nearest;
+pub use upsample::{joined, upsample_nearest};

@@ -8,7 +8,7 @@ use crate::layers::{
     Activation, Conv, ConvNormAct, LayerNorm, Linear, MultiHeadAttention, Params, fold_batch_norm,
     forward_all,
 };
-use crate::ops::{cells_to_rows, rows_to_cells, upsample_nearest};
+use crate::ops::{cells_to_rows, rows_to_cells};
 
 /// Sizes of the encoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,9 +61,9 @@ impl HybridEncoder {
             let lateral = silu(Conv::new(hidden, hidden, 1));
             let downsample = silu(Conv::new(hidden, hidden, 3).stride(2));
             lateral_convs.push(conv_norm(lateral, &part("lateral_convs"))?);
-            fpn_blocks.push(FusionBlock::new(config, &part("fpn_blocks"))?);
+            fpn_blocks.push(FusionBlock::new(config, true, &part("fpn_blocks"))?);
             downsample_convs.push(conv_norm(downsample, &part("downsample_convs"))?);
-            pan_blocks.push(FusionBlock::new(config, &part("pan_blocks"))?);
+            pan_blocks.push(FusionBlock::new(config, false, &part("pan_blocks"))?);
         }
         let layer = params.pp("encoder").pp(0).pp("layers").pp(0);
         Ok(Self {
@@ -95,10 +95,8 @@ impl HybridEncoder {
                 candle_core::bail!("the encoder was built for other levels")
             };
             let high = lateral.forward(&top)?;
-            let (_, _, height, width) = fine.dims4()?;
-            let upsampled = upsample_nearest(&high, height, width)?;
+            top = fpn.forward(&[&high, &fine])?;
             laterals.push(high);
-            top = fpn.forward(&[&upsampled, &fine])?;
         }
         let mut outputs = vec![top];
         for (down, pan) in self.downsample_convs.iter().zip(&self.pan_blocks) {
@@ -199,10 +197,12 @@ struct FusionBlock {
 }
 
 impl FusionBlock {
-    fn new(config: &EncoderConfig, params: &Params) -> Result<Self> {
+    /// `upwards` where the first of the levels is the coarser one.
+    fn new(config: &EncoderConfig, upwards: bool, params: &Params) -> Result<Self> {
         let hidden = config.hidden;
         let inner = (hidden as f64 * config.expansion) as usize;
         let pointwise = |input, output| Conv::new(input, output, 1).activation(Activation::Silu);
+        let both = pointwise(2 * hidden, inner).coarse(if upwards { hidden } else { 0 });
         let mut bottlenecks = Vec::new();
         for index in 0..FUSION_LAYERS {
             bottlenecks.push(RepConv::new(inner, &params.pp("bottlenecks").pp(index))?);
@@ -213,8 +213,8 @@ impl FusionBlock {
             Some(conv_norm(pointwise(inner, hidden), &params.pp("conv3"))?)
         };
         Ok(Self {
-            conv1: conv_norm(pointwise(2 * hidden, inner), &params.pp("conv1"))?,
-            conv2: conv_norm(pointwise(2 * hidden, inner), &params.pp("conv2"))?,
+            conv1: conv_norm(both, &params.pp("conv1"))?,
+            conv2: conv_norm(both, &params.pp("conv2"))?,
             bottlenecks,
             conv3,
         })
@@ -222,7 +222,7 @@ impl FusionBlock {
 }
 
 impl FusionBlock {
-    /// Fuses two levels of one size.
+    /// Fuses two levels; the first one may be coarser.
     fn forward(&self, levels: &[&Tensor]) -> Result<Tensor> {
         let deep = forward_all(&self.bottlenecks, &self.conv1.forward_parts(levels)?)?;
         let sum = self.conv2.forward_sum(levels, &deep, false)?;

@@ -20,9 +20,12 @@ impl ConvBlock {
         stride: usize,
         params: &Params,
     ) -> Result<Self> {
-        let conv = Conv::new(input, output, kernel)
-            .stride(stride)
-            .activation(Activation::Silu);
+        Self::of(Conv::new(input, output, kernel).stride(stride), params)
+    }
+
+    /// The block of a convolution.
+    fn of(conv: Conv, params: &Params) -> Result<Self> {
+        let conv = conv.activation(Activation::Silu);
         let layer = ConvNormAct::with_norm(conv, params, "bn")?;
         Ok(Self(layer))
     }
@@ -55,8 +58,11 @@ impl Bottleneck {
 impl Module for Bottleneck {
     // [batch, channels, height, width], shape kept
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.second.forward(&self.first.forward(x)?)?;
-        if self.shortcut { x + y } else { Ok(y) }
+        let y = self.first.forward(x)?;
+        if self.shortcut {
+            return self.second.0.forward_sum(&[&y], x, false);
+        }
+        self.second.forward(&y)
     }
 }
 
@@ -81,6 +87,31 @@ impl C2f {
         shortcut: bool,
         params: &Params,
     ) -> Result<Self> {
+        let split = Conv::new(input, output / 2 * 2, 1);
+        Self::of(split, output, repeats, shortcut, params)
+    }
+
+    /// The same without shortcuts, of a coarser level and a finer one, with so many channels.
+    ///
+    /// # Errors
+    /// A tensor is missing or has the wrong shape.
+    pub fn upwards(
+        [coarse, fine]: [usize; 2],
+        output: usize,
+        repeats: usize,
+        params: &Params,
+    ) -> Result<Self> {
+        let split = Conv::new(coarse + fine, output / 2 * 2, 1).coarse(coarse);
+        Self::of(split, output, repeats, false, params)
+    }
+
+    fn of(
+        split: Conv,
+        output: usize,
+        repeats: usize,
+        shortcut: bool,
+        params: &Params,
+    ) -> Result<Self> {
         let half = output / 2;
         let mut chain = Vec::with_capacity(repeats);
         for index in 0..repeats {
@@ -88,7 +119,7 @@ impl C2f {
             chain.push(Bottleneck::new(half, shortcut, &params)?);
         }
         Ok(Self {
-            split: ConvBlock::new(input, 2 * half, 1, 1, &params.pp("cv1"))?,
+            split: ConvBlock::of(split, &params.pp("cv1"))?,
             chain,
             merge: ConvBlock::new((2 + repeats) * half, output, 1, 1, &params.pp("cv2"))?,
             half,
@@ -96,17 +127,30 @@ impl C2f {
     }
 }
 
-impl Module for C2f {
-    // [batch, input, height, width] -> [batch, output, height, width]
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let both = self.split.forward(x)?;
+impl C2f {
+    /// `parts`: `[batch, channels, height, width]`, with all input channels in turn; what is smaller than the
+    /// last one is up-sampled to its size. The result: `[batch, output, height, width]`.
+    ///
+    /// # Errors
+    /// The shapes do not fit, or the device fails.
+    pub fn forward_parts(&self, parts: &[&Tensor]) -> Result<Tensor> {
+        let both = self.split.0.forward_parts(parts)?;
         let mut last = both.narrow(1, self.half, self.half)?;
         let mut parts = vec![both];
         for bottleneck in &self.chain {
             last = bottleneck.forward(&last)?;
             parts.push(last.clone());
         }
-        self.merge.forward(&Tensor::cat(&parts, 1)?)
+        self.merge
+            .0
+            .forward_parts(&parts.iter().collect::<Vec<_>>())
+    }
+}
+
+impl Module for C2f {
+    // [batch, input, height, width] -> [batch, output, height, width]
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_parts(&[x])
     }
 }
 
@@ -143,6 +187,8 @@ impl Module for Sppf {
         for index in 0..3 {
             parts.push(max_pool2d(&parts[index], pool)?);
         }
-        self.merge.forward(&Tensor::cat(&parts, 1)?)
+        self.merge
+            .0
+            .forward_parts(&parts.iter().collect::<Vec<_>>())
     }
 }

@@ -17,7 +17,6 @@ use candle_core::{Module, Result, Tensor};
 use crate::detect::{DenseNetwork, DenseOutput};
 use crate::layers::Params;
 use crate::ops::on_threads;
-use crate::ops::upsample_nearest;
 
 pub use blocks::{C2f, ConvBlock, Sppf};
 pub use head::{Head, decode};
@@ -168,8 +167,8 @@ impl Neck {
         let [_, _, c3, c4, c5] = config.channels;
         let (repeats, _) = config.depth;
         Ok(Self {
-            fuse_up4: C2f::new(c5 + c4, c4, repeats, false, &layers.pp(12))?,
-            fuse_up3: C2f::new(c4 + c3, c3, repeats, false, &layers.pp(15))?,
+            fuse_up4: C2f::upwards([c5, c4], c4, repeats, &layers.pp(12))?,
+            fuse_up3: C2f::upwards([c4, c3], c3, repeats, &layers.pp(15))?,
             shrink3: ConvBlock::new(c3, c3, 3, 2, &layers.pp(16))?,
             fuse_down4: C2f::new(c3 + c4, c4, repeats, false, &layers.pp(18))?,
             shrink4: ConvBlock::new(c4, c4, 3, 2, &layers.pp(19))?,
@@ -178,20 +177,14 @@ impl Neck {
     }
 
     fn forward(&self, [p3, p4, p5]: &[Tensor; 3]) -> Result<[Tensor; 3]> {
-        let n4 = self.fuse_up4.forward(&upsample_and_join(p5, p4)?)?;
-        let n3 = self.fuse_up3.forward(&upsample_and_join(&n4, p3)?)?;
+        let n4 = self.fuse_up4.forward_parts(&[p5, p4])?;
+        let n3 = self.fuse_up3.forward_parts(&[&n4, p3])?;
         let n4 = self
             .fuse_down4
-            .forward(&Tensor::cat(&[&self.shrink3.forward(&n3)?, &n4], 1)?)?;
+            .forward_parts(&[&self.shrink3.forward(&n3)?, &n4])?;
         let n5 = self
             .fuse_down5
-            .forward(&Tensor::cat(&[&self.shrink4.forward(&n4)?, p5], 1)?)?;
+            .forward_parts(&[&self.shrink4.forward(&n4)?, p5])?;
         Ok([n3, n4, n5])
     }
-}
-
-/// `coarse` brought to the size of `fine`, then the channels of both.
-fn upsample_and_join(coarse: &Tensor, fine: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = fine.dims4()?;
-    Tensor::cat(&[&upsample_nearest(coarse, height, width)?, fine], 1)
 }

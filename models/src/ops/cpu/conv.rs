@@ -15,7 +15,7 @@ use super::block::{Precision, ROWS, Unit};
 use super::depthwise::{self, PlaneShape};
 use super::direct::{self, BandShape};
 use super::finish::{self, Bias, End, Finish};
-use super::product::{Grid, Product, Source, is_pointwise};
+use super::product::{Begun, Grid, Product, Source, is_pointwise};
 use super::simd::{self, Level};
 use super::winograd::Winograd;
 use crate::layers::Conv;
@@ -47,6 +47,15 @@ pub struct Added<'a> {
     pub data: &'a [f32],
     /// What is below zero then becomes zero.
     pub relu: bool,
+}
+
+/// What joins the sums of a convolution.
+#[derive(Clone, Copy, Default)]
+pub struct Joined<'a> {
+    /// They go on from these.
+    pub begun: Option<Begun<'a>>,
+    /// What is added last.
+    pub added: Option<Added<'a>>,
 }
 
 enum Weight {
@@ -159,6 +168,11 @@ impl Packed {
         self.finish.shift = shift;
     }
 
+    /// Number of input channels.
+    pub fn input_channels(&self) -> usize {
+        self.conv.input
+    }
+
     /// Number of output channels.
     pub fn output_channels(&self) -> usize {
         self.conv.output
@@ -175,6 +189,11 @@ impl Packed {
 
     /// Whether [`Packed::run`] adds to its outputs.
     pub fn adds(&self) -> bool {
+        matches!(self.weight, Weight::Product(_) | Weight::Winograd(_))
+    }
+
+    /// Whether its sums may go on from others, see [`Begun`].
+    pub fn goes_on(&self) -> bool {
         matches!(self.weight, Weight::Product(_))
     }
 
@@ -182,13 +201,14 @@ impl Packed {
     /// input is one tensor, or, see [`Packed::takes_parts`], several with its channels in turn.
     ///
     /// # Errors
-    /// The input is smaller than the kernel, or what is to be added does not fit.
+    /// The input is smaller than the kernel, or what joins the sums does not fit.
     pub fn run(
         &self,
         parts: &[Source<'_>],
         size: Size,
-        added: Option<Added<'_>>,
+        joined: Joined<'_>,
     ) -> Result<(Vec<f32>, usize, usize)> {
+        let Joined { begun, added } = joined;
         let [input, ..] = parts else {
             bail!("convolution of nothing");
         };
@@ -204,6 +224,10 @@ impl Packed {
         let count = size.batch * self.conv.output * height * width;
         if added.is_some_and(|added| added.data.len() != count || !self.adds()) {
             bail!("what is added to a convolution does not fit");
+        }
+        let fits = |begun: Begun<'_>| begun.fits(size.batch * self.conv.output, (height, width));
+        if begun.is_some_and(|begun| !self.goes_on() || !fits(begun)) {
+            bail!("the sums that a convolution is to go on from do not fit");
         }
         let mut output = Vec::with_capacity(count);
         let target = Shared(output.as_mut_ptr());
@@ -222,10 +246,10 @@ impl Packed {
                         size,
                         output: (height, width),
                     };
-                    product.run(parts, &self.bias, self.finish, grid, added, target.0);
+                    product.run(parts, &self.bias, self.finish, grid, joined, target.0);
                 }
                 Weight::Winograd(winograd) => {
-                    winograd.run(input, &self.bias, self.finish, size, target.0);
+                    winograd.run(input, &self.bias, self.finish, size, added, target.0);
                 }
                 Weight::Direct(unit, weight) => {
                     self.directly(*unit, weight, parts, extent, target);

@@ -15,7 +15,7 @@ use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::amx::{self, Tiles};
 use super::block::{self, Block, COLUMNS, Factors, Operands, Precision, ROWS, STEPS, Target, Unit};
-use super::conv::{Added, Shared, Size};
+use super::conv::{Joined, Shared, Size};
 use super::finish::{Bias, End, Finish};
 use super::words;
 use crate::layers::Conv;
@@ -82,6 +82,46 @@ pub struct Source<'a> {
     pub data: &'a [f32],
     /// How many.
     pub channels: usize,
+}
+
+/// Sums that a product goes on from: what other channels give, of images as large or smaller by a
+/// whole factor, whose cells stand for squares of cells (nearest-neighbour up-sampling).
+#[derive(Clone, Copy)]
+pub struct Begun<'a> {
+    /// `[batch, output, height / factor, width / factor]`.
+    pub data: &'a [f32],
+    /// Cells of the output along a side that begin with the same number.
+    pub factor: usize,
+}
+
+impl Begun<'_> {
+    /// Whether they are those of so many `planes` of `height` by `width`.
+    pub fn fits(&self, planes: usize, (height, width): (usize, usize)) -> bool {
+        let factor = self.factor;
+        let whole = factor > 0 && height.is_multiple_of(factor) && width.is_multiple_of(factor);
+        whole && self.data.len() * factor * factor == planes * height * width
+    }
+
+    /// The sums of as many cells of a plane as `line` is long, from cell `start` on.
+    fn read(&self, line: &mut [f32], plane: usize, start: usize, (height, width): (usize, usize)) {
+        let (rows, columns) = (height / self.factor, width / self.factor);
+        let plane = &self.data[plane * rows * columns..][..rows * columns];
+        let mut done = 0;
+        while done < line.len() {
+            let (y, x) = ((start + done) / width, (start + done) % width);
+            let count = (width - x).min(line.len() - done);
+            let source = &plane[y / self.factor * columns..][..columns];
+            let target = &mut line[done..done + count];
+            if self.factor == 2 && x.is_multiple_of(2) && count.is_multiple_of(2) {
+                words::twice(target, &source[x / 2..]);
+            } else {
+                for (at, target) in target.iter_mut().enumerate() {
+                    *target = source[(x + at) / self.factor];
+                }
+            }
+            done += count;
+        }
+    }
 }
 
 /// Where the cells of an image lie.
@@ -156,7 +196,7 @@ struct Pass<'a> {
     grid: Grid,
     bias: &'a [f32], // filled up to whole blocks
     finish: Finish,
-    added: Option<Added<'a>>,
+    joined: Joined<'a>,
     output: Shared,
 }
 
@@ -223,7 +263,8 @@ impl Product {
 
     /// Convolves images whose channels are those of all `sources`, one after the other; only for
     /// pointwise convolutions more than one. `bias` is filled up to whole blocks of [`ROWS`];
-    /// `output`: `[batch, output, cells]`, and so is what is `added`.
+    /// `output`: `[batch, output, cells]`, and so is what is added; what sums go on
+    /// from fits them.
     ///
     /// # Safety
     /// The output may be written, all of it, by nobody else.
@@ -233,14 +274,14 @@ impl Product {
         bias: &[f32],
         finish: Finish,
         grid: Grid,
-        added: Option<Added<'_>>,
+        joined: Joined<'_>,
         output: *mut f32,
     ) {
         let channels: usize = sources.iter().map(|source| source.channels).sum();
         assert_eq!(channels, self.conv.input);
         let (batch, cells) = (grid.size.batch, grid.output.0 * grid.output.1);
         assert!(bias.len() >= self.conv.output.next_multiple_of(ROWS));
-        if let Some(added) = added {
+        if let Some(added) = joined.added {
             assert_eq!(added.data.len(), batch * self.conv.output * cells);
         }
         let run = Pass {
@@ -248,7 +289,7 @@ impl Product {
             grid,
             bias,
             finish,
-            added,
+            joined,
             output: Shared(output),
         };
         let jobs = self.jobs(batch, cells);
@@ -332,6 +373,7 @@ impl Product {
     ) {
         let ((steps, _), rows) = (self.steps(), self.height());
         let cells = run.grid.output.0 * run.grid.output.1;
+        let Joined { begun, added } = run.joined;
         let Portion {
             image,
             place,
@@ -347,8 +389,8 @@ impl Product {
                 let end = End {
                     bias: Bias::Rows(&run.bias[channel..]),
                     finish: run.finish,
-                    added: run.added.map(|added| (added.data[at..].as_ptr(), cells)),
-                    relu: run.added.is_some_and(|added| added.relu),
+                    added: added.map(|added| (added.data[at..].as_ptr(), cells)),
+                    relu: added.is_some_and(|added| added.relu),
                 };
                 let end = (taken.end == steps).then_some(&end);
                 // SAFETY: channels and cells of this job, which no other job has; what is added
@@ -359,8 +401,12 @@ impl Product {
                         pitch: cells,
                         rows: rows.min(self.conv.output - channel),
                         columns: COLUMNS.min(place.end - start),
-                        resumed: taken.start > 0,
+                        resumed: taken.start > 0 || begun.is_some(),
                     };
+                    if let Some(begun) = begun.filter(|_| taken.start == 0) {
+                        let plane = image * self.conv.output + channel;
+                        begin(&begun, target, plane, start, run.grid);
+                    }
                     if let Some(tiles) = &mut tiles {
                         tiles.multiply(panel, index, taken, target, end);
                         continue;
@@ -501,6 +547,23 @@ impl Product {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Writes what is begun to a target, whose first row is of `plane`, from cell `start` on.
+///
+/// # Safety
+/// The target may be written by this thread alone.
+unsafe fn begin(begun: &Begun<'_>, target: Target, plane: usize, start: usize, grid: Grid) {
+    let mut line = [0.0; COLUMNS];
+    let line = &mut line[..target.columns];
+    for row in 0..target.rows {
+        begun.read(line, plane + row, start, grid.output);
+        // SAFETY: a row of the target.
+        unsafe {
+            let to = target.start.add(row * target.pitch);
+            std::ptr::copy_nonoverlapping(line.as_ptr(), to, line.len());
         }
     }
 }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::aligned::{Aligned, keep_in_large_pages};
 use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
-use super::conv::{Shared, Size};
+use super::conv::{Added, Shared, Size};
 use super::few::{self, FEW};
 use super::finish::{self, Bias, End, Finish};
 use super::simd::{Level, level};
@@ -114,7 +114,7 @@ impl Winograd {
     }
 
     /// Convolves `[batch, input, height, width]` into `output`, `[batch, output, ..]`, whose sizes
-    /// are those of the convolution.
+    /// are those of the convolution, and of what is `added`.
     ///
     /// # Safety
     /// The output may be written, all of it, by nobody else.
@@ -124,6 +124,7 @@ impl Winograd {
         bias: &[f32],
         finish: Finish,
         size: Size,
+        added: Option<Added<'_>>,
         output: *mut f32,
     ) {
         let extent = self.extent(size);
@@ -173,7 +174,8 @@ impl Winograd {
                     for room in rooms {
                         // SAFETY: no other job has these tiles of these channels.
                         unsafe {
-                            self.transform_outputs(room, blocks.clone(), extent, end, shared);
+                            let blocks = blocks.clone();
+                            self.transform_outputs(room, blocks, extent, end, added, shared);
                         }
                     }
                 });
@@ -282,13 +284,15 @@ impl Winograd {
     }
 
     /// # Safety
-    /// The outputs of the room's tiles in these channels may be written, by nobody else.
+    /// The outputs of the room's tiles in these channels may be written, by nobody else; what is added is
+    /// as large as the output.
     unsafe fn transform_outputs<'a>(
         &self,
         room: &Room,
         part: std::ops::Range<usize>,
         extent: Extent,
         end: impl Fn(usize) -> End<'a>,
+        added: Option<Added<'_>>,
         output: Shared,
     ) {
         let mut lines = [[0.0; COLUMNS * TILE]; TILE];
@@ -324,8 +328,10 @@ impl Winograd {
                     let count = (segment.count * TILE).min(extent.out_width - x);
                     let at = (plane * extent.out_height + y) * extent.out_width + x;
                     let line = &line[segment.lane * TILE..][..count];
+                    let from = added.map(|added| added.data.as_ptr().wrapping_add(at));
+                    let relu = added.is_some_and(|added| added.relu);
                     // SAFETY: tiles of this job, of which these columns lie in the image.
-                    unsafe { tiles::copy(line.as_ptr(), output.at(at), count) };
+                    unsafe { tiles::copy(line.as_ptr(), from, relu, output.at(at), count) };
                 }
             }
         }
@@ -388,7 +394,7 @@ mod tests {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
                 pool.build().unwrap().install(|| {
                     // SAFETY: the output is as large as the convolution's.
-                    unsafe { layer.run(images, &bias, finish, size, target.at(0)) };
+                    unsafe { layer.run(images, &bias, finish, size, None, target.at(0)) };
                 });
                 found
             };

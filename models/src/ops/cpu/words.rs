@@ -87,6 +87,18 @@ pub fn copy(words: &mut [u32], numbers: &[f32]) {
 }
 
 #[inline(always)]
+fn twice_body(target: &mut [f32], numbers: &[f32]) {
+    for (pair, number) in target.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
+        *pair = [*number; 2];
+    }
+}
+
+dispatch! {
+    /// Every number twice, as many as fit the pairs of `target`.
+    pub fn twice(target: &mut [f32], numbers: &[f32]) = twice_body
+}
+
+#[inline(always)]
 fn every_second_body(target: &mut [f32], numbers: &[f32]) {
     for (target, pair) in target.iter_mut().zip(numbers.chunks(2)) {
         *target = pair[0];

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
-use super::super::conv::{Added, Size};
+use super::super::conv::{Added, Joined, Size};
 use super::super::product::{Grid, Product, Source};
 use super::super::{finish::Finish, linear, words};
 use super::*;
@@ -242,7 +242,7 @@ fn what_came_before_changes_nothing() {
                         &[0.0; 24],
                         finish,
                         grid,
-                        None,
+                        Joined::default(),
                         output.as_mut_ptr(),
                     );
                 }
@@ -314,13 +314,16 @@ fn convolution_off(kind: Tiles, conv: Conv, size: Size, adds: bool) -> candle_co
             channels: conv.input,
         };
         let finish = Finish::new(conv.activation);
-        let added = adds.then_some(Added {
-            data: &added,
-            relu: false,
-        });
+        let joined = Joined {
+            begun: None,
+            added: adds.then_some(Added {
+                data: &added,
+                relu: false,
+            }),
+        };
         // SAFETY: the output is as large as what is added.
         on_threads(threads, || unsafe {
-            product.run(&[source], &bias, finish, grid, added, target.at(0));
+            product.run(&[source], &bias, finish, grid, joined, target.at(0));
         });
         output
     };
