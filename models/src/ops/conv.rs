@@ -22,7 +22,7 @@ pub struct Conv2d {
 
 enum Form {
     /// Weights as the CPU kernels want them; only for f32 on the CPU.
-    Packed(Packed),
+    Packed(Box<Packed>),
     /// The same, of the coarser level's channels and of all others: a pointwise convolution of
     /// up-sampled cells is computed once for each, before they are up-sampled.
     Levels(Box<[Packed; 2]>),
@@ -67,7 +67,7 @@ impl Conv2d {
                 Some(levels) => Form::Levels(levels),
                 None => {
                     let weight = weight.flatten_all()?.to_vec1::<f32>()?;
-                    Form::Packed(Packed::new(&conv, weight, bias, precision))
+                    Form::Packed(Box::new(Packed::new(&conv, weight, bias, precision)))
                 }
             }
         } else {
@@ -96,7 +96,7 @@ impl Conv2d {
         let packed = Packed::at(&conv, weight, bias.to_vec1()?, precision, level);
         Ok(Self {
             conv,
-            form: Form::Packed(packed),
+            form: Form::Packed(Box::new(packed)),
             scale: None,
         })
     }
