@@ -7,12 +7,8 @@ use super::winograd::{SIDE, TILE};
 
 const LANES: usize = 16;
 
-/// Slots of a panel at most: its tiles, and one more for each run of neighbours, in case none has
-/// any.
-const SLOTS: usize = 2 * COLUMNS;
-
-/// Numbers of a row of inputs: those of all slots, and what full vectors read and write beyond.
-const ROW: usize = (SLOTS + 2 * LANES) * TILE;
+/// Numbers of a row of inputs: those of all tiles, and what full vectors write beyond.
+const ROW: usize = (COLUMNS + LANES) * TILE;
 
 /// Neighbouring tiles of one row of tiles.
 #[derive(Debug, Clone, Copy)]
@@ -30,14 +26,11 @@ pub struct Segment {
 }
 
 /// The tiles of a panel.
-///
-/// While inputs are transformed, a segment takes a slot more than it has tiles, as its last tile
-/// reaches two numbers into the next slot: so many short segments share vectors.
 #[derive(Default)]
 pub struct Tiles {
     segments: Vec<Segment>,
-    /// Slots that hold tiles, by vector.
-    taken: Vec<u16>,
+    /// Tiles that end a segment, by vector: what they see of the next tile lies elsewhere.
+    ends: [u16; COLUMNS / LANES],
     lanes: usize,
 }
 
@@ -61,14 +54,10 @@ impl Tiles {
             done += here;
         }
         self.lanes = count;
-        self.taken.clear();
-        let slots = count + self.segments.len();
-        self.taken.resize(slots.div_ceil(LANES), 0);
-        for (index, segment) in self.segments.iter().enumerate() {
-            let first = segment.lane + index;
-            for slot in first..first + segment.count {
-                self.taken[slot / LANES] |= 1 << (slot % LANES);
-            }
+        self.ends = Default::default();
+        for segment in &self.segments {
+            let last = segment.lane + segment.count - 1;
+            self.ends[last / LANES] |= 1 << (last % LANES);
         }
     }
 
@@ -97,16 +86,19 @@ pub struct Images<'a> {
     pub padding: usize,
 }
 
-/// Room for the transform of one channel.
+/// Room for the transform of one channel: the numbers of all tiles, transformed along columns.
 pub struct Scratch {
-    /// The input rows of the tiles, with what pads them.
+    /// Four columns of each tile, a tile after the other.
     rows: [[f32; ROW]; SIDE],
+    /// The last two columns of the tiles that end segments.
+    last: [[[f32; COLUMNS + LANES]; SIDE - TILE]; SIDE],
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         Self {
             rows: [[0.0; ROW]; SIDE],
+            last: [[[0.0; COLUMNS + LANES]; SIDE - TILE]; SIDE],
         }
     }
 }
@@ -189,8 +181,8 @@ mod x86 {
     use std::arch::x86_64::{
         __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_add_ps, _mm512_alignr_epi32,
         _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_fmadd_ps,
-        _mm512_fnmadd_ps, _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-        _mm512_maskz_compress_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_permutex2var_ps,
+        _mm512_fnmadd_ps, _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_expand_ps,
+        _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_permutex2var_ps,
         _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
@@ -239,34 +231,52 @@ mod x86 {
         ]
     }
 
-    /// The input rows of all tiles of a channel, a segment after the other.
+    /// Bᵀ · the inputs of all tiles of a channel, a segment after the other.
     ///
     /// # Safety
     /// As [`super::input`] asserts.
     #[target_feature(enable = "avx512f,avx512dq")]
-    unsafe fn gather(scratch: &mut Scratch, tiles: &Tiles, images: Images<'_>, channel: usize) {
+    unsafe fn columns(scratch: &mut Scratch, tiles: &Tiles, images: Images<'_>, channel: usize) {
         let (height, width) = (images.height, images.width);
         for (index, segment) in tiles.segments.iter().enumerate() {
             let plane = (segment.image * images.channels + channel) * height * width;
-            let column = (segment.first * TILE) as isize - images.padding as isize;
-            let slot = (segment.lane + index) * TILE;
-            for at in (0..segment.count * TILE + SIDE - TILE).step_by(LANES) {
-                let mask = within(column + at as isize, width);
-                for (row, target) in scratch.rows.iter_mut().enumerate() {
+            let first = (segment.first * TILE) as isize - images.padding as isize;
+            // Six rows of sixteen columns, with what pads them.
+            let read = |at: usize| {
+                let column = first + at as isize;
+                let mask = within(column, width);
+                let rows: [__m512; SIDE] = std::array::from_fn(|row| {
                     let y = (segment.row * TILE + row).wrapping_sub(images.padding);
                     let mask = if y < height { mask } else { 0 };
                     let start = plane.wrapping_add(y.wrapping_mul(width));
                     let source = images.data.as_ptr().wrapping_add(start);
-                    let source = source.wrapping_offset(column + at as isize);
+                    let source = source.wrapping_offset(column);
                     // The same place two channels on, far from here.
                     let ahead = source.wrapping_add(2 * height * width);
-                    // SAFETY: a prefetch does not fault; what the mask leaves out is not read; rows have room for full
-                    // vectors beyond the last slot.
+                    // SAFETY: a prefetch does not fault; what the mask leaves out is not read.
                     unsafe {
                         _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                        let numbers = _mm512_maskz_loadu_ps(mask, source);
-                        _mm512_storeu_ps(target.as_mut_ptr().add(slot + at), numbers);
+                        _mm512_maskz_loadu_ps(mask, source)
                     }
+                });
+                six(rows)
+            };
+            let end = segment.count * TILE;
+            for at in (0..end).step_by(LANES) {
+                for (row, numbers) in scratch.rows.iter_mut().zip(read(at)) {
+                    let target = row[segment.lane * TILE + at..][..LANES].as_mut_ptr();
+                    // SAFETY: there is room for a vector. What is beyond the segment is the next one's.
+                    unsafe { _mm512_storeu_ps(target, numbers) };
+                }
+            }
+            for (last, numbers) in scratch.last.iter_mut().zip(read(end)) {
+                let [fifth, sixth] = last
+                    .each_mut()
+                    .map(|last| last[index..][..LANES].as_mut_ptr());
+                // SAFETY: as above.
+                unsafe {
+                    _mm512_storeu_ps(fifth, numbers);
+                    _mm512_storeu_ps(sixth, one_on(numbers, numbers));
                 }
             }
         }
@@ -284,39 +294,32 @@ mod x86 {
         pitch: usize,
     ) {
         // SAFETY: by this function's contract.
-        unsafe { gather(scratch, tiles, images, channel) };
-        let slots = tiles.lanes + tiles.segments.len();
-        for at in (0..slots * TILE).step_by(LANES) {
-            // SAFETY: rows have room for full vectors beyond the last slot.
-            unsafe {
-                let d =
-                    std::array::from_fn(|row| _mm512_loadu_ps(scratch.rows[row].as_ptr().add(at)));
-                for (row, value) in scratch.rows.iter_mut().zip(six(d)) {
-                    _mm512_storeu_ps(row.as_mut_ptr().add(at), value);
-                }
-            }
-        }
-        for row in 0..SIDE {
-            let mut lane = 0;
-            let mut here = residues(&scratch.rows[row], 0);
-            for (vector, taken) in tiles.taken.iter().enumerate() {
-                let next = residues(&scratch.rows[row], vector + 1);
-                let d = [
-                    here[0],
-                    here[1],
-                    here[2],
-                    here[3],
-                    one_on(here[0], next[0]),
-                    one_on(here[1], next[1]),
-                ];
+        unsafe { columns(scratch, tiles, images, channel) };
+        for (row, (numbers, last)) in scratch.rows.iter().zip(&scratch.last).enumerate() {
+            let mut segment = 0;
+            let mut here = residues(numbers, 0);
+            let vectors = tiles.lanes.div_ceil(LANES);
+            for (vector, ends) in tiles.ends[..vectors].iter().enumerate() {
+                // The panel's last tile ends a segment.
+                let next = if vector + 1 < vectors {
+                    residues(numbers, vector + 1)
+                } else {
+                    here
+                };
+                let beyond: [__m512; SIDE - TILE] = std::array::from_fn(|column| {
+                    let last = last[column][segment..][..LANES].as_ptr();
+                    // SAFETY: there are as many numbers.
+                    let last = unsafe { _mm512_loadu_ps(last) };
+                    _mm512_mask_expand_ps(one_on(here[column], next[column]), *ends, last)
+                });
+                segment += ends.count_ones() as usize;
+                let d = [here[0], here[1], here[2], here[3], beyond[0], beyond[1]];
                 here = next;
                 for (column, value) in six(d).into_iter().enumerate() {
-                    let value = _mm512_maskz_compress_ps(*taken, value);
-                    let start = (row * SIDE + column) * pitch + lane;
+                    let start = (row * SIDE + column) * pitch + vector * LANES;
                     // SAFETY: `target` has room for a vector beyond the last tile.
                     unsafe { _mm512_storeu_ps(target.as_mut_ptr().add(start), value) };
                 }
-                lane += taken.count_ones() as usize;
             }
         }
     }
