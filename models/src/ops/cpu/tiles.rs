@@ -166,11 +166,12 @@ pub unsafe fn copy(
     relu: bool,
     to: *mut f32,
     count: usize,
+    ahead: usize,
 ) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as above, and by this function's contract.
     unsafe {
-        x86::copy(from, added, relu, to, count);
+        x86::copy(from, added, relu, to, count, ahead);
     }
     #[cfg(not(target_arch = "x86_64"))]
     unreachable!("there are no vectors for this machine: {from:?} {added:?} {relu} {to:?} {count}");
@@ -333,6 +334,7 @@ mod x86 {
         relu: bool,
         to: *mut f32,
         count: usize,
+        ahead: usize,
     ) {
         let least = _mm512_set1_ps(if relu { 0.0 } else { f32::NEG_INFINITY });
         for at in (0..count).step_by(LANES) {
@@ -345,6 +347,7 @@ mod x86 {
                     // Of a number that is none the second argument is given back.
                     numbers = _mm512_max_ps(least, numbers);
                 }
+                _mm_prefetch::<_MM_HINT_T0>(to.wrapping_add(at + ahead).cast());
                 _mm512_mask_storeu_ps(to.add(at), mask, numbers);
             }
         }

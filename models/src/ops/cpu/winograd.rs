@@ -331,7 +331,16 @@ impl Winograd {
                     let from = added.map(|added| added.data.as_ptr().wrapping_add(at));
                     let relu = added.is_some_and(|added| added.relu);
                     // SAFETY: tiles of this job, of which these columns lie in the image.
-                    unsafe { tiles::copy(line.as_ptr(), from, relu, output.at(at), count) };
+                    unsafe {
+                        tiles::copy(
+                            line.as_ptr(),
+                            from,
+                            relu,
+                            output.at(at),
+                            count,
+                            2 * extent.out_height * extent.out_width,
+                        )
+                    };
                 }
             }
         }
