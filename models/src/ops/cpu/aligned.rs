@@ -71,33 +71,3 @@ impl DerefMut for Aligned {
         unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * WORDS) }
     }
 }
-
-/// Asks the system to keep weights that every pass reads once in large pages: memory gives those
-/// faster, as the processor looks ahead within a page alone. Nothing is lost where it cannot.
-pub fn keep_in_large_pages(words: &[u32]) {
-    #[cfg(target_os = "linux")]
-    {
-        /// Bytes of a large page.
-        const PAGE: usize = 2 << 20;
-        /// `MADV_HUGEPAGE` and `MADV_COLLAPSE`: large pages from now on, and of what there is
-        /// already (since Linux 6.1).
-        const ADVICE: [i32; 2] = [14, 25];
-        unsafe extern "C" {
-            fn madvise(start: *mut u8, length: usize, advice: i32) -> i32;
-        }
-        let range = words.as_ptr_range();
-        let start = range.start.addr().next_multiple_of(PAGE);
-        let end = range.end.addr() / PAGE * PAGE;
-        if start >= end {
-            return;
-        }
-        for advice in ADVICE {
-            let start: *mut u8 = range.start.with_addr(start).cast_mut().cast();
-            // SAFETY: a function of the C library that this program is linked to; whole pages of
-            // these words, which keep what they hold.
-            unsafe { madvise(start, end - start.addr(), advice) };
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _: &[u32] = words;
-}

@@ -21,6 +21,7 @@ pub mod math;
 mod neon;
 pub mod norm;
 pub mod omni;
+mod pages;
 pub mod panels;
 pub mod pixels;
 pub mod pool;

@@ -11,11 +11,12 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::aligned::{Aligned, keep_in_large_pages};
+use super::aligned::Aligned;
 use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
 use super::conv::{Added, Shared, Size};
 use super::few::{self, FEW};
 use super::finish::{self, Bias, End, Finish};
+use super::pages::keep_in_large_pages;
 use super::simd::{Level, level};
 use super::tiles;
 use crate::layers::Conv;
