@@ -156,7 +156,8 @@ pub fn output(
 }
 
 /// Copies `count` numbers, plus as many from `added` on: a few at a time, without a call of the C library
-/// for each. With `relu` what is then below zero becomes zero.
+/// for each. With `relu` what is then below zero becomes zero. Lines `ahead` numbers after those that are
+/// written are asked for.
 ///
 /// # Safety
 /// As many may be read and written.

@@ -331,17 +331,10 @@ impl Winograd {
                     let line = &line[segment.lane * TILE..][..count];
                     let from = added.map(|added| added.data.as_ptr().wrapping_add(at));
                     let relu = added.is_some_and(|added| added.relu);
+                    // The same place two channels on.
+                    let ahead = 2 * extent.out_height * extent.out_width;
                     // SAFETY: tiles of this job, of which these columns lie in the image.
-                    unsafe {
-                        tiles::copy(
-                            line.as_ptr(),
-                            from,
-                            relu,
-                            output.at(at),
-                            count,
-                            2 * extent.out_height * extent.out_width,
-                        )
-                    };
+                    unsafe { tiles::copy(line.as_ptr(), from, relu, output.at(at), count, ahead) };
                 }
             }
         }
