@@ -101,22 +101,12 @@ pub fn peak(precision: Precision) -> Option<f64> {
     const STEPS: usize = 64;
     const ROUNDS: usize = 2000;
     let unit = Unit::of(precision)?;
+    if let Some(tiles) = Tiles::of(unit) {
+        return Some(peak_of(tiles));
+    }
     let panel = [0; STEPS * COLUMNS];
     let numbers = if precision == Precision::Bf16 { 2 } else { 1 };
     let products = STEPS * COLUMNS * numbers;
-    if let Some(tiles) = Tiles::of(unit) {
-        let factors = [0; STEPS * amx::ROWS];
-        let mut session = tiles.session();
-        let seconds = fastest(ROUNDS, || {
-            let operands = amx::Operands {
-                panel: &panel,
-                factors: amx::Factors::Packed(std::hint::black_box(&factors)),
-                steps: STEPS,
-            };
-            session.multiply_all(&operands);
-        });
-        return Some(2.0 * (products * amx::ROWS) as f64 / seconds);
-    }
     let factors = [0; STEPS * ROWS];
     let mut sums: Block = [[0.0; COLUMNS]; ROWS];
     let seconds = fastest(ROUNDS, || {
@@ -130,6 +120,26 @@ pub fn peak(precision: Precision) -> Option<f64> {
         std::hint::black_box(&sums);
     });
     Some(2.0 * (products * ROWS) as f64 / seconds)
+}
+
+/// The same of tiles.
+fn peak_of(tiles: Tiles) -> f64 {
+    /// Steps of 16 words: 32 KiB of operands.
+    const STEPS: usize = 8;
+    const ROUNDS: usize = 500;
+    /// In whole lines of the cache.
+    #[repr(align(64))]
+    struct Operand([u32; STEPS * amx::FACTORS]);
+    let factors = Operand([0; STEPS * amx::FACTORS]);
+    let columns = Operand([0; STEPS * amx::FACTORS]);
+    let offsets: Vec<usize> = (0..STEPS).map(|step| step * amx::FACTORS).collect();
+    let mut session = tiles.session();
+    let seconds = fastest(ROUNDS, || {
+        session.square_alone(std::hint::black_box(&factors.0), &columns.0, &offsets);
+    });
+    // A word is two numbers.
+    let products = STEPS * amx::FACTORS * amx::SIDE * 2;
+    2.0 * products as f64 / seconds
 }
 
 /// Seconds of one run in the fastest of some series of `rounds`.

@@ -21,18 +21,22 @@
     allow(dead_code, unreachable_code, unused_mut, unused_variables)
 )]
 
+mod direct;
 #[cfg(test)]
 mod emulated;
 #[cfg(target_arch = "x86_64")]
 mod hardware;
 mod linear;
+mod square;
 mod weights;
 
+pub use direct::Direct;
 pub use linear::Linear;
+pub use square::{FACTORS, SIDE};
 pub use weights::{Blocks, Weights};
 
 use super::block::{self, COLUMNS, Precision, Target, Unit};
-use super::finish::{Bias, End};
+use super::finish::{self, Bias, End};
 use super::simd::{self, Level};
 
 /// Rows of a block.
@@ -255,74 +259,60 @@ impl Session {
                 Registers::Emulated(ref mut tiles) => run.columns(&mut **tiles, target.columns),
             }
             match end {
-                Some(end) => self.finish(target, end),
+                Some(end) => {
+                    let sums = self.sums.0.as_flattened();
+                    finish_block(self.level, sums, COLUMNS, target, end);
+                }
                 None if !whole => target.store(&self.sums.0, None),
                 None => {}
             }
         }
     }
+}
 
-    /// The sums alone, which nobody reads: what tiles can do, for comparisons.
-    pub fn multiply_all(&mut self, operands: &Operands<'_>) {
-        let mut sums = [[0.0_f32; COLUMNS]; ROWS];
-        let target = Target {
-            start: sums.as_mut_ptr().cast(),
-            pitch: COLUMNS,
-            rows: ROWS,
-            columns: COLUMNS,
-            resumed: false,
+/// Finishes the first rows and columns of `sums`, rows of `pitch` numbers, into `target`.
+///
+/// # Safety
+/// As for [`Session::multiply`]; the target may have any number of columns.
+unsafe fn finish_block(level: Level, sums: &[f32], pitch: usize, target: Target, end: &End<'_>) {
+    for first in (0..target.rows).step_by(TOGETHER) {
+        let rows = TOGETHER.min(target.rows - first);
+        let bias = match end.bias {
+            Bias::Rows(bias) => Bias::Rows(&bias[first..]),
+            Bias::Columns(bias) => Bias::Columns(bias),
         };
-        // SAFETY: a whole block.
-        unsafe { self.multiply(operands, target, None) };
-        std::hint::black_box(&sums);
+        let place =
+            |(added, pitch): (*const f32, usize)| (added.wrapping_add(first * pitch), pitch);
+        let part = Target {
+            start: target.start.wrapping_add(first * target.pitch),
+            rows,
+            ..target
+        };
+        let end = End {
+            bias,
+            added: end.added.map(place),
+            ..*end
+        };
+        let sums = &sums[first * pitch..];
+        // SAFETY: rows of the target, and of what is added.
+        unsafe { finish_rows(level, sums, pitch, part, &end) };
     }
+}
 
-    /// From the buffer to the target.
-    ///
-    /// # Safety
-    /// As for [`Session::multiply`].
-    unsafe fn finish(&self, target: Target, end: &End<'_>) {
-        for first in (0..target.rows).step_by(TOGETHER) {
-            let rows = TOGETHER.min(target.rows - first);
-            let part = Target {
-                start: target.start.wrapping_add(first * target.pitch),
-                rows,
-                ..target
-            };
-            let end = End {
-                bias: match end.bias {
-                    Bias::Rows(bias) => Bias::Rows(&bias[first..]),
-                    Bias::Columns(bias) => Bias::Columns(bias),
-                },
-                added: end
-                    .added
-                    .map(|(added, pitch)| (added.wrapping_add(first * pitch), pitch)),
-                ..*end
-            };
-            let sums = &self.sums.0[first..first + rows];
-            // SAFETY: rows of the target, and of what is added.
-            unsafe { self.finish_rows(sums, part, &end) };
-        }
+/// At most [`TOGETHER`] rows.
+///
+/// # Safety
+/// As [`finish_block`].
+unsafe fn finish_rows(level: Level, sums: &[f32], pitch: usize, target: Target, end: &End<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512 {
+        // SAFETY: the machine has the instructions; by this function's contract.
+        return unsafe { avx512::finish_columns(sums, pitch, target, end) };
     }
-
-    /// # Safety
-    /// As for [`Session::multiply`], for as many rows as there are of sums.
-    unsafe fn finish_rows(&self, sums: &[[f32; COLUMNS]], target: Target, end: &End<'_>) {
-        #[cfg(target_arch = "x86_64")]
-        if self.level == Level::Avx512
-            && let Some(sums) = sums.first_chunk::<TOGETHER>()
-        {
-            // SAFETY: the machine has the instructions; by this function's contract.
-            return unsafe {
-                match target.columns.div_ceil(WORDS) {
-                    3 => avx512::finish::<3>(sums, target, end),
-                    2 => avx512::finish::<2>(sums, target, end),
-                    _ => avx512::finish::<1>(sums, target, end),
-                }
-            };
-        }
-        // SAFETY: as above.
-        unsafe { target.store(sums, Some(end)) };
+    for row in 0..target.rows {
+        let sums = &sums[row * pitch..][..target.columns];
+        // SAFETY: a row of the target, and of what is added.
+        unsafe { finish::row(target.start.add(row * target.pitch), sums, end, row) };
     }
 }
 
@@ -420,29 +410,74 @@ impl Run {
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps};
+    use std::arch::x86_64::{_mm512_maskz_loadu_ps, _mm512_setzero_ps};
 
     use super::{COLUMNS, TOGETHER, WORDS};
     use crate::ops::cpu::block::{ROWS, Target};
-    use crate::ops::cpu::finish::{self, End};
+    use crate::ops::cpu::finish::{self, Bias, End};
+
+    /// Finishes up to [`TOGETHER`] rows, as many columns at once as registers hold.
+    ///
+    /// # Safety
+    /// As for [`super::finish_block`]; the machine has the instructions.
+    pub unsafe fn finish_columns(sums: &[f32], pitch: usize, target: Target, end: &End<'_>) {
+        assert!(
+            target.rows <= TOGETHER && sums.len() >= (target.rows - 1) * pitch + target.columns
+        );
+        for first in (0..target.columns).step_by(COLUMNS) {
+            let part = Target {
+                start: target.start.wrapping_add(first),
+                columns: COLUMNS.min(target.columns - first),
+                ..target
+            };
+            let end = End {
+                bias: match end.bias {
+                    Bias::Rows(bias) => Bias::Rows(bias),
+                    Bias::Columns(bias) => Bias::Columns(&bias[first..]),
+                },
+                added: end
+                    .added
+                    .map(|(added, pitch)| (added.wrapping_add(first), pitch)),
+                ..*end
+            };
+            let sums = sums[first..].as_ptr();
+            // SAFETY: by this function's contract; sums reach far enough, as was asserted.
+            unsafe {
+                match part.columns.div_ceil(WORDS) {
+                    3 => finish::<3>(sums, pitch, part, &end),
+                    2 => finish::<2>(sums, pitch, part, &end),
+                    _ => finish::<1>(sums, pitch, part, &end),
+                }
+            }
+        }
+    }
 
     /// Finishes the columns of `VECTORS` vectors of some rows.
     ///
     /// # Safety
-    /// As for [`super::Session::multiply`]; the target has as many vectors of columns, and
-    /// [`TOGETHER`] rows or fewer.
+    /// As for [`super::finish_block`]; the target has as many vectors of columns, and [`TOGETHER`] rows
+    /// or fewer, and so have sums.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-    pub unsafe fn finish<const VECTORS: usize>(
-        rows: &[[f32; COLUMNS]; TOGETHER],
+    unsafe fn finish<const VECTORS: usize>(
+        numbers: *const f32,
+        pitch: usize,
         target: Target,
         end: &End<'_>,
     ) {
         let mask = u16::MAX >> (VECTORS * WORDS - target.columns);
         let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-        for (sums, row) in sums.iter_mut().zip(rows) {
+        for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
             for (vector, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: a row has room for three vectors.
-                *sum = unsafe { _mm512_loadu_ps(row.as_ptr().add(vector * WORDS)) };
+                let lanes = if vector + 1 == VECTORS {
+                    mask
+                } else {
+                    u16::MAX
+                };
+                // SAFETY: what the mask leaves out is not read.
+                *sum = unsafe {
+                    let at = numbers.add(row * pitch + vector * WORDS);
+                    _mm512_maskz_loadu_ps(lanes, at)
+                };
             }
         }
         finish::store!(sums, Some(end), target, mask, VECTORS);

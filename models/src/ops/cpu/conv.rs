@@ -1,19 +1,18 @@
-//! Convolution, channels first. Depthwise ones run plane by plane. Dense ones are filtered with fewer
-//! products if they are 3×3 at stride 1 ([`Winograd`]), are matrix products if they are 1×1 or have
-//! many outputs ([`Product`]), and run directly otherwise ([`direct`]); where the machine has no
-//! kernels for that, as tiles of im2col that stay in the cache, each multiplied by the weights and
-//! finished while it is warm.
+//! Convolution, channels first. Depthwise ones run plane by plane. Dense ones are matrix products if
+//! they are 1×1 ([`Product`]), run by tiles in bfloat16 where the machine has those
+//! ([`amx::Direct`]), are filtered with fewer products if they are 3×3 at stride 1 ([`Winograd`]), and
+//! run directly otherwise ([`direct`]); where the machine has no kernels for that, as tiles of im2col
+//! that stay in the cache, each multiplied by the weights and finished while it is warm.
 
 #![allow(unsafe_code)] // `gemm` takes raw pointers, and threads write into one output
-
-use std::cell::RefCell;
 
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
+use super::amx::{self, Tiles};
 use super::block::{Precision, ROWS, Unit};
 use super::depthwise::{self, PlaneShape};
-use super::direct::{self, BandShape};
+use super::direct;
 use super::finish::{self, Bias, End, Finish};
 use super::product::{Begun, Grid, Product, Source, is_pointwise};
 use super::simd::{self, Level};
@@ -23,9 +22,9 @@ use crate::layers::Conv;
 /// Bytes that a tile of unfolded input may take: about half of a core's second-level cache.
 const TILE_BYTES: usize = 512 * 1024;
 
-/// Products below which a job of its own costs more than it brings; a depthwise convolution, which
-/// waits for memory, takes longer for each.
-const PRODUCTS_A_JOB: usize = 1 << 20;
+/// Products of a depthwise convolution, which waits for memory, below which a job of its own costs more
+/// than it brings.
+const PRODUCTS_A_JOB: usize = 1 << 17;
 
 /// Input channels below which products stay in f32: few numbers average fewer rounding errors out,
 /// and take little time. With all layers in bfloat16 DEIMv2's scores are off by 0.012 in the mean,
@@ -65,6 +64,8 @@ enum Weight {
     Winograd(Winograd),
     /// `[output, input / groups * kernel * kernel]`.
     Rows(Vec<f32>),
+    /// For tiles, see [`amx::Direct`].
+    Tiles(amx::Direct),
     /// As [`direct`] wants them, where that is the faster way.
     Direct(Unit, Vec<u32>),
 }
@@ -98,8 +99,7 @@ struct Extent {
 /// A pointer that threads may share because they write disjoint parts.
 #[derive(Clone, Copy)]
 pub(super) struct Shared(pub *mut f32);
-// SAFETY: every user writes only its own channels, rows and columns, see `directly` and
-// `dense_tile`.
+// SAFETY: every user writes only its own channels, rows and columns, see `dense_tile`.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
@@ -135,19 +135,25 @@ impl Packed {
         } else {
             precision
         };
+        let unit = Unit::at(precision, level).or(exact);
+        let tiles = unit.and_then(Tiles::of);
         let weight = if is_pointwise(conv)
-            && let Some(unit) = Unit::at(precision, level).or(exact)
+            && let Some(unit) = unit
         {
             Weight::Product(Product::new(unit, &weight, conv))
+        } else if amx::Direct::suits(conv)
+            && let Some(tiles) = tiles
+        {
+            Weight::Tiles(amx::Direct::new(tiles, conv, &weight))
         } else if level == Level::Avx512 && Winograd::suits(conv) {
             Weight::Winograd(Winograd::new(conv, &weight))
         } else if prefers_product(conv)
-            && let Some(unit) = exact
+            && let Some(unit) = tiles.and(unit).or(exact)
         {
-            // Few layers: shortcuts that halve the resolution.
+            // Few layers: shortcuts that halve the resolution. Only tiles make them quicker in bfloat16.
             Weight::Product(Product::new(unit, &weight, conv))
         } else if prefers_direct(conv)
-            && let Some(unit) = Unit::at(precision, level).or(exact)
+            && let Some(unit) = unit
         {
             Weight::Direct(unit, direct::pack(unit.precision, conv, &weight))
         } else {
@@ -182,14 +188,17 @@ impl Packed {
     pub fn takes_parts(&self) -> bool {
         match &self.weight {
             Weight::Product(_) => is_pointwise(&self.conv),
-            Weight::Direct(..) => true,
+            Weight::Tiles(_) | Weight::Direct(..) => true,
             Weight::Winograd(_) | Weight::Rows(_) => false,
         }
     }
 
     /// Whether [`Packed::run`] adds to its outputs.
     pub fn adds(&self) -> bool {
-        matches!(self.weight, Weight::Product(_) | Weight::Winograd(_))
+        match self.weight {
+            Weight::Product(_) | Weight::Winograd(_) | Weight::Tiles(_) => true,
+            Weight::Rows(_) | Weight::Direct(..) => false,
+        }
     }
 
     /// Whether its sums may go on from others, see [`Begun`].
@@ -236,23 +245,33 @@ impl Packed {
             out_height: height,
             out_width: width,
         };
+        let grid = Grid {
+            size,
+            output: (height, width),
+        };
         let depthwise = self.conv.groups == self.conv.input && self.conv.groups == self.conv.output;
         // SAFETY: there is room for all outputs, which nobody else knows of; each kernel writes
         // all of them.
         unsafe {
             match &self.weight {
                 Weight::Product(product) => {
-                    let grid = Grid {
-                        size,
-                        output: (height, width),
-                    };
                     product.run(parts, &self.bias, self.finish, grid, joined, target.0);
                 }
                 Weight::Winograd(winograd) => {
                     winograd.run(input, &self.bias, self.finish, size, added, target.0);
                 }
+                Weight::Tiles(tiles) => {
+                    tiles.run(parts, &self.bias, self.finish, grid, added, target.0);
+                }
                 Weight::Direct(unit, weight) => {
-                    self.directly(*unit, weight, parts, extent, target);
+                    let layer = direct::Layer {
+                        conv: &self.conv,
+                        weight,
+                        bias: &self.bias,
+                        finish: self.finish,
+                        unit: *unit,
+                    };
+                    direct::images(&layer, parts, grid, target);
                 }
                 Weight::Rows(weight) if depthwise => {
                     self.depthwise(weight, input, extent, target);
@@ -286,7 +305,7 @@ impl Packed {
             out_width: width,
             conv: self.conv,
         };
-        let together = (PRODUCTS_A_JOB / 8).div_ceil((height * width * taps).max(1));
+        let together = PRODUCTS_A_JOB.div_ceil((height * width * taps).max(1));
         let plane = |buffer: &mut Vec<f32>, plane: usize| {
             let channel = plane % self.conv.output;
             let weight = &weight[channel * taps..(channel + 1) * taps];
@@ -308,71 +327,6 @@ impl Packed {
             .into_par_iter()
             .with_min_len(together)
             .for_each_init(Vec::new, plane);
-    }
-
-    /// # Safety
-    /// The output may be written, all of it, by nobody else.
-    unsafe fn directly(
-        &self,
-        unit: Unit,
-        weight: &[u32],
-        sources: &[Source<'_>],
-        extent: Extent,
-        output: Shared,
-    ) {
-        thread_local! {
-            static BAND: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
-        }
-        let channels: usize = sources.iter().map(|source| source.channels).sum();
-        assert_eq!(channels, self.conv.input);
-        let (size, height, width) = (extent.input, extent.out_height, extent.out_width);
-        let shape = |image: usize, first: usize, rows: usize| BandShape {
-            image,
-            size,
-            first,
-            rows,
-            out_width: width,
-            precision: unit.precision,
-        };
-        // As many rows as the cache holds, but enough bands for all threads. Every sum is one
-        // block's, so its order does not depend on where bands end.
-        let share = (size.batch * height).div_ceil(2 * rayon::current_num_threads());
-        let fitting = shape(0, 0, 1).fitting(&self.conv);
-        let rows = height.div_ceil(height.div_ceil(fitting.min(share).clamp(1, height)));
-        let bands = height.div_ceil(rows);
-        let depth = self.conv.input * self.conv.kernel * self.conv.kernel;
-        let products = rows * width * self.conv.output * depth;
-        let layer = direct::Layer {
-            conv: &self.conv,
-            weight,
-            bias: &self.bias,
-            finish: self.finish,
-            unit,
-        };
-        let job = |index: usize| {
-            let (image, first) = (index / bands, index % bands * rows);
-            let shape = shape(image, first, rows.min(height - first));
-            BAND.with_borrow_mut(|band| {
-                if band.len() < shape.size(&self.conv) {
-                    band.resize(shape.size(&self.conv), 0);
-                }
-                direct::fill(band, sources, &shape, &self.conv);
-                let start = (image * self.conv.output * height + first) * width;
-                // SAFETY: rows of this band, which no other job writes.
-                unsafe {
-                    direct::run(band, &layer, &shape, height * width, output.at(start));
-                }
-            });
-        };
-        let jobs = size.batch * bands;
-        if rayon::current_num_threads() == 1 {
-            (0..jobs).for_each(job);
-            return;
-        }
-        (0..jobs)
-            .into_par_iter()
-            .with_min_len(PRODUCTS_A_JOB.div_ceil(products.max(1)))
-            .for_each(job);
     }
 
     /// # Safety
@@ -557,7 +511,7 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
 
-    use super::{Level, NARROW};
+    use super::{Level, NARROW, simd};
     use crate::layers::{Activation, Conv};
     use crate::ops::{Conv2d, Precision, reference};
 
@@ -673,7 +627,8 @@ mod tests {
             let run = || -> candle_core::Result<f32> {
                 let conv = Conv::new(parts.iter().sum(), output, kernel).stride(stride);
                 let conv = conv.activation(Activation::Silu);
-                let bf16 = bf16 && conv.input >= NARROW && (kernel, stride) != (3, 1);
+                let filtered = (kernel, stride) == (3, 1) && !simd::tiles();
+                let bf16 = bf16 && conv.input >= NARROW && !filtered;
                 let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
                 let device = Device::Cpu;
                 let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
@@ -712,6 +667,7 @@ mod tests {
             (3, 1, Precision::F32),
             (1, 1, Precision::F32),
             (1, 1, Precision::Bf16),
+            (3, 1, Precision::Bf16),
             (3, 2, Precision::Bf16),
         ] {
             if !precision.available() {

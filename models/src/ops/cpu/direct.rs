@@ -1,19 +1,21 @@
 //! Direct convolution: no unfolded copy of the input, sums kept in registers.
 //!
-//! A band of the input is padded once and, for stride 2, split by the parity of rows and columns,
-//! so that neighbouring outputs read neighbouring numbers through every tap. Rows follow each other
-//! without a gap: a block of outputs may run over the end of a row, and what falls on the padding
-//! there is thrown away. A register block of output channels × neighbouring outputs stays put
-//! while all inputs pass by. In bfloat16 a word of the band holds the numbers of two channels.
+//! The input comes in bands, see [`Band`]. A register block of output channels × neighbouring outputs
+//! stays put while all inputs pass by.
 
-#![allow(unsafe_code)] // vector instructions
+#![allow(unsafe_code)] // vector instructions, and threads write into one output
 
-use super::block::{COLUMNS, Precision, ROWS, Target, Unit, numbers_mut};
-use super::conv::Size;
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use super::bands::Band;
+use super::block::{COLUMNS, Precision, ROWS, Target, Unit};
+use super::conv::Shared;
 #[cfg(target_arch = "x86_64")]
 use super::finish;
 use super::finish::{Bias, End, Finish};
-use super::product::Source;
+use super::product::{Grid, Source};
 #[cfg(target_arch = "x86_64")]
 use super::simd::Level;
 use super::words;
@@ -21,6 +23,14 @@ use crate::layers::Conv;
 
 /// Bytes that a band of the input may take: half of a core's second-level cache.
 const BAND_BYTES: usize = 512 * 1024;
+
+/// Products below which a job of its own costs more than it brings.
+const PRODUCTS_A_JOB: usize = 1 << 20;
+
+thread_local! {
+    /// Room for a band, kept by its thread.
+    static ROOM: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Weights in the order in which they are read: `[output / ROWS, steps, ky, kx, ROWS]`, where a step is
 /// an input channel or two of them, filled up with zeros.
@@ -38,124 +48,6 @@ pub fn pack(precision: Precision, conv: &Conv, weight: &[f32]) -> Vec<u32> {
         }
     }
     packed
-}
-
-/// How a band of output rows lies in memory.
-#[derive(Debug, Clone, Copy)]
-pub struct BandShape {
-    /// Image of the batch.
-    pub image: usize,
-    /// Input rows and columns.
-    pub size: Size,
-    /// First output row.
-    pub first: usize,
-    /// Output rows.
-    pub rows: usize,
-    /// Output columns.
-    pub out_width: usize,
-    /// Of the words.
-    pub precision: Precision,
-}
-
-impl BandShape {
-    /// Columns of a padded row, of one parity.
-    fn pitch(&self, conv: &Conv) -> usize {
-        self.out_width + (conv.kernel - 1) / conv.stride
-    }
-
-    /// Words of one step and parity, with room for the last block to run over.
-    fn plane(&self, conv: &Conv) -> usize {
-        let rows = self.rows + (conv.kernel - 1) / conv.stride;
-        rows * self.pitch(conv) + COLUMNS + conv.kernel
-    }
-
-    /// Words of the whole band.
-    pub fn size(&self, conv: &Conv) -> usize {
-        self.precision.steps(conv.input) * conv.stride * conv.stride * self.plane(conv)
-    }
-
-    /// Output rows of a band that the cache holds.
-    pub fn fitting(&self, conv: &Conv) -> usize {
-        let row = 4 * self.pitch(conv) * self.precision.steps(conv.input) * conv.stride;
-        (BAND_BYTES / row.max(1)).max(1)
-    }
-}
-
-/// Copies the input rows that the band's outputs see into `band`, padded and split by parity:
-/// `[steps, row parity, column parity, row × column]`.
-pub fn fill(band: &mut [u32], sources: &[Source<'_>], shape: &BandShape, conv: &Conv) {
-    let (plane, stride) = (shape.plane(conv), conv.stride);
-    let cells = shape.size.cells();
-    let mut planes = sources.iter().flat_map(|source| {
-        let start = shape.image * source.channels;
-        (start..start + source.channels).map(|plane| &source.data[plane * cells..][..cells])
-    });
-    for band in band.chunks_exact_mut(stride * stride * plane) {
-        let Some(first) = planes.next() else {
-            return;
-        };
-        match shape.precision {
-            Precision::F32 => {
-                fill_step(band, shape, conv, |words, from| {
-                    words::every(numbers_mut(words), &first[from], stride);
-                });
-            }
-            Precision::Bf16 => {
-                let second = planes.next();
-                fill_step(band, shape, conv, |words, from| {
-                    let second = second.map(|second| &second[from.clone()]);
-                    words::pairs_of_every(words, &first[from], second, stride);
-                });
-            }
-        }
-    }
-}
-
-/// Fills one step of a band, which begins at `band`: `take` gets words, and which numbers of a plane
-/// belong there, of which the first and every further one by the stride count.
-fn fill_step(
-    band: &mut [u32],
-    shape: &BandShape,
-    conv: &Conv,
-    take: impl Fn(&mut [u32], std::ops::Range<usize>),
-) {
-    let (plane, pitch, stride) = (shape.plane(conv), shape.pitch(conv), conv.stride);
-    let rows = (shape.rows - 1) * stride + conv.kernel;
-    let width = shape.size.width;
-    for row in 0..rows {
-        let y = (shape.first * stride + row).wrapping_sub(conv.padding);
-        let start = row % stride * stride * plane + row / stride * pitch;
-        for parity in 0..stride {
-            let target = &mut band[start + parity * plane..][..pitch];
-            if y >= shape.size.height {
-                target.fill(0);
-                continue;
-            }
-            // The first number of this parity that lies in the row, and its column.
-            let padded = conv.padding.saturating_sub(parity).div_ceil(stride);
-            let column = padded.min(pitch);
-            let first = (column * stride + parity).saturating_sub(conv.padding);
-            let first = first.min(width);
-            let count = (width - first).div_ceil(stride).min(pitch - column);
-            target[..column].fill(0);
-            let words = &mut target[column..column + count];
-            take(words, y * width + first..(y + 1) * width);
-            target[column + count..].fill(0);
-        }
-    }
-}
-
-/// Where each tap of one channel starts reading, relative to the output's place in the band.
-fn tap_offsets(shape: &BandShape, conv: &Conv) -> Vec<usize> {
-    let (plane, pitch, stride) = (shape.plane(conv), shape.pitch(conv), conv.stride);
-    let mut offsets = Vec::with_capacity(conv.kernel * conv.kernel);
-    for ky in 0..conv.kernel {
-        for kx in 0..conv.kernel {
-            let parity = ky % stride * stride + kx % stride;
-            offsets.push(parity * plane + ky / stride * pitch + kx / stride);
-        }
-    }
-    offsets
 }
 
 /// Operands and target of one block.
@@ -186,27 +78,72 @@ pub struct Layer<'a> {
     pub unit: Unit,
 }
 
-/// Computes a band from what [`fill`] wrote, into channels that are `cells` numbers apart; `output`
+/// Convolves images whose channels are those of all `sources`, one after the other, into `output`:
+/// `[batch, output, cells]`.
+///
+/// # Safety
+/// The output may be written, all of it, by nobody else, and the machine has the layer's unit.
+pub unsafe fn images(layer: &Layer<'_>, sources: &[Source<'_>], grid: Grid, output: Shared) {
+    let conv = layer.conv;
+    let channels: usize = sources.iter().map(|source| source.channels).sum();
+    assert_eq!(channels, conv.input);
+    let (size, (height, width)) = (grid.size, grid.output);
+    let band = |image: usize, first: usize, rows: usize| Band {
+        conv: *conv,
+        precision: layer.unit.precision,
+        size,
+        image,
+        first,
+        rows,
+        out_width: width,
+    };
+    // As many rows as the cache holds, but enough bands for all threads. Every sum is one block's, so
+    // its order does not depend on where bands end.
+    let share = (size.batch * height).div_ceil(2 * rayon::current_num_threads());
+    let fitting = band(0, 0, 1).fitting(BAND_BYTES);
+    let rows = height.div_ceil(height.div_ceil(fitting.min(share).clamp(1, height)));
+    let bands = height.div_ceil(rows);
+    let products = rows * width * conv.output * conv.input * conv.kernel * conv.kernel;
+    let job = |index: usize| {
+        let (image, first) = (index / bands, index % bands * rows);
+        let band = band(image, first, rows.min(height - first));
+        ROOM.with_borrow_mut(|room| {
+            let words = layer.unit.precision.steps(conv.input) * band.step_size();
+            if room.len() < words {
+                room.resize(words, 0);
+            }
+            let words = &mut room[..words];
+            band.fill(words, sources);
+            let start = (image * conv.output * height + first) * width;
+            // SAFETY: rows of this band, which no other job writes.
+            unsafe { run(words, layer, &band, height * width, output.at(start)) };
+        });
+    };
+    let jobs = size.batch * bands;
+    if rayon::current_num_threads() == 1 {
+        (0..jobs).for_each(job);
+        return;
+    }
+    (0..jobs)
+        .into_par_iter()
+        .with_min_len(PRODUCTS_A_JOB.div_ceil(products.max(1)))
+        .for_each(job);
+}
+
+/// Computes a band from what it was filled with, into channels that are `cells` numbers apart; `output`
 /// is where the band begins in the first channel.
 ///
 /// # Safety
 /// The band's rows of all channels may be written by this thread alone, and the machine has the
 /// layer's unit.
-pub unsafe fn run(
-    band: &[u32],
-    layer: &Layer<'_>,
-    shape: &BandShape,
-    cells: usize,
-    output: *mut f32,
-) {
+unsafe fn run(words: &[u32], layer: &Layer<'_>, band: &Band, cells: usize, output: *mut f32) {
     let conv = layer.conv;
-    let offsets = tap_offsets(shape, conv);
-    let pitch = shape.pitch(conv);
-    let steps = shape.precision.steps(conv.input);
-    let step_size = conv.stride * conv.stride * shape.plane(conv);
-    let places = shape.rows * pitch;
+    let offsets = band.tap_offsets();
+    let (pitch, step_size) = (band.pitch(), band.step_size());
+    let steps = words.len() / step_size;
+    let places = band.rows * pitch;
     let reach = offsets.iter().max().copied().unwrap_or(0) + places.next_multiple_of(COLUMNS);
-    assert!((steps - 1) * step_size + reach <= band.len());
+    assert!(reach <= step_size && steps == band.precision.steps(conv.input));
     let block_size = steps * offsets.len() * ROWS;
     assert!(layer.bias.len() >= conv.output.next_multiple_of(ROWS));
     let mut sums = [[0.0_f32; COLUMNS]; ROWS];
@@ -226,13 +163,13 @@ pub unsafe fn run(
             // SAFETY: the band reaches far enough, as was asserted; a block that lies in one row
             // is written where it belongs, as far as the row has outputs.
             unsafe {
-                let place = output.add(first * cells + row * shape.out_width + column);
+                let place = output.add(first * cells + row * band.out_width + column);
                 let target = if inside {
                     Target {
                         start: place,
                         pitch: cells,
                         rows,
-                        columns: columns.min(shape.out_width.saturating_sub(column)),
+                        columns: columns.min(band.out_width.saturating_sub(column)),
                         resumed: false,
                     }
                 } else {
@@ -242,7 +179,7 @@ pub unsafe fn run(
                     continue;
                 }
                 let run = Run {
-                    values: band.as_ptr().add(at),
+                    values: words.as_ptr().add(at),
                     steps,
                     step_size,
                     offsets: &offsets,
@@ -260,9 +197,9 @@ pub unsafe fn run(
                 let (row, column) = ((at + done) / pitch, (at + done) % pitch);
                 let count = (pitch - column).min(columns - done);
                 // Columns beyond the row's end are padding.
-                let kept = count.min(shape.out_width.saturating_sub(column));
+                let kept = count.min(band.out_width.saturating_sub(column));
                 for (channel, sums) in sums.iter().enumerate().take(rows) {
-                    let place = (first + channel) * cells + row * shape.out_width + column;
+                    let place = (first + channel) * cells + row * band.out_width + column;
                     // SAFETY: columns of this row.
                     unsafe {
                         let from = sums.as_ptr().add(done);

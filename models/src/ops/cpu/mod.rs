@@ -5,6 +5,7 @@ mod ahead;
 mod aligned;
 pub mod amx;
 pub mod attention;
+mod bands;
 pub mod block;
 mod cells;
 pub mod conv;

@@ -1,5 +1,7 @@
 //! Emulated tiles, and the machine's where it has them.
 
+mod direct;
+
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
