@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
+use rayon::prelude::*;
 
 use crate::layers::{Mode, Params, Precision};
 use crate::memory::in_halves;
@@ -47,6 +48,55 @@ pub trait DenseNetwork: Send + Sync {
     /// # Errors
     /// The shape does not fit, or the device fails.
     fn forward(&self, images: &Tensor) -> candle_core::Result<DenseOutput>;
+
+    /// Of each image what its cells find that `options` ask for, before suppression, in the order of
+    /// the cells: boxes in pixels of the input.
+    ///
+    /// # Errors
+    /// As [`DenseNetwork::forward`].
+    fn candidates(
+        &self,
+        images: &Tensor,
+        options: &DetectOptions,
+    ) -> candle_core::Result<Vec<Vec<Detection>>> {
+        let output = self.forward(images)?;
+        after_network(|| candidates(&output, options))
+    }
+}
+
+/// What [`DenseNetwork::candidates`] gives for an output.
+pub(crate) fn candidates(
+    output: &DenseOutput,
+    options: &DetectOptions,
+) -> candle_core::Result<Vec<Vec<Detection>>> {
+    // A cell stands for its best class alone. What is left is too little for a GPU: the boxes
+    // above the floor are some hundreds, and are wanted here.
+    let bests = best_of_rows(&output.scores)?;
+    if output.boxes.dims3()?.2 != 4 {
+        candle_core::bail!("a box needs 4 numbers");
+    }
+    let boxes = output.boxes.to_dtype(DType::F32)?.flatten_from(1)?;
+    let boxes = boxes.to_vec2::<f32>()?;
+    let mut lists = Vec::with_capacity(bests.len());
+    for (bests, boxes) in bests.iter().zip(&boxes) {
+        let mut found = Vec::new();
+        for (best, &[x1, y1, x2, y2]) in bests.iter().zip(boxes.as_chunks::<4>().0) {
+            if let &Some((class, score)) = best
+                && options.wants(class, score)
+            {
+                let bbox = BBox::from_xyxy(x1, y1, x2, y2);
+                found.push(Detection { bbox, score, class });
+            }
+        }
+        lists.push(found);
+    }
+    Ok(lists)
+}
+
+/// Runs what follows a network's forward pass; a profile tells how long that took.
+pub(crate) fn after_network<T>(run: impl FnOnce() -> T) -> T {
+    // It does not multiply much.
+    profile::timed(|| ("after the network".to_string(), 0.0), run)
 }
 
 /// A detection network of either kind.
@@ -142,51 +192,28 @@ impl LoadedDetector {
                 });
             }
             if let Some(iou) = options.nms_iou {
-                found = non_maximum_suppression(found, iou);
+                found = non_maximum_suppression(found, iou, MAX_DETECTIONS);
             }
             lists.push(found);
         }
         Ok(lists)
     }
 
+    /// Candidates in pixels of the input to detections in pixels of the images.
     fn dense(
-        &self,
-        output: &DenseOutput,
+        candidates: Vec<Vec<Detection>>,
         placements: &[Placement],
         options: &DetectOptions,
-    ) -> candle_core::Result<Vec<Vec<Detection>>> {
-        // An anchor stands for its best class alone. What is left is too little for a GPU: the boxes
-        // above the floor are some hundreds, and are wanted here.
-        let bests = best_of_rows(&output.scores)?;
-        if output.boxes.dims3()?.2 != 4 {
-            candle_core::bail!("a box needs 4 numbers");
-        }
-        let boxes = output.boxes.to_dtype(DType::F32)?.flatten_from(1)?;
-        let boxes = boxes.to_vec2::<f32>()?;
+    ) -> Vec<Vec<Detection>> {
         let mut lists = Vec::with_capacity(placements.len());
-        for (image, placement) in placements.iter().enumerate() {
-            let mut found = Vec::new();
-            let corners = boxes[image].as_chunks::<4>().0;
-            for (best, &[x1, y1, x2, y2]) in bests[image].iter().zip(corners) {
-                let &Some((class, score)) = best else {
-                    continue;
-                };
-                let wanted = options.classes.is_empty() || options.classes.contains(&class);
-                if !wanted || score < options.score_floor {
-                    continue;
-                }
-                let input = BBox::from_xyxy(x1, y1, x2, y2);
-                found.push(Detection {
-                    bbox: placement.from_input(&input),
-                    score,
-                    class,
-                });
+        for (mut found, placement) in candidates.into_iter().zip(placements) {
+            for detection in &mut found {
+                detection.bbox = placement.from_input(&detection.bbox);
             }
-            found = non_maximum_suppression(found, options.nms_iou.unwrap_or(DEFAULT_NMS_IOU));
-            found.truncate(MAX_DETECTIONS);
-            lists.push(found);
+            let iou = options.nms_iou.unwrap_or(DEFAULT_NMS_IOU);
+            lists.push(non_maximum_suppression(found, iou, MAX_DETECTIONS));
         }
-        Ok(lists)
+        lists
     }
 }
 
@@ -194,6 +221,13 @@ impl Detector for LoadedDetector {
     fn detect(&self, images: &[&RgbImage], options: &DetectOptions) -> Result<Vec<Vec<Detection>>> {
         if images.is_empty() {
             return Ok(Vec::new());
+        }
+        if self.device.is_cpu() {
+            // Each by itself stays in its thread's cache, and threads wait for each other once, not
+            // after every layer.
+            let lists = images.par_iter();
+            let lists = lists.map(|image| Ok(self.together(&[*image], options)?.remove(0)));
+            return lists.collect();
         }
         in_halves(images, &|images| self.together(images, options))
     }
@@ -239,23 +273,19 @@ impl LoadedDetector {
         preprocessor: &Preprocessor,
         options: &DetectOptions,
     ) -> Result<Vec<Vec<Detection>>> {
-        // Neither of them multiplies much.
-        let named = |name: &str| (name.to_string(), 0.0);
         let (input, placements) = profile::timed(
-            || named("before the network"),
+            || ("before the network".to_string(), 0.0),
             || preprocessor.batch(images, &self.device),
         )?;
         let input = input.to_dtype(self.dtype)?;
         let mut lists = match &self.network {
             DetectionNetwork::Detr(network) => {
                 let output = network.forward(&input)?;
-                let boxes = || self.detr(&output, &placements, options);
-                profile::timed(|| named("after the network"), boxes)?
+                after_network(|| self.detr(&output, &placements, options))?
             }
             DetectionNetwork::Dense(network) => {
-                let output = network.forward(&input)?;
-                let boxes = || self.dense(&output, &placements, options);
-                profile::timed(|| named("after the network"), boxes)?
+                let candidates = network.candidates(&input, options)?;
+                after_network(|| Self::dense(candidates, &placements, options))
             }
         };
         for (list, image) in lists.iter_mut().zip(images) {

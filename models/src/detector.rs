@@ -27,6 +27,13 @@ pub struct DetectOptions {
     pub nms_iou: Option<f32>,
 }
 
+impl DetectOptions {
+    /// Whether a detection of that class and score is reported.
+    pub(crate) fn wants(&self, class: u32, score: f32) -> bool {
+        score >= self.score_floor && (self.classes.is_empty() || self.classes.contains(&class))
+    }
+}
+
 impl Default for DetectOptions {
     fn default() -> Self {
         Self {

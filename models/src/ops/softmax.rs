@@ -8,6 +8,8 @@ use super::cpu;
 use super::cuda;
 use super::planes::{fused, with_numbers};
 
+pub use super::cpu::math::softmax as softmax_row;
+
 /// Numbers that a thread takes at least.
 const MIN_PER_THREAD: usize = 4 * 1024;
 

@@ -2,6 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::cpu::simd::dispatch;
+use super::planes::{fused, with_numbers};
+
 /// Indices of the `k` largest of `values`, largest first; equal ones by rising index, NaN last.
 pub fn top_k(values: &[f32], k: usize) -> Vec<u32> {
     let key = |&index: &u32| {
@@ -69,6 +72,85 @@ pub fn best_of_rows(scores: &Tensor) -> Result<Vec<Vec<Best>>> {
     Ok(scores.iter().map(of_image).collect())
 }
 
+/// [`best`] of every cell over the channels of `x` (`[batch, channels, height, width]`), an image's
+/// cells row by row; `None` if `x` is not f32 on the CPU.
+///
+/// # Errors
+/// The shape does not fit.
+pub fn best_of_planes(x: &Tensor) -> Result<Option<Vec<Vec<Best>>>> {
+    let (_, channels, height, width) = x.dims4()?;
+    let cells = height * width;
+    if channels * cells == 0 || channels > MOST_CHANNELS {
+        return Ok(None);
+    }
+    with_planes(x, |numbers| {
+        let images = numbers.chunks_exact(channels * cells);
+        images.map(|planes| best_of(planes, cells)).collect()
+    })
+}
+
+/// The numbers of a tensor, if it is f32 in order on the CPU.
+///
+/// # Errors
+/// The tensor is not what it says it is.
+pub fn with_planes<T>(x: &Tensor, pass: impl FnOnce(&[f32]) -> T) -> Result<Option<T>> {
+    if !fused(&[x]) {
+        return Ok(None);
+    }
+    with_numbers(&[x], |numbers| pass(numbers[0])).map(Some)
+}
+
+/// Channels that [`best_of_planes`] counts, exactly, in floating point.
+const MOST_CHANNELS: usize = 1 << 24;
+
+/// Cells that are looked through at a time: so many stay in registers.
+const CELLS: usize = 64;
+
+fn best_of(planes: &[f32], cells: usize) -> Vec<Best> {
+    let mut bests = vec![(f32::NEG_INFINITY, -1.0); cells];
+    best_cells(&mut bests, planes);
+    let index = |(value, channel): (f32, f32)| (channel >= 0.0).then_some((channel as u32, value));
+    bests.into_iter().map(index).collect()
+}
+
+dispatch! {
+    /// The largest number of every cell over planes of as many cells, and its channel; -1 if there is
+    /// none.
+    fn best_cells(bests: &mut [(f32, f32)], planes: &[f32]) = best_cells_body
+}
+
+#[inline(always)]
+fn best_cells_body(bests: &mut [(f32, f32)], planes: &[f32]) {
+    let cells = bests.len();
+    for (bests, start) in bests.chunks_mut(CELLS).zip((0..).step_by(CELLS)) {
+        let mut values = [f32::NEG_INFINITY; CELLS];
+        let mut channels = [-1.0_f32; CELLS];
+        for (plane, channel) in planes.chunks_exact(cells).zip(0..) {
+            let channel = channel as f32;
+            let numbers = &plane[start..start + bests.len()];
+            if let Ok(numbers) = <&[f32; CELLS]>::try_from(numbers) {
+                larger(&mut values, &mut channels, numbers, channel);
+            } else {
+                larger(&mut values, &mut channels, numbers, channel);
+            }
+        }
+        for (best, both) in bests.iter_mut().zip(values.into_iter().zip(channels)) {
+            *best = both;
+        }
+    }
+}
+
+/// Takes what is larger than what is known, or the first that is a number.
+#[inline(always)]
+fn larger(values: &mut [f32; CELLS], channels: &mut [f32; CELLS], numbers: &[f32], channel: f32) {
+    let known = values.iter_mut().zip(channels);
+    for ((value, known), &number) in known.zip(numbers) {
+        let takes = number > *value || (*known < 0.0 && number == *value);
+        *known = if takes { channel } else { *known };
+        *value = if takes { number } else { *value };
+    }
+}
+
 /// Per row of `scores` (`[batch, n]`) the indices of its `k` largest: `[batch, k]`, u32, on the
 /// same device.
 ///
@@ -110,6 +192,27 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn cells_have_their_best_channel(
+            channels in 1_usize..9,
+            height in 1_usize..12,
+            width in 1_usize..12,
+            numbers in prop::collection::vec(-3_i8..5, 2 * 8 * 11 * 11),
+        ) {
+            let count = 2 * channels * height * width;
+            // A few NaN and infinities among them.
+            let number = |number: &i8| match number {
+                -3 => f32::NAN,
+                -2 => f32::NEG_INFINITY,
+                number => f32::from(*number),
+            };
+            let numbers: Vec<f32> = numbers[..count].iter().map(number).collect();
+            let x = Tensor::from_vec(numbers, (2, channels, height, width), &Device::Cpu).unwrap();
+            let rows = x.flatten_from(2).unwrap().transpose(1, 2).unwrap();
+            let expected = best_of_rows(&rows.contiguous().unwrap()).unwrap();
+            prop_assert_eq!(best_of_planes(&x).unwrap().unwrap(), expected);
+        }
+
         #[test]
         fn equals_a_full_sort(values in prop::collection::vec(-100_i32..100, 0..200), k in 0_usize..220) {
             let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();

@@ -4,7 +4,8 @@ use candle_core::{D, DType, Device, Module, Result, Tensor};
 
 use crate::detect::DenseOutput;
 use crate::layers::{Conv, ConvNormAct, Params};
-use crate::ops;
+use crate::ops::{self, Best, best_of_planes, with_planes};
+use crate::{BBox, DetectOptions, Detection};
 
 use super::STRIDES;
 use super::blocks::ConvBlock;
@@ -47,28 +48,136 @@ impl Head {
         Ok(head)
     }
 
-    /// `levels` of strides 8, 16 and 32: `[batch, channels, height, width]`. Cells are in the
-    /// order of the levels, each row by row.
+    /// Predictions for `levels` of strides 8, 16 and 32: `[batch, channels, height, width]`.
     ///
     /// # Errors
     /// The shapes do not fit, or the device fails.
-    pub fn forward(&self, levels: &[Tensor; 3]) -> Result<DenseOutput> {
+    pub fn predict(&self, levels: &[Tensor; 3]) -> Result<Predictions> {
         let mut distances = Vec::with_capacity(levels.len());
         let mut logits = Vec::with_capacity(levels.len());
-        let mut sizes = [(0, 0); 3];
         for (index, level) in levels.iter().enumerate() {
+            distances.push(self.boxes[index].forward(level)?);
+            logits.push(self.classes[index].forward(level)?);
+        }
+        Ok(Predictions { distances, logits })
+    }
+
+    /// Boxes and scores of all cells, in the order of the levels, each row by row.
+    ///
+    /// # Errors
+    /// The shapes do not fit, or the device fails.
+    pub fn decode(&self, predictions: &Predictions) -> Result<DenseOutput> {
+        let rows = |levels: &[Tensor]| {
+            let rows = levels.iter().map(cells_last);
+            Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 1)
+        };
+        let mut sizes = [(0, 0); 3];
+        for (size, level) in sizes.iter_mut().zip(&predictions.logits) {
             let (_, _, height, width) = level.dims4()?;
-            sizes[index] = (height, width);
-            distances.push(cells_last(&self.boxes[index].forward(level)?)?);
-            logits.push(cells_last(&self.classes[index].forward(level)?)?);
+            *size = (height, width);
         }
         // Coordinates and scores need f32 whatever the network computes in.
-        let distances = Tensor::cat(&distances, 1)?.to_dtype(DType::F32)?;
-        let logits = Tensor::cat(&logits, 1)?.to_dtype(DType::F32)?;
+        let distances = rows(&predictions.distances)?.to_dtype(DType::F32)?;
+        let logits = rows(&predictions.logits)?.to_dtype(DType::F32)?;
         Ok(DenseOutput {
             boxes: decode(&distances, &self.bins, &sizes)?,
             scores: candle_nn::ops::sigmoid(&logits)?,
         })
+    }
+
+    /// Each image's cells whose best class is one that is asked for, in the same order: without
+    /// computing what nobody asks for. `None` where predictions are not f32 on the CPU.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn candidates(
+        &self,
+        predictions: &Predictions,
+        options: &DetectOptions,
+    ) -> Result<Option<Vec<Vec<Detection>>>> {
+        let mut images = Vec::new();
+        let bins = self.bins.to_vec1::<f32>()?;
+        let levels = predictions.logits.iter().zip(&predictions.distances);
+        for ((logits, distances), stride) in levels.zip(STRIDES) {
+            let Some(bests) = best_of_planes(logits)? else {
+                return Ok(None);
+            };
+            images.resize_with(bests.len(), Vec::new);
+            let (_, _, height, width) = logits.dims4()?;
+            let level = Level {
+                width,
+                stride: stride as f32,
+                bins: &bins,
+            };
+            let found = with_planes(distances, |planes| {
+                let planes = planes.chunks_exact((4 * BINS * height * width).max(1));
+                for ((found, bests), planes) in images.iter_mut().zip(&bests).zip(planes) {
+                    level.candidates(planes, bests, options, found);
+                }
+            })?;
+            if found.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(images))
+    }
+}
+
+/// What the head gives for a batch, the finest level first.
+pub struct Predictions {
+    /// Logits for the distances to the sides: `[batch, 4 * BINS, height, width]`.
+    distances: Vec<Tensor>,
+    /// Scores before the sigmoid: `[batch, classes, height, width]`.
+    logits: Vec<Tensor>,
+}
+
+/// One level's cells.
+struct Level<'a> {
+    /// Cells in a row.
+    width: usize,
+    /// Pixels a cell.
+    stride: f32,
+    /// The distance that each bin stands for, in cells.
+    bins: &'a [f32],
+}
+
+impl Level<'_> {
+    /// Adds to `found` the cells of an image whose best logit is of a class and a score that are
+    /// asked for; `planes`: `[4 * BINS, cells]`.
+    fn candidates(
+        &self,
+        planes: &[f32],
+        bests: &[Best],
+        options: &DetectOptions,
+        found: &mut Vec<Detection>,
+    ) {
+        for (cell, best) in bests.iter().enumerate() {
+            let &Some((class, logit)) = best else {
+                continue;
+            };
+            // As candle's sigmoid computes it.
+            let score = 1.0 / (1.0 + (-logit).exp());
+            if options.wants(class, score) {
+                let bbox = self.bbox(planes, cell, bests.len());
+                found.push(Detection { bbox, score, class });
+            }
+        }
+    }
+
+    /// A cell's box in pixels of the input.
+    fn bbox(&self, planes: &[f32], cell: usize, cells: usize) -> BBox {
+        let mut sides = [0.0; 4];
+        for (side, planes) in sides.iter_mut().zip(planes.chunks_exact(BINS * cells)) {
+            let mut shares: [f32; BINS] = std::array::from_fn(|bin| planes[bin * cells + cell]);
+            ops::softmax_row(&mut shares);
+            *side = shares.iter().zip(self.bins).map(|(a, b)| a * b).sum();
+        }
+        let [left, top, right, bottom] = sides;
+        let x = (cell % self.width) as f32 + 0.5;
+        let y = (cell / self.width) as f32 + 0.5;
+        let corners = [x - left, y - top, x + right, y + bottom];
+        let [x1, y1, x2, y2] = corners.map(|side| side * self.stride);
+        BBox::from_xyxy(x1, y1, x2, y2)
     }
 }
 
@@ -147,6 +256,7 @@ fn cell_grid(sizes: &[(usize, usize); 3], device: &Device) -> Result<(Tensor, Te
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::made_up;
 
     // By hand: distances 1, 2, 3 and 4 around the centre (1.5, 0.5) of the first level's second
     // cell give (0.5, -1.5, 4.5, 4.5) cells of 8 pixels.
@@ -164,5 +274,48 @@ mod tests {
         assert_eq!(boxes[0][1], [4.0, -12.0, 36.0, 36.0]);
         // Undecided: the mean bin is 7.5, around (0.5, 0.5) of the level of stride 32.
         assert_eq!(boxes[0][3], [-224.0, -224.0, 256.0, 256.0]);
+    }
+
+    // The yardstick is what comes of decoding everything.
+    #[test]
+    fn candidates_are_those_among_all_cells() {
+        let sizes = [(4, 6), (2, 3), (1, 2)];
+        let tensor = |name: &str, channels: usize, (height, width): (usize, usize)| {
+            let shape = [2, channels, height, width];
+            let numbers = made_up(&format!("{name}{height}.weight"), &shape);
+            let x = Tensor::from_vec(numbers, &shape, &Device::Cpu).unwrap();
+            (x * 30.0).unwrap()
+        };
+        let predictions = Predictions {
+            distances: sizes.map(|size| tensor("sides", 4 * BINS, size)).to_vec(),
+            logits: sizes.map(|size| tensor("scores", 5, size)).to_vec(),
+        };
+        let head = Head {
+            boxes: Vec::new(),
+            classes: Vec::new(),
+            bins: Tensor::arange(0.0_f32, BINS as f32, &Device::Cpu).unwrap(),
+        };
+        let all = head.decode(&predictions).unwrap();
+        for (score_floor, classes) in [(0.0, vec![]), (0.8, vec![1, 3, 4]), (1.1, vec![])] {
+            let options = DetectOptions {
+                score_floor,
+                classes,
+                nms_iou: None,
+            };
+            let found = head.candidates(&predictions, &options).unwrap().unwrap();
+            let expected = crate::detect::candidates(&all, &options).unwrap();
+            assert_eq!(found.len(), 2);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.len(), expected.len());
+                for (found, expected) in found.iter().zip(expected) {
+                    assert_eq!((found.class, found.score), (expected.class, expected.score));
+                    let (found, expected) = (found.bbox, expected.bbox);
+                    let off = (found.x1 - expected.x1)
+                        .abs()
+                        .max((found.y2 - expected.y2).abs());
+                    assert!(off < 1e-3, "{found:?} is not {expected:?}");
+                }
+            }
+        }
     }
 }

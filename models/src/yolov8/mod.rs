@@ -14,9 +14,11 @@ mod head;
 
 use candle_core::{Module, Result, Tensor};
 
-use crate::detect::{DenseNetwork, DenseOutput};
+use crate::detect::{self, DenseNetwork, DenseOutput};
 use crate::layers::Params;
 use crate::ops::on_threads;
+use crate::{DetectOptions, Detection};
+use head::Predictions;
 
 pub use blocks::{C2f, ConvBlock, Sppf};
 pub use head::{Head, decode};
@@ -101,11 +103,27 @@ impl YoloV8 {
     }
 }
 
-impl DenseNetwork for YoloV8 {
-    fn forward(&self, images: &Tensor) -> Result<DenseOutput> {
+impl YoloV8 {
+    /// The head's predictions for `images` as in [`DenseNetwork::forward`].
+    fn predict(&self, images: &Tensor) -> Result<Predictions> {
         on_threads(images, || {
             let levels = self.neck.forward(&self.backbone(images)?)?;
-            self.head.forward(&levels)
+            self.head.predict(&levels)
+        })
+    }
+}
+
+impl DenseNetwork for YoloV8 {
+    fn forward(&self, images: &Tensor) -> Result<DenseOutput> {
+        let predictions = self.predict(images)?;
+        on_threads(images, || self.head.decode(&predictions))
+    }
+
+    fn candidates(&self, images: &Tensor, options: &DetectOptions) -> Result<Vec<Vec<Detection>>> {
+        let predictions = self.predict(images)?;
+        detect::after_network(|| match self.head.candidates(&predictions, options)? {
+            Some(found) => Ok(found),
+            None => detect::candidates(&self.head.decode(&predictions)?, options),
         })
     }
 }

@@ -83,7 +83,7 @@ pub(super) fn suppression(draw: &mut Draw, _: DType, executor: &dyn Executor) ->
             corners.extend([x1, y1, x2, y2]);
             classes.push(found.class);
         }
-        let kept = non_maximum_suppression(list.clone(), iou);
+        let kept = non_maximum_suppression(list.clone(), iou, list.len());
         let stays = |found: &Detection| kept.iter().any(|k| k.score == found.score);
         expected.extend(list.iter().map(|found| u8::from(stays(found))));
     }
