@@ -278,17 +278,15 @@ dispatch! {
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
     use std::arch::x86_64::{
-        __m512, _mm512_add_epi32, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtps_epi32,
-        _mm512_div_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-        _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps,
-        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+        __m512, _mm512_add_ps, _mm512_div_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
 
     use super::{Bias, End};
     use crate::ops::Activation;
     use crate::ops::activation::QUICK_GELU_SLOPE;
     use crate::ops::cpu::block::Target;
-    use crate::ops::cpu::math::activate;
+    use crate::ops::cpu::math::avx512::{erf, exp};
 
     const LANES: usize = 16;
 
@@ -332,13 +330,7 @@ pub mod avx512 {
             for (sum, bias) in sums.iter_mut().zip(&biases) {
                 *sum = _mm512_add_ps(*sum, *bias);
             }
-            match end.finish.activation {
-                Activation::Identity => {}
-                Activation::Relu => sums.iter_mut().for_each(|sum| *sum = relu(*sum)),
-                Activation::Silu => silu_all(sums, 1.0),
-                Activation::QuickGelu => silu_all(sums, QUICK_GELU_SLOPE as f32),
-                Activation::Gelu => gelu_all(sums),
-            }
+            activate_all(sums, end.finish.activation);
             if end.finish.is_scaled() {
                 for sum in sums.iter_mut() {
                     *sum = _mm512_fmadd_ps(*sum, scale, shift);
@@ -368,24 +360,32 @@ pub mod avx512 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub unsafe fn row(target: *mut f32, sums: &[f32], end: &End<'_>, index: usize) {
         if let Bias::Rows(bias) = end.bias
-            && end.is_quick()
             && end.added.is_none()
         {
-            let least = match end.finish.activation {
-                Activation::Relu => 0.0,
-                _ => f32::NEG_INFINITY,
-            };
-            let (least, bias) = (_mm512_set1_ps(least), _mm512_set1_ps(bias[index]));
-            let scale = _mm512_set1_ps(end.finish.scale);
-            let shift = _mm512_set1_ps(end.finish.shift);
-            for at in (0..sums.len()).step_by(LANES) {
-                let mask = u16::MAX >> (LANES - LANES.min(sums.len() - at));
-                // SAFETY: what masks leave out is neither read nor written.
-                unsafe {
-                    let sum = _mm512_maskz_loadu_ps(mask, sums.as_ptr().add(at));
-                    let sum = _mm512_max_ps(least, _mm512_add_ps(sum, bias));
-                    let sum = _mm512_fmadd_ps(sum, scale, shift);
-                    _mm512_mask_storeu_ps(target.add(at), mask, sum);
+            let finish = &end.finish;
+            let bias = _mm512_set1_ps(bias[index]);
+            let (scale, shift) = (_mm512_set1_ps(finish.scale), _mm512_set1_ps(finish.shift));
+            let least = _mm512_set1_ps(if end.relu { 0.0 } else { f32::NEG_INFINITY });
+            /// Vectors whose divisions do not wait for each other.
+            const TOGETHER: usize = 4;
+            for at in (0..sums.len()).step_by(TOGETHER * LANES) {
+                let left = sums.len() - at;
+                let masks: [u16; TOGETHER] = std::array::from_fn(|vector| {
+                    let lanes = left.saturating_sub(vector * LANES).min(LANES);
+                    ((1_u32 << lanes) - 1) as u16
+                });
+                let mut together: [__m512; TOGETHER] = std::array::from_fn(|vector| {
+                    let sum = sums.as_ptr().wrapping_add(at + vector * LANES);
+                    // SAFETY: what masks leave out is not read.
+                    let sum = unsafe { _mm512_maskz_loadu_ps(masks[vector], sum) };
+                    _mm512_add_ps(sum, bias)
+                });
+                activate_all(&mut together, finish.activation);
+                for (vector, sum) in together.into_iter().enumerate() {
+                    let sum = _mm512_max_ps(least, _mm512_fmadd_ps(sum, scale, shift));
+                    let at = target.wrapping_add(at + vector * LANES);
+                    // SAFETY: what masks leave out is not written.
+                    unsafe { _mm512_mask_storeu_ps(at, masks[vector], sum) };
                 }
             }
             return;
@@ -417,6 +417,18 @@ pub mod avx512 {
         }
     }
 
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn activate_all<const VECTORS: usize>(sums: &mut [__m512; VECTORS], activation: Activation) {
+        match activation {
+            Activation::Identity => {}
+            Activation::Relu => sums.iter_mut().for_each(|sum| *sum = relu(*sum)),
+            Activation::Silu => silu_all(sums, 1.0),
+            Activation::QuickGelu => silu_all(sums, QUICK_GELU_SLOPE as f32),
+            Activation::Gelu => gelu_all(sums),
+        }
+    }
+
     /// NaN stays NaN.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -434,39 +446,16 @@ pub mod avx512 {
         }
     }
 
-    #[inline(never)]
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     fn gelu_all<const VECTORS: usize>(sums: &mut [__m512; VECTORS]) {
+        let half = _mm512_set1_ps(0.5);
         for sum in sums {
-            let mut numbers = [0.0_f32; LANES];
-            // SAFETY: there are LANES numbers.
-            unsafe {
-                _mm512_storeu_ps(numbers.as_mut_ptr(), *sum);
-                activate(&mut numbers, Activation::Gelu);
-                *sum = _mm512_loadu_ps(numbers.as_ptr());
-            }
+            let erf = erf(_mm512_mul_ps(
+                *sum,
+                _mm512_set1_ps(std::f32::consts::FRAC_1_SQRT_2),
+            ));
+            *sum = _mm512_mul_ps(_mm512_fmadd_ps(erf, half, half), *sum);
         }
-    }
-
-    /// As [`crate::ops::cpu::math::exp`].
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub fn exp(x: __m512) -> __m512 {
-        let number = |x: f32| _mm512_set1_ps(x);
-        let x = _mm512_min_ps(number(87.0), _mm512_max_ps(number(-87.0), x));
-        // To the nearest integer.
-        let n = _mm512_roundscale_ps::<0>(_mm512_mul_ps(x, number(std::f32::consts::LOG2_E)));
-        let r = _mm512_fnmadd_ps(n, number(0.693_359_4), x);
-        let r = _mm512_fnmadd_ps(n, number(-2.121_944_4e-4), r);
-        let mut p = number(1.987_569_1e-4);
-        p = _mm512_fmadd_ps(p, r, number(1.398_199_9e-3));
-        p = _mm512_fmadd_ps(p, r, number(8.333_452e-3));
-        p = _mm512_fmadd_ps(p, r, number(4.166_579_6e-2));
-        p = _mm512_fmadd_ps(p, r, number(1.666_666_6e-1));
-        p = _mm512_fmadd_ps(p, r, number(0.5));
-        let square = _mm512_mul_ps(r, r);
-        let p = _mm512_add_ps(_mm512_fmadd_ps(p, square, r), number(1.0));
-        let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-        _mm512_mul_ps(p, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)))
     }
 }
