@@ -1,5 +1,6 @@
 //! Milliseconds a frame of the detectors, network alone, with made-up weights; with `profile` where
-//! they go, layer by layer.
+//! they go, layer by layer. Of dense predictions with the boxes of all classes above the usual floor,
+//! before suppression.
 //!
 //! ```text
 //! cargo bench -p mtmc-models --bench detectors -- [ARCHITECTURE …] [THREADS] [batch=N] [size=N] [bf16] [profile]
@@ -12,7 +13,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use mtmc_models::detect::DetectionNetwork;
 use mtmc_models::testing::{made_up_description, made_up_weights};
-use mtmc_models::{Description, LoadedDetector, expected_tensors, network, ops};
+use mtmc_models::{Description, DetectOptions, LoadedDetector, expected_tensors, network, ops};
 
 /// Seconds that each case runs at least.
 const SECONDS: f64 = 6.0;
@@ -44,10 +45,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let detector = detector(&name, dtype)?;
         let shape = (batch, 3, side, side);
         let input = Tensor::rand(0.0_f32, 1.0, shape, &Device::Cpu)?;
+        let options = DetectOptions {
+            classes: Vec::new(),
+            ..DetectOptions::default()
+        };
         let run = || -> candle_core::Result<()> {
             match detector.network() {
                 DetectionNetwork::Detr(network) => network.forward(&input).map(drop),
-                DetectionNetwork::Dense(network) => network.forward(&input).map(drop),
+                DetectionNetwork::Dense(network) => network.candidates(&input, &options).map(drop),
             }
         };
         run()?;
