@@ -4,7 +4,9 @@
 
 use rayon::prelude::*;
 
-use super::simd::{Level, dispatch, level};
+use super::simd::dispatch;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
 use crate::ops::SampleShape;
 
 /// Queries that one thread takes at a time.

@@ -3,7 +3,9 @@
 #![allow(unsafe_code)] // vector instructions
 
 use super::finish::{self, End};
-use super::simd::{Level, dispatch, level};
+use super::simd::dispatch;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
 use crate::layers::Conv;
 
 /// Sizes of a channel.

@@ -4,7 +4,9 @@
 #![allow(unsafe_code)] // vector instructions, and rows that have no numbers yet
 
 use super::math::activate;
-use super::simd::{Level, dispatch, level};
+use super::simd::dispatch;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
 use crate::ops::Activation;
 
 /// What follows the bias, the same for all numbers of a layer.

@@ -3,7 +3,9 @@
 #![allow(unsafe_code)] // vector instructions
 
 use super::block::{COLUMNS, Precision, bits};
-use super::simd::{Level, dispatch, level};
+use super::simd::dispatch;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
 
 /// Words of a vector.
 const LANES: usize = 16;
