@@ -16,10 +16,7 @@
 #![allow(unsafe_code)]
 // tile registers, and blocks of one output
 // Where no machine has tiles, nothing of this is reached.
-#![cfg_attr(
-    not(target_arch = "x86_64"),
-    allow(dead_code, unreachable_code, unused_mut, unused_variables)
-)]
+#![cfg_attr(not(target_arch = "x86_64"), allow(unused))]
 
 mod direct;
 #[cfg(test)]

@@ -307,6 +307,7 @@ pub(super) struct Run<'a> {
     pub panel: *const u32,
     pub rows: [*const u32; ROWS],
     pub steps: usize,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // asked for by AVX-512 alone
     pub ahead: usize,
     pub target: Target,
     pub end: Option<&'a End<'a>>,

@@ -12,6 +12,7 @@ use crate::layers::Conv;
 #[derive(Clone, Copy)]
 pub(super) struct PlaneShape {
     /// Rows of the input.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // wanted by AVX-512 alone
     pub in_height: usize,
     /// Its columns.
     pub in_width: usize,

@@ -59,6 +59,7 @@ pub struct End<'a> {
 
 impl End<'_> {
     /// Whether the activation takes few instructions.
+    #[cfg(target_arch = "x86_64")]
     pub fn is_quick(&self) -> bool {
         matches!(
             self.finish.activation,

@@ -179,18 +179,9 @@ mod tests {
             let panel: Vec<f32> = (0..dim * PANEL).map(number).collect();
             let group: Vec<f32> = (0..dim * GROUP).map(|i| number(i * 7 + 3)).collect();
             let expected = naive(&panel, &group, count);
-            let mut levels = vec![Level::Plain];
-            #[cfg(target_arch = "x86_64")]
-            {
-                if level() != Level::Plain {
-                    levels.push(Level::Avx2);
-                }
-                if level() == Level::Avx512 {
-                    levels.push(Level::Avx512);
-                }
-            }
+            let levels = [Level::Plain, Level::Avx2, Level::Avx512];
             let mut fused: Option<Vec<f32>> = None;
-            for level in levels {
+            for level in levels.into_iter().filter(|wanted| *wanted <= level()) {
                 let mut output = vec![0.0; count * PANEL];
                 products_at(level, &panel, &group, count, &mut output);
                 for (a, b) in output.iter().zip(&expected) {

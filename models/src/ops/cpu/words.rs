@@ -60,13 +60,12 @@ dispatch! {
 /// Pairs of bfloat16, one number of each row a word.
 pub fn pairs(words: &mut [u32], first: &[f32], second: &[f32]) {
     let count = words.len().min(first.len()).min(second.len());
-    let done = converted(count, Precision::Bf16.available(), |count| {
-        // SAFETY: the instructions are there, and all three have `count` numbers.
-        #[cfg(target_arch = "x86_64")]
-        unsafe {
-            x86::pairs(&mut words[..count], &first[..count], &second[..count]);
-        }
-    });
+    let done = by_vectors(count);
+    #[cfg(target_arch = "x86_64")]
+    if done > 0 {
+        // SAFETY: the instructions are there, and all three have as many numbers.
+        unsafe { x86::pairs(&mut words[..done], &first[..done], &second[..done]) };
+    }
     plain_pairs(&mut words[done..], &first[done..], &second[done..]);
 }
 
@@ -166,23 +165,22 @@ dispatch! {
 /// Pairs of bfloat16 of a row's neighbours; an odd last number is paired with zero.
 pub fn neighbours(words: &mut [u32], numbers: &[f32]) {
     let count = words.len().min(numbers.len() / 2);
-    let done = converted(count, Precision::Bf16.available(), |count| {
-        // SAFETY: the instructions are there, and there are two numbers for each of `count` words.
-        #[cfg(target_arch = "x86_64")]
-        unsafe {
-            x86::neighbours(&mut words[..count], &numbers[..2 * count]);
-        }
-    });
+    let done = by_vectors(count);
+    #[cfg(target_arch = "x86_64")]
+    if done > 0 {
+        // SAFETY: the instructions are there, and there are two numbers for each word.
+        unsafe { x86::neighbours(&mut words[..done], &numbers[..2 * done]) };
+    }
     plain_neighbours(&mut words[done..], &numbers[2 * done..]);
 }
 
-/// How many of `count` words `convert` made, whole vectors of them, where it is `available`.
-fn converted(count: usize, available: bool, convert: impl FnOnce(usize)) -> usize {
-    let done = if available { count / LANES * LANES } else { 0 };
-    if done > 0 {
-        convert(done);
+/// How many of `count` words the instructions for it make: whole vectors, none where there are none.
+fn by_vectors(count: usize) -> usize {
+    if Precision::Bf16.available() {
+        count / LANES * LANES
+    } else {
+        0
     }
-    done
 }
 
 /// By the instructions for it, which take numbers below 1e-38 for zero.
