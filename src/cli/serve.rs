@@ -101,6 +101,13 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     args.model.compute.start_threads()?;
     let operating = &args.operating;
     let _log = operating.start_log()?;
+    let mut settings = settings(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("could not start the service's threads")?;
+    // Weights take seconds to load: what fails anyway fails before.
+    runtime.block_on(service::check_address(&settings))?;
     let environments = environments(args)?;
     let reid = world::encoder_weights(args.reid.as_deref(), &environments)?;
     let detector = args.model.load()?;
@@ -113,23 +120,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     };
     let catalog = Catalog::new(environments, args.source_template.as_deref())?;
     let detect = args.detection.options(&detector, 0.1)?;
-    let mut settings = ServiceSettings {
-        listen: args.listen,
-        data_dir: args.data_dir.clone(),
-        max_running: usize::from(args.max_running),
-        max_queued: usize::from(args.max_queued),
-        batch: usize::from(args.batch),
-        score_floor: detect.score_floor,
-        confidence: args.detection.confidence,
-        nms: detect.nms_iou,
-        classes: detect.classes,
-        uploads: args.uploads.settings(),
-        ..ServiceSettings::default()
-    };
-    args.keeping.apply(&mut settings);
-    args.live.apply(&mut settings);
-    operating.apply(&mut settings)?;
-    args.security.apply(&mut settings)?;
+    settings.score_floor = detect.score_floor;
+    settings.nms = detect.nms_iou;
+    settings.classes = detect.classes;
     let scheme = if settings.tls.is_some() {
         "https"
     } else {
@@ -149,10 +142,6 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         device,
         precision,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("could not start the service's threads")?;
     let text = operating.log_format == LogFormat::Text;
     let served = runtime.block_on(async {
         let app = App::new(settings, catalog, networks).await?;
@@ -168,6 +157,25 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // What still waits for a disk or a network must not hold the end back.
     runtime.shutdown_timeout(LAST_WORDS);
     served
+}
+
+/// All settings but those that the detector's classes decide.
+fn settings(args: &ServeArgs) -> anyhow::Result<ServiceSettings> {
+    let mut settings = ServiceSettings {
+        listen: args.listen,
+        data_dir: args.data_dir.clone(),
+        max_running: usize::from(args.max_running),
+        max_queued: usize::from(args.max_queued),
+        batch: usize::from(args.batch),
+        confidence: args.detection.confidence,
+        uploads: args.uploads.settings(),
+        ..ServiceSettings::default()
+    };
+    args.keeping.apply(&mut settings);
+    args.live.apply(&mut settings);
+    args.operating.apply(&mut settings)?;
+    args.security.apply(&mut settings)?;
+    Ok(settings)
 }
 
 /// What `/info` says of weights.

@@ -96,8 +96,7 @@ impl App {
         catalog: Catalog,
         networks: ServiceNetworks,
     ) -> anyhow::Result<SharedApp> {
-        std::fs::create_dir_all(&settings.data_dir)
-            .with_context(|| settings.data_dir.display().to_string())?;
+        make_data_dir(&settings)?;
         let networks = Arc::new(networks);
         let metrics = settings.watch.metrics.clone();
         let throttle = settings.watch.throttle.clone();
@@ -137,6 +136,31 @@ impl App {
 
 /// How long requests and sockets that are open may take to end once the service is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Whether a service of these settings may listen where they say, without all else that it takes:
+/// [`serve`] checks that again.
+///
+/// # Errors
+/// It would be open to others without a key; the store cannot be opened; the keys of callers make no
+/// sense.
+pub async fn check_address(settings: &ServiceSettings) -> anyhow::Result<()> {
+    let auth = Auth::new(settings.auth.clone())?;
+    // What asks for no key of the store; `serve` tells what there is to tell.
+    if settings.auth.insecure_no_auth || auth.check_address(settings.listen).is_ok() {
+        return Ok(());
+    }
+    make_data_dir(settings)?;
+    let store = Store::open(StoreSettings::new(settings.database_address())).await?;
+    let keys = store.api_keys().await.context("API keys");
+    store.close().await?;
+    auth.keys().replace(keys?);
+    auth.check_address(settings.listen)
+}
+
+fn make_data_dir(settings: &ServiceSettings) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&settings.data_dir)
+        .with_context(|| settings.data_dir.display().to_string())
+}
 
 /// Serves until `shutdown` completes; `listening` hears the address, whose port the system chose if
 /// the settings say 0.
