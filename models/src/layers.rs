@@ -868,14 +868,14 @@ enum Values {
 
 impl Values {
     fn new(size: usize, heads: usize, params: &Params) -> Result<Self> {
-        if !params.mode.is_plain() {
-            let weight = params.get((size, size), "weight")?;
-            let bias = params.get(size, "bias")?;
-            if let Some(projection) = ops::ValueProjection::new(&weight, &bias, heads)? {
-                return Ok(Self::Samples(projection));
-            }
+        let weight = params.get((size, size), "weight")?;
+        let bias = params.get(size, "bias")?;
+        if !params.mode.is_plain()
+            && let Some(projection) = ops::ValueProjection::new(&weight, &bias, heads)?
+        {
+            return Ok(Self::Samples(projection));
         }
-        Ok(Self::Cells(Linear::new(size, size, params)?))
+        Ok(Self::Cells(Linear::from_tensors(weight, bias, params)?))
     }
 }
 

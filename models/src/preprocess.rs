@@ -1,6 +1,7 @@
 //! From frames to a network's input: resize as the weights' origin did it, scale, normalise.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use image::RgbImage;
@@ -34,8 +35,13 @@ pub struct Preprocessor {
     room: (u32, u32),
     resize: ResizeMode,
     interpolation: Interpolation,
+    /// Each channel's, for a GPU.
+    #[cfg(any(feature = "cuda", test))]
     mean: [f32; 3],
+    #[cfg(any(feature = "cuda", test))]
     std: [f32; 3],
+    /// By the same, for the CPU.
+    spread: Arc<Spread>,
 }
 
 /// Where an image lies in the network's input.
@@ -92,8 +98,11 @@ impl Preprocessor {
             ),
             resize: description.resize,
             interpolation: description.interpolation,
+            #[cfg(any(feature = "cuda", test))]
             mean: description.mean,
+            #[cfg(any(feature = "cuda", test))]
             std: description.std,
+            spread: Arc::new(Spread::new(description.mean, description.std)),
         }
     }
 
@@ -148,23 +157,22 @@ impl Preprocessor {
     fn batch_of(&self, parts: &[Part<'_>], device: &Device) -> Result<(Tensor, Vec<Placement>)> {
         let plane = (self.width * self.height) as usize;
         let mut data = vec![0.0_f32; parts.len() * 3 * plane];
-        let spread = Spread::new(self.mean, self.std);
         let placements = data
             .par_chunks_mut(3 * plane)
             .zip(parts)
-            .map(|(data, part)| self.fit(part, &spread, data))
+            .map(|(data, part)| self.fit(part, data))
             .collect::<Result<Vec<_>>>()?;
         let shape = (parts.len(), 3, self.height as usize, self.width as usize);
         Ok((Tensor::from_vec(data, shape, device)?, placements))
     }
 
     /// Writes a part of a frame into the planes of the input.
-    fn fit(&self, part: &Part<'_>, spread: &Spread, data: &mut [f32]) -> Result<Placement> {
+    fn fit(&self, part: &Part<'_>, data: &mut [f32]) -> Result<Placement> {
         let place = self.place(part.size())?;
         let (width, height) = place.inner;
         let mut planes = Planes::new(data, self, &place);
-        planes.fill_border(spread.of(LETTERBOX_GREY));
-        let mut line = |y: usize, bytes: &[u8]| spread.run(planes.row(y), bytes);
+        planes.fill_border(self.spread.of(LETTERBOX_GREY));
+        let mut line = |y: usize, bytes: &[u8]| self.spread.run(planes.row(y), bytes);
         match self.interpolation {
             Interpolation::OpencvBilinear => opencv::lines(part, width, height, &mut line),
             Interpolation::PilBilinear => {

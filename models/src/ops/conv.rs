@@ -159,6 +159,7 @@ impl Conv2d {
             Form::Levels(levels) => of_levels(levels, parts, added),
         }
     }
+
     /// `x`: `[batch, input, height, width]`.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Multi-scale deformable attention (Zhu et al., Deformable DETR, 2021): bilinear samples of a
 //! few points a query, from every level, mixed by attention weights.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
@@ -27,6 +27,29 @@ impl SampleShape {
     pub fn total_cells(&self) -> usize {
         self.levels.iter().map(|(h, w)| h * w).sum()
     }
+
+    /// How many queries look, if locations and weights are those of so many images, cells and heads.
+    fn check(
+        &self,
+        [batch, cells, heads]: [usize; 3],
+        locations: &Tensor,
+        weights: &Tensor,
+    ) -> Result<usize> {
+        let (_, queries, _, points) = weights.dims4()?;
+        if cells != self.total_cells()
+            || points != self.total_points()
+            || weights.dims() != [batch, queries, heads, points]
+            || locations.dims() != [batch, queries, heads, points, 2]
+        {
+            candle_core::bail!(
+                "deformable attention: {cells} cells of {batch} images in {heads} heads, locations {:?}, \
+                 weights {:?} do not fit {self:?}",
+                locations.dims(),
+                weights.dims()
+            );
+        }
+        Ok(queries)
+    }
 }
 
 /// Samples `value` (`[batch, cells, heads, size]`) at `locations`
@@ -44,19 +67,8 @@ pub fn deformable_attention(
     weights: &Tensor,
     shape: &SampleShape,
 ) -> Result<Tensor> {
-    let (batch, cells, heads, _) = value.dims4()?;
-    let (_, queries, _, points) = weights.dims4()?;
-    if cells != shape.total_cells()
-        || points != shape.total_points()
-        || locations.dims() != [batch, queries, heads, points, 2]
-    {
-        candle_core::bail!(
-            "deformable attention: values {:?}, locations {:?}, weights {:?} do not fit {shape:?}",
-            value.dims(),
-            locations.dims(),
-            weights.dims()
-        );
-    }
+    let (batch, cells, heads, size) = value.dims4()?;
+    let queries = shape.check([batch, cells, heads], locations, weights)?;
     #[cfg(feature = "cuda")]
     if let Some(device) = cuda::tensors::takes(&[value, locations, weights]) {
         return cuda::tensors::deformable_attention(&device, value, locations, weights, shape);
@@ -71,11 +83,16 @@ pub fn deformable_attention(
     if !fused {
         return reference::deformable_attention(value, locations, weights, shape);
     }
-    value.contiguous()?.apply_op3_no_bwd(
+    let tensors = [
+        &value.contiguous()?,
         &locations.contiguous()?,
         &weights.contiguous()?,
-        &CpuDeformable(shape),
-    )
+    ];
+    let output = with_numbers(&tensors, |numbers| {
+        let dims = [batch, queries, heads, size];
+        cpu::deformable::run(numbers[0], numbers[1], numbers[2], shape, dims)
+    })?;
+    Tensor::from_vec(output, (batch, queries, heads * size), value.device())
 }
 
 /// A value projection with final weights, packed for the CPU: [`deformable_attention`] of a linear layer
@@ -116,26 +133,29 @@ impl ValueProjection {
         weights: &Tensor,
         shape: &SampleShape,
     ) -> Result<Tensor> {
-        let (batch, queries, heads, points) = weights.dims4()?;
-        let [input, own_heads, _] = self.0.sizes();
-        if memory.dims() != [batch, shape.total_cells(), input]
-            || heads != own_heads
-            || points != shape.total_points()
-            || locations.dims() != [batch, queries, heads, points, 2]
-        {
+        let (batch, cells, numbers) = memory.dims3()?;
+        let [input, heads, size] = self.0.sizes();
+        if numbers != input {
             candle_core::bail!(
-                "deformable attention: cells {:?}, locations {:?}, weights {:?} do not fit {shape:?} \
-                 and a projection of {input} numbers for {own_heads} heads",
-                memory.dims(),
-                locations.dims(),
-                weights.dims()
+                "a value projection of {input} numbers on {:?}",
+                memory.dims()
             );
         }
-        memory.contiguous()?.apply_op3_no_bwd(
+        let queries = shape.check([batch, cells, heads], locations, weights)?;
+        let tensors = [
+            &memory.contiguous()?,
             &locations.contiguous()?,
             &weights.contiguous()?,
-            &CpuProjected(&self.0, shape),
-        )
+        ];
+        let output = with_numbers(&tensors, |numbers| {
+            let samples = cpu::deformable::Samples {
+                locations: numbers[1],
+                weights: numbers[2],
+                shape,
+            };
+            self.0.run(numbers[0], &samples, batch, queries)
+        })?;
+        Tensor::from_vec(output, (batch, queries, heads * size), memory.device())
     }
 }
 
@@ -182,73 +202,6 @@ pub fn box_locations(offsets: &Tensor, boxes: &Tensor, scale: &Tensor) -> Result
         output
     })?;
     Tensor::from_vec(output, offsets.shape(), offsets.device())
-}
-
-struct CpuDeformable<'a>(&'a SampleShape);
-
-impl CustomOp3 for CpuDeformable<'_> {
-    fn name(&self) -> &'static str {
-        "deformable-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        value: &CpuStorage,
-        value_layout: &Layout,
-        locations: &CpuStorage,
-        locations_layout: &Layout,
-        weights: &CpuStorage,
-        weights_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, _, heads, size) = value_layout.shape().dims4()?;
-        let (_, queries, _, _) = weights_layout.shape().dims4()?;
-        let output = cpu::deformable::run(
-            slice(value, value_layout)?,
-            slice(locations, locations_layout)?,
-            slice(weights, weights_layout)?,
-            self.0,
-            [batch, queries, heads, size],
-        );
-        let shape = Shape::from((batch, queries, heads * size));
-        Ok((CpuStorage::F32(output), shape))
-    }
-}
-
-struct CpuProjected<'a>(&'a cpu::value::Projection, &'a SampleShape);
-
-impl CustomOp3 for CpuProjected<'_> {
-    fn name(&self) -> &'static str {
-        "projected-deformable-attention"
-    }
-
-    fn cpu_fwd(
-        &self,
-        memory: &CpuStorage,
-        memory_layout: &Layout,
-        locations: &CpuStorage,
-        locations_layout: &Layout,
-        weights: &CpuStorage,
-        weights_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, queries, _, _) = weights_layout.shape().dims4()?;
-        let samples = cpu::deformable::Samples {
-            locations: slice(locations, locations_layout)?,
-            weights: slice(weights, weights_layout)?,
-            shape: self.1,
-        };
-        let memory = slice(memory, memory_layout)?;
-        let output = self.0.run(memory, &samples, batch, queries);
-        let [_, heads, size] = self.0.sizes();
-        let shape = Shape::from((batch, queries, heads * size));
-        Ok((CpuStorage::F32(output), shape))
-    }
-}
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (layout.contiguous_offsets(), storage) {
-        (Some((start, end)), CpuStorage::F32(data)) => Ok(&data[start..end]),
-        _ => candle_core::bail!("deformable attention needs contiguous f32"),
-    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,17 @@ pub(super) fn with_numbers<T>(tensors: &[&Tensor], pass: impl FnOnce(&[&[f32]]) 
     Ok(pass(&slices))
 }
 
+/// The numbers of a tensor, if it is f32 in order on the CPU.
+///
+/// # Errors
+/// The tensor is not what it says it is.
+pub fn with_planes<T>(x: &Tensor, pass: impl FnOnce(&[f32]) -> T) -> Result<Option<T>> {
+    if !fused(&[x]) {
+        return Ok(None);
+    }
+    with_numbers(&[x], |numbers| pass(numbers[0])).map(Some)
+}
+
 /// Mean of every plane: `[batch, channels, height, width]` to `[batch, channels]`.
 ///
 /// # Errors

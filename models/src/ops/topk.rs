@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::cpu::simd::dispatch;
-use super::planes::{fused, with_numbers};
+use super::planes::with_planes;
 
 /// Indices of the `k` largest of `values`, largest first; equal ones by rising index, NaN last.
 pub fn top_k(values: &[f32], k: usize) -> Vec<u32> {
@@ -87,17 +87,6 @@ pub fn best_of_planes(x: &Tensor) -> Result<Option<Vec<Vec<Best>>>> {
         let images = numbers.chunks_exact(channels * cells);
         images.map(|planes| best_of(planes, cells)).collect()
     })
-}
-
-/// The numbers of a tensor, if it is f32 in order on the CPU.
-///
-/// # Errors
-/// The tensor is not what it says it is.
-pub fn with_planes<T>(x: &Tensor, pass: impl FnOnce(&[f32]) -> T) -> Result<Option<T>> {
-    if !fused(&[x]) {
-        return Ok(None);
-    }
-    with_numbers(&[x], |numbers| pass(numbers[0])).map(Some)
 }
 
 /// Channels that [`best_of_planes`] counts, exactly, in floating point.

@@ -507,7 +507,7 @@ fn unfold_row(segment: &mut [f32], source: &[f32], x: usize, kx: usize, conv: &C
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
 
@@ -550,7 +550,7 @@ mod tests {
         prop_oneof![Just(Level::Plain), Just(Level::Avx2), Just(Level::Avx512)]
     }
 
-    fn activation() -> impl Strategy<Value = Activation> {
+    pub fn activation() -> impl Strategy<Value = Activation> {
         prop_oneof![
             Just(Activation::Identity),
             Just(Activation::Relu),

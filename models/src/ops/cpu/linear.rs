@@ -199,9 +199,9 @@ impl Packed {
         output: *mut f32,
     ) {
         let steps = self.unit.precision.steps(self.input);
-        let rows = words.len() / steps;
+        let count = words.len() / steps;
         let part = block::part_of(steps);
-        ahead.share(job.panels.len() * steps.div_ceil(part) * rows.div_ceil(ROWS));
+        ahead.share(job.panels.len() * steps.div_ceil(part) * count.div_ceil(ROWS));
         for index in job.panels.clone() {
             let panel = &self.weight[index * steps * COLUMNS..(index + 1) * steps * COLUMNS];
             let column = index * COLUMNS;
@@ -212,39 +212,80 @@ impl Packed {
                 added: None,
                 relu: false,
             };
-            for from in (0..steps).step_by(part) {
-                let to = (from + part).min(steps);
-                for first in (0..rows).step_by(ROWS) {
-                    ahead.ask();
-                    let count = ROWS.min(rows - first);
-                    let operands = Operands {
-                        panel: &panel[from * COLUMNS..to * COLUMNS],
-                        factors: Factors::Rows {
-                            words: &words[first * steps + from..],
-                            pitch: steps,
-                            count,
-                        },
-                        steps: to - from,
-                        ahead: 0,
-                    };
-                    // SAFETY: rows and columns of the job.
-                    unsafe {
-                        let target = Target {
-                            start: output.add(first * self.output + column),
-                            pitch: self.output,
-                            rows: count,
-                            columns,
-                            resumed: from > 0,
-                        };
-                        block::multiply(
-                            self.unit,
-                            &operands,
-                            target,
-                            (to == steps).then_some(&end),
-                        );
-                    }
-                }
+            let rows = Rows {
+                words,
+                pitch: steps,
+                steps,
+            };
+            // SAFETY: rows and columns of the job.
+            unsafe {
+                let target = Target {
+                    start: output.add(column),
+                    pitch: self.output,
+                    rows: count,
+                    columns,
+                    resumed: false,
+                };
+                multiply_panel(self.unit, panel, rows, target, Some(&end), ahead);
             }
+        }
+    }
+}
+
+/// Rows of factors as they lie.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// From the first row's first word on.
+    pub words: &'a [u32],
+    /// Words from one row to the next.
+    pub pitch: usize,
+    /// Words of a row.
+    pub steps: usize,
+}
+
+/// Multiplies any number of rows with one panel, `[steps, COLUMNS]`, anew into as many rows of `target`;
+/// asks for what is `ahead` meanwhile, block by block.
+///
+/// # Safety
+/// As for [`block::multiply`].
+pub(super) unsafe fn multiply_panel(
+    unit: Unit,
+    panel: &[u32],
+    rows: Rows<'_>,
+    target: Target,
+    end: Option<&End<'_>>,
+    ahead: &mut Ahead,
+) {
+    let Rows {
+        words,
+        pitch,
+        steps,
+    } = rows;
+    let part = block::part_of(steps);
+    for from in (0..steps).step_by(part) {
+        let to = (from + part).min(steps);
+        for first in (0..target.rows).step_by(ROWS) {
+            ahead.ask();
+            let count = ROWS.min(target.rows - first);
+            let operands = Operands {
+                panel: &panel[from * COLUMNS..to * COLUMNS],
+                factors: Factors::Rows {
+                    words: &words[first * pitch + from..],
+                    pitch,
+                    count,
+                },
+                steps: to - from,
+                ahead: 0,
+            };
+            let target = Target {
+                start: target.start.wrapping_add(first * target.pitch),
+                rows: count,
+                resumed: from > 0,
+                ..target
+            };
+            let end = end.filter(|_| to == steps);
+            // SAFETY: rows of the target, by this function's contract.
+            unsafe { block::multiply(unit, &operands, target, end) };
         }
     }
 }

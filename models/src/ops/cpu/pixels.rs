@@ -215,6 +215,7 @@ fn sum_rows_body(target: &mut [u8], rows: &[u8], stride: usize, weights: &[i32],
 }
 
 /// Interleaved bytes to three planes of `(value / 255 - mean) / std`, rounded in PyTorch's order.
+#[derive(Debug)]
 pub struct Spread {
     tables: Box<[[f32; 256]; 3]>,
     #[cfg(target_arch = "x86_64")]

@@ -11,8 +11,9 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use super::ahead::Ahead;
 use super::aligned::Aligned;
-use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
+use super::block::{COLUMNS, Precision, ROWS, Target, Unit};
 use super::conv::Shared;
 use super::deformable::{Corner, Samples, mix};
 use super::linear;
@@ -145,36 +146,23 @@ impl Projection {
         let panels = self.weight.chunks_exact(steps * COLUMNS);
         let starts = (0..self.heads)
             .flat_map(|head| (0..self.size).step_by(COLUMNS).map(move |at| (head, at)));
-        let part = block::part_of(steps);
+        let mut ahead = Ahead::default();
         for ((head, start), panel) in starts.zip(panels) {
-            let columns = COLUMNS.min(self.size - start);
-            for first in (0..count).step_by(ROWS) {
-                let mixes = &mixes[(head * QUERIES + first) * pitch..];
-                let rows = ROWS.min(count - first);
-                for from in (0..steps).step_by(part) {
-                    let to = (from + part).min(steps);
-                    let operands = Operands {
-                        panel: &panel[from * COLUMNS..to * COLUMNS],
-                        factors: Factors::Rows {
-                            words: &mixes[from..],
-                            pitch,
-                            count: rows,
-                        },
-                        steps: to - from,
-                        ahead: 0,
-                    };
-                    // SAFETY: rows of this job, and columns of one head.
-                    unsafe {
-                        let target = Target {
-                            start: output.add(first * row + head * self.size + start),
-                            pitch: row,
-                            rows,
-                            columns,
-                            resumed: from > 0,
-                        };
-                        block::multiply(self.unit, &operands, target, None);
-                    }
-                }
+            let rows = linear::Rows {
+                words: &mixes[head * QUERIES * pitch..],
+                pitch,
+                steps,
+            };
+            // SAFETY: rows of this job, and columns of one head.
+            unsafe {
+                let target = Target {
+                    start: output.add(head * self.size + start),
+                    pitch: row,
+                    rows: count,
+                    columns: COLUMNS.min(self.size - start),
+                    resumed: false,
+                };
+                linear::multiply_panel(self.unit, panel, rows, target, None, &mut ahead);
             }
         }
     }

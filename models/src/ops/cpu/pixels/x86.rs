@@ -155,6 +155,7 @@ fn digits<const ROWS: usize, const WIDE: bool>(
 
 /// [`super::Spread`] without its tables: quotients by multiplication with the inverse and one
 /// correction, which gives each of the 256 values as division does, or is not used.
+#[derive(Debug)]
 pub struct Spread {
     mean: [f32; 3],
     std: [f32; 3],

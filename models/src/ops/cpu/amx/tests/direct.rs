@@ -2,6 +2,7 @@
 
 use super::super::Direct;
 use super::*;
+use crate::ops::cpu::conv::tests::activation;
 
 /// A convolution of images whose channels lie in several tensors.
 struct Layer {
@@ -94,14 +95,6 @@ fn layers(
         added: if adds { Some(flat(&added)?) } else { None },
     };
     Ok((flat(&expected)?, layer))
-}
-
-fn activation() -> impl Strategy<Value = Activation> {
-    prop_oneof![
-        Just(Activation::Identity),
-        Just(Activation::Relu),
-        Just(Activation::Silu)
-    ]
 }
 
 proptest! {
