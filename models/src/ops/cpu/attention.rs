@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
+use super::block::{self, COLUMNS, Factors, Next, Operands, Precision, ROWS, Target, Unit};
 use super::conv::Shared;
 use super::finish::{Bias, End, Finish};
 use super::math::softmax;
@@ -200,6 +200,7 @@ impl Parts<'_> {
                         words: block::bits(&self.query[first * self.pitches[0]..]),
                         pitch: self.pitches[0],
                         count,
+                        next: Next::NONE,
                     },
                     steps: head,
                     ahead: 0,
@@ -226,6 +227,7 @@ impl Parts<'_> {
                         words: block::bits(&room.scores),
                         pitch: keys,
                         count,
+                        next: Next::NONE,
                     },
                     steps: keys,
                     ahead: 0,

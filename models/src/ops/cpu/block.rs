@@ -83,7 +83,41 @@ pub enum Factors<'a> {
         pitch: usize,
         /// How many rows there are, at least one; at most [`ROWS`] are used.
         count: usize,
+        /// What to ask for meanwhile.
+        next: Next,
     },
+}
+
+/// Words that come later: they are asked for, into the second-level cache, while others are multiplied.
+#[derive(Clone, Copy)]
+pub struct Next {
+    start: *const u32,
+    /// Words a step.
+    pace: usize,
+}
+
+impl Next {
+    /// Nothing.
+    pub const NONE: Self = Self {
+        start: std::ptr::null(),
+        pace: 0,
+    };
+
+    /// All of `words` in so many steps.
+    pub fn within(words: &[u32], steps: usize) -> Self {
+        Self {
+            start: words.as_ptr(),
+            pace: words.len().div_ceil(steps.max(1)),
+        }
+    }
+
+    /// What is left after so many steps.
+    pub fn after(self, steps: usize) -> Self {
+        Self {
+            start: self.start.wrapping_add(steps * self.pace),
+            ..self
+        }
+    }
 }
 
 /// What is multiplied.
@@ -183,6 +217,24 @@ impl Unit {
     }
 }
 
+/// Calls the block `$name` of so many vectors of columns, words from one factor to the next and rows: of
+/// few rows no more are multiplied than there are.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_size {
+    ($name:ident, $vectors:expr, $step:expr, $rows:expr, $run:expr) => {
+        match ($vectors, $step, $rows) {
+            (3, ROWS, _) => avx512::$name::<3, ROWS, ROWS>($run),
+            (2, ROWS, _) => avx512::$name::<2, ROWS, ROWS>($run),
+            (_, ROWS, _) => avx512::$name::<1, ROWS, ROWS>($run),
+            (3, _, 1..=2) => avx512::$name::<3, 1, 2>($run),
+            (3, _, 3..=4) => avx512::$name::<3, 1, 4>($run),
+            (3, ..) => avx512::$name::<3, 1, ROWS>($run),
+            (2, ..) => avx512::$name::<2, 1, ROWS>($run),
+            _ => avx512::$name::<1, 1, ROWS>($run),
+        }
+    };
+}
+
 /// Sums of the products of a panel with rows of factors, into `target`, with `end` where these are
 /// the last steps.
 ///
@@ -204,23 +256,29 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
     if target.columns == 0 || target.rows == 0 {
         return;
     }
-    let (rows, step) = match factors {
+    let (rows, step, next) = match factors {
         Factors::Packed(factors) => {
             assert!(factors.len() >= steps * ROWS);
+            let next = Next {
+                start: factors.as_ptr().wrapping_add(ahead),
+                pace: ROWS,
+            };
             (
                 std::array::from_fn(|row| factors[row.min(factors.len())..].as_ptr()),
                 ROWS,
+                next,
             )
         }
         Factors::Rows {
             words,
             pitch,
             count,
+            next,
         } => {
             let last = count - 1;
             assert!(words.len() >= last.min(ROWS - 1) * pitch + steps);
             let row = |row: usize| words[row.min(last) * pitch..].as_ptr();
-            (std::array::from_fn(row), 1)
+            (std::array::from_fn(row), 1, next)
         }
     };
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -228,7 +286,7 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
         panel: panel.as_ptr(),
         rows,
         steps,
-        ahead,
+        next,
         target,
         end,
     };
@@ -238,21 +296,11 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
         // SAFETY: a unit is one that the machine has; the operands hold all steps, as was just
         // checked; the target by this function's contract.
         unsafe {
-            match (unit.level, unit.precision, vectors, step) {
-                (Level::Avx2 | Level::Plain, _, _, ROWS) => avx2::block::<ROWS>(&run),
-                (Level::Avx2 | Level::Plain, ..) => avx2::block::<1>(&run),
-                (_, Precision::F32, 3, ROWS) => avx512::f32_block::<3, ROWS>(&run),
-                (_, Precision::F32, 2, ROWS) => avx512::f32_block::<2, ROWS>(&run),
-                (_, Precision::F32, _, ROWS) => avx512::f32_block::<1, ROWS>(&run),
-                (_, Precision::F32, 3, _) => avx512::f32_block::<3, 1>(&run),
-                (_, Precision::F32, 2, _) => avx512::f32_block::<2, 1>(&run),
-                (_, Precision::F32, ..) => avx512::f32_block::<1, 1>(&run),
-                (_, Precision::Bf16, 3, ROWS) => avx512::bf16_block::<3, ROWS>(&run),
-                (_, Precision::Bf16, 2, ROWS) => avx512::bf16_block::<2, ROWS>(&run),
-                (_, Precision::Bf16, _, ROWS) => avx512::bf16_block::<1, ROWS>(&run),
-                (_, Precision::Bf16, 3, _) => avx512::bf16_block::<3, 1>(&run),
-                (_, Precision::Bf16, 2, _) => avx512::bf16_block::<2, 1>(&run),
-                (_, Precision::Bf16, ..) => avx512::bf16_block::<1, 1>(&run),
+            match (unit.level, unit.precision) {
+                (Level::Avx2 | Level::Plain, _) if step == ROWS => avx2::block::<ROWS>(&run),
+                (Level::Avx2 | Level::Plain, _) => avx2::block::<1>(&run),
+                (_, Precision::F32) => by_size!(f32_block, vectors, step, target.rows, &run),
+                (_, Precision::Bf16) => by_size!(bf16_block, vectors, step, target.rows, &run),
             }
         }
     }
@@ -269,7 +317,7 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
-        let _: ([*const u32; ROWS], [usize; 2]) = (rows, [step, ahead]);
+        let _: ([*const u32; ROWS], usize, Next) = (rows, step, next);
         unreachable!(
             "there are no blocks for this machine: {unit:?}, {}",
             end.is_some()
@@ -308,7 +356,7 @@ pub(super) struct Run<'a> {
     pub rows: [*const u32; ROWS],
     pub steps: usize,
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // asked for by AVX-512 alone
-    pub ahead: usize,
+    pub next: Next,
     pub target: Target,
     pub end: Option<&'a End<'a>>,
 }
@@ -333,7 +381,7 @@ pub(super) fn prefetch(target: &Target) {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castsi512_ps,
+        __m512, __m512bh, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_castsi512_ps,
         _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps,
         _mm512_set1_epi32, _mm512_setzero_ps,
     };
@@ -347,13 +395,19 @@ pub(super) mod avx512 {
     /// One function for each kind of words: `$add` multiplies and adds.
     macro_rules! block {
         ($name:ident, $features:literal, $add:path) => {
-            /// `VECTORS` vectors of columns; the factors of a row are `STEP` words apart.
+            /// `VECTORS` vectors of columns, `HEIGHT` rows; the factors of a row are `STEP` words apart.
             ///
             /// # Safety
             /// The panel holds `steps` times [`COLUMNS`] words, every row all its factors; the
-            /// target as [`super::multiply`] wants it, `VECTORS` vectors at most.
+            /// target as [`super::multiply`] wants it, `VECTORS` vectors and `HEIGHT` rows at most.
             #[target_feature(enable = $features)]
-            pub(super) unsafe fn $name<const VECTORS: usize, const STEP: usize>(run: &Run<'_>) {
+            pub(super) unsafe fn $name<
+                const VECTORS: usize,
+                const STEP: usize,
+                const HEIGHT: usize,
+            >(
+                run: &Run<'_>,
+            ) {
                 let target = run.target;
                 // The last vector's columns that exist.
                 let mask = u16::MAX >> (VECTORS * LANES - target.columns);
@@ -387,16 +441,18 @@ pub(super) mod avx512 {
                     // SAFETY: by this function's contract; loads need no alignment, and a
                     // prefetch does not fault.
                     unsafe {
+                        let next = run.next.after(at).start.cast();
                         if STEP == ROWS {
                             // The next factors come from far where few columns share them.
-                            let ahead = rows[0].wrapping_add(at * ROWS + run.ahead);
-                            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                            _mm_prefetch::<_MM_HINT_T0>(next);
+                        } else {
+                            _mm_prefetch::<_MM_HINT_T1>(next);
                         }
                         let values: [__m512; VECTORS] = std::array::from_fn(|vector| {
                             _mm512_loadu_ps(panel.add(vector * LANES).cast())
                         });
                         panel = panel.add(COLUMNS);
-                        for row in 0..ROWS {
+                        for row in 0..HEIGHT {
                             // Packed factors are neighbours of the first row's.
                             let factor = if STEP == ROWS {
                                 rows[0].add(at * ROWS + row)
@@ -582,7 +638,7 @@ mod tests {
                 let factors = if packed {
                     Factors::Packed(bits(&factors[from * ROWS..to * ROWS]))
                 } else {
-                    Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows }
+                    Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows, next: Next::NONE }
                 };
                 let operands = Operands {
                     panel: bits(&panel[from * COLUMNS..to * COLUMNS]), factors, steps: to - from,

@@ -11,14 +11,14 @@ use rayon::prelude::*;
 use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::amx::{self, Tiles};
-use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
+use super::block::{self, COLUMNS, Factors, Next, Operands, Precision, ROWS, Target, Unit};
 use super::conv::Shared;
 use super::finish::{Bias, End, Finish};
 use super::words;
 use crate::ops::Activation;
 
-/// Rows that pass by all panels together.
-const ROWS_TOGETHER: usize = 96;
+/// Rows that pass by all panels together: all of an image in a ViT with 129 tokens.
+const ROWS_TOGETHER: usize = 136;
 
 /// Products below which a job of its own costs more than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 20;
@@ -203,7 +203,13 @@ impl Packed {
         let part = block::part_of(steps);
         ahead.share(job.panels.len() * steps.div_ceil(part) * count.div_ceil(ROWS));
         for index in job.panels.clone() {
-            let panel = &self.weight[index * steps * COLUMNS..(index + 1) * steps * COLUMNS];
+            let panel =
+                |index: usize| &self.weight[index * steps * COLUMNS..(index + 1) * steps * COLUMNS];
+            // After the last one its first one passes by the rows that come next.
+            let next = match index + 1 < job.panels.end {
+                true => index + 1,
+                false => job.panels.start,
+            };
             let column = index * COLUMNS;
             let columns = COLUMNS.min(self.output - column);
             let end = End {
@@ -216,6 +222,7 @@ impl Packed {
                 words,
                 pitch: steps,
                 steps,
+                next: panel(next),
             };
             // SAFETY: rows and columns of the job.
             unsafe {
@@ -226,7 +233,7 @@ impl Packed {
                     columns,
                     resumed: false,
                 };
-                multiply_panel(self.unit, panel, rows, target, Some(&end), ahead);
+                multiply_panel(self.unit, panel(index), rows, target, Some(&end), ahead);
             }
         }
     }
@@ -241,6 +248,8 @@ pub(super) struct Rows<'a> {
     pub pitch: usize,
     /// Words of a row.
     pub steps: usize,
+    /// The panel that comes next, perhaps: asked for in time.
+    pub next: &'a [u32],
 }
 
 /// Multiplies any number of rows with one panel, `[steps, COLUMNS]`, anew into as many rows of `target`;
@@ -260,8 +269,10 @@ pub(super) unsafe fn multiply_panel(
         words,
         pitch,
         steps,
+        next,
     } = rows;
     let part = block::part_of(steps);
+    let mut next = Next::within(next, target.rows.div_ceil(ROWS) * steps);
     for from in (0..steps).step_by(part) {
         let to = (from + part).min(steps);
         for first in (0..target.rows).step_by(ROWS) {
@@ -273,10 +284,12 @@ pub(super) unsafe fn multiply_panel(
                     words: &words[first * pitch + from..],
                     pitch,
                     count,
+                    next,
                 },
                 steps: to - from,
                 ahead: 0,
             };
+            next = next.after(to - from);
             let target = Target {
                 start: target.start.wrapping_add(first * target.pitch),
                 rows: count,

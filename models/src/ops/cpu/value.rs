@@ -152,6 +152,7 @@ impl Projection {
                 words: &mixes[head * QUERIES * pitch..],
                 pitch,
                 steps,
+                next: &[],
             };
             // SAFETY: rows of this job, and columns of one head.
             unsafe {
