@@ -50,12 +50,12 @@ fn main() -> Result<(), Error> {
         println!("a core's limit: {:.1} GFLOP/s", peak / 1e9);
     }
     for layer in layers {
-        match layer.as_slice() {
-            &[input, output, kernel, stride, height, width] => {
+        match *layer.as_slice() {
+            [input, output, kernel, stride, height, width] => {
                 let conv = Conv::new(input, output, kernel).stride(stride);
                 convolution(conv, (height, width), &options)?;
             }
-            &[rows, input, output] => linear(rows, (input, output), &options)?,
+            [rows, input, output] => linear(rows, (input, output), &options)?,
             _ => return Err(format!("neither three numbers nor six: {layer:?}").into()),
         }
     }

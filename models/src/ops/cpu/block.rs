@@ -263,11 +263,8 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
                 start: factors.as_ptr().wrapping_add(ahead),
                 pace: ROWS,
             };
-            (
-                std::array::from_fn(|row| factors[row.min(factors.len())..].as_ptr()),
-                ROWS,
-                next,
-            )
+            // The other rows' are its neighbours.
+            ([factors.as_ptr(); ROWS], ROWS, next)
         }
         Factors::Rows {
             words,

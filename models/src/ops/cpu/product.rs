@@ -455,6 +455,13 @@ impl Product {
         let (rows, numbers) = self.rows(run, portion);
         // The words of one step lie in all panels at the same place.
         let mut step = 0;
+        if self.unit.precision == Precision::F32 {
+            rows.each(numbers, |row| {
+                words::deal(&mut panels[step * COLUMNS..], PANEL, row);
+                step += 1;
+            });
+            return;
+        }
         let mut each = |row: &[f32], convert: &mut dyn FnMut(&mut [u32], Range<usize>)| {
             let starts = (0..row.len()).step_by(COLUMNS);
             for (panel, start) in panels.chunks_exact_mut(PANEL).zip(starts) {
@@ -463,12 +470,6 @@ impl Product {
             }
             step += 1;
         };
-        if self.unit.precision == Precision::F32 {
-            rows.each(numbers, |row| {
-                each(row, &mut |words, part| words::copy(words, &row[part]));
-            });
-            return;
-        }
         let packed = Precision::Bf16.steps(numbers.len());
         let mut before: Option<&[f32]> = None;
         rows.each(numbers, |row| {
@@ -534,7 +535,7 @@ impl Product {
             match self.unit.precision {
                 Precision::F32 => {
                     gather_row(even, image, grid.size, conv, runs, step);
-                    words::copy(target, &even[..place.len()]);
+                    words::deal(target, COLUMNS, &even[..place.len()]);
                 }
                 Precision::Bf16 if 2 * step >= self.depth => target.fill(0),
                 Precision::Bf16 => {

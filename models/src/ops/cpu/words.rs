@@ -74,17 +74,22 @@ dispatch! {
     pub fn singles(words: &mut [u32], numbers: &[f32]) = singles_body
 }
 
-/// The numbers' own bits, of as many as there are words.
-pub fn copy(words: &mut [u32], numbers: &[f32]) {
-    // The usual length is known to the compiler.
-    if let (Ok(words), Ok(numbers)) = (
-        <&mut [u32; COLUMNS]>::try_from(&mut *words),
-        <&[u32; COLUMNS]>::try_from(bits(numbers)),
-    ) {
-        *words = *numbers;
-        return;
+/// Deals a row's numbers out to panels, [`COLUMNS`] to each; panels are `pitch` words apart, and `words`
+/// begins with the row's first place in the first one.
+///
+/// # Panics
+/// If there are too few panels for the row.
+pub fn deal(words: &mut [u32], pitch: usize, row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        let last = row.len().saturating_sub(1);
+        assert!(words.len() >= last / COLUMNS * pitch + row.len() - last / COLUMNS * COLUMNS);
+        // SAFETY: the machine has the instructions, and the last panel has room for what is left.
+        return unsafe { x86::deal(words, pitch, row) };
     }
-    words.copy_from_slice(bits(numbers));
+    for (index, part) in row.chunks(COLUMNS).enumerate() {
+        words[index * pitch..][..part.len()].copy_from_slice(bits(part));
+    }
 }
 
 #[inline(always)]
@@ -192,7 +197,7 @@ mod x86 {
         _mm512_setr_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
     };
 
-    use super::LANES;
+    use super::{COLUMNS, LANES};
 
     /// `target` has at most as many numbers as there are pairs, the last one perhaps in part.
     #[target_feature(enable = "avx512f")]
@@ -221,6 +226,29 @@ mod x86 {
                 let both = _mm512_permutex2var_ps(low, even, high);
                 let target = target.as_mut_ptr().add(at);
                 _mm512_mask_storeu_ps(target, u16::MAX >> (LANES - lanes), both);
+            }
+        }
+    }
+
+    /// # Safety
+    /// There are as many panels as the row needs, the last one perhaps in part.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn deal(words: &mut [u32], pitch: usize, row: &[f32]) {
+        let (whole, rest) = row.as_chunks::<COLUMNS>();
+        let mut panel = words.as_mut_ptr().cast::<f32>();
+        for part in whole {
+            for at in (0..COLUMNS).step_by(LANES) {
+                // SAFETY: whole vectors of both.
+                unsafe { _mm512_storeu_ps(panel.add(at), _mm512_loadu_ps(part.as_ptr().add(at))) };
+            }
+            panel = panel.wrapping_add(pitch);
+        }
+        for (index, part) in rest.chunks(LANES).enumerate() {
+            let mask = u16::MAX >> (LANES - part.len());
+            // SAFETY: masks leave out what is beyond the ends of both.
+            unsafe {
+                let part = _mm512_maskz_loadu_ps(mask, part.as_ptr());
+                _mm512_mask_storeu_ps(panel.add(index * LANES), mask, part);
             }
         }
     }
@@ -278,6 +306,19 @@ mod tests {
                 let expected = numbers.get(index * step).copied().unwrap_or(-1.0);
                 prop_assert_eq!(found, expected);
             }
+        }
+
+        #[test]
+        fn rows_are_dealt_out(count in 0_usize..200, more in 0_usize..20) {
+            let row: Vec<f32> = (1..=count).map(|i| i as f32).collect();
+            let pitch = COLUMNS + more;
+            let mut found = vec![0; count.div_ceil(COLUMNS) * pitch];
+            deal(&mut found, pitch, &row);
+            let expected = row.chunks(COLUMNS).flat_map(|part| {
+                let beyond = std::iter::repeat_n(0, pitch - part.len());
+                part.iter().map(|number| number.to_bits()).chain(beyond)
+            });
+            prop_assert_eq!(found, expected.collect::<Vec<u32>>());
         }
 
         // Rounded by the same rule whatever the instructions; no number here is close to zero.
