@@ -145,8 +145,10 @@ impl Packed {
             && let Some(tiles) = tiles
         {
             Weight::Tiles(amx::Direct::new(tiles, conv, &weight))
-        } else if level == Level::Avx512 && Winograd::suits(conv) {
-            Weight::Winograd(Winograd::new(conv, &weight))
+        } else if let Some(exact) = exact
+            && Winograd::suits(conv, exact.level)
+        {
+            Weight::Winograd(Winograd::new(exact, conv, &weight))
         } else if prefers_product(conv)
             && let Some(unit) = tiles.and(unit).or(exact)
         {

@@ -1,10 +1,12 @@
-//! The transforms of [`super::winograd`], sixteen tiles at a time.
+//! The transforms of [`super::winograd`], sixteen tiles at a time by AVX-512.
 
 #![allow(unsafe_code)] // vector instructions
-#![cfg_attr(not(target_arch = "x86_64"), allow(unused))] // written for AVX-512 alone
 
 use super::block::COLUMNS;
+use super::simd::Level;
 use super::winograd::{SIDE, TILE};
+
+mod plain;
 
 const LANES: usize = 16;
 
@@ -105,7 +107,7 @@ impl Default for Scratch {
 }
 
 /// Bᵀ · tile · B of all tiles in one channel: number `i` of tile `t` goes to `target[i * pitch + t]`;
-/// up to a vector beyond the last tile is overwritten.
+/// up to a vector beyond the last tile is overwritten. The machine has the units of `level`.
 ///
 /// # Panics
 /// If `target` is too short or `images` do not have these tiles.
@@ -116,6 +118,7 @@ pub fn input(
     channel: usize,
     target: &mut [f32],
     pitch: usize,
+    level: Level,
 ) {
     assert!(target.len() >= (SIDE * SIDE - 1) * pitch + tiles.lanes + LANES);
     let last = tiles.segments.iter().map(|segment| segment.image).max();
@@ -123,16 +126,12 @@ pub fn input(
     assert!(channel < images.channels && images.padding <= 2);
     assert!(images.data.len() >= planes * images.height * images.width);
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: AVX-512 was asked for before any weights were made for this; lengths as asserted.
-    unsafe {
-        x86::input(scratch, tiles, images, channel, target, pitch);
+    if level == Level::Avx512 {
+        // SAFETY: the machine has AVX-512; lengths as asserted.
+        return unsafe { x86::input(scratch, tiles, images, channel, target, pitch) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!(
-        "there are no vectors for this machine: {} {} {pitch}",
-        scratch.rows.len(),
-        target.len()
-    );
+    let _: Level = level;
+    plain::input(scratch, tiles, images, channel, target, pitch);
 }
 
 /// Aᵀ · tile · A of the first `lanes` tiles of a panel: `products` by position, `lines` the four rows
@@ -144,39 +143,51 @@ pub fn output(
     products: &[&[f32]; SIDE * SIDE],
     lanes: usize,
     lines: &mut [[f32; COLUMNS * TILE]; TILE],
+    level: Level,
 ) {
     let read = lanes.next_multiple_of(LANES);
     assert!(lanes <= COLUMNS && products.iter().all(|row| row.len() >= read));
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
-    unsafe {
-        x86::output(products, lanes, lines);
+    if level == Level::Avx512 {
+        // SAFETY: as above.
+        return unsafe { x86::output(products, lanes, lines) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("there are no vectors for this machine: {lanes} {products:?} {lines:?}");
+    let _: Level = level;
+    plain::output(products, lanes, lines);
 }
 
-/// Copies `count` numbers, plus as many from `added` on: a few at a time, without a call of the C library
-/// for each. With `relu` what is then below zero becomes zero. Lines `ahead` numbers after those that are
-/// written are asked for.
+/// Copies numbers, plus as many of `added`: a few at a time, without a call of the C library for each. With
+/// `relu` what is then below zero becomes zero. Lines `ahead` numbers after those that are written are
+/// asked for.
 ///
 /// # Safety
-/// As many may be read and written.
+/// As many may be written.
 pub unsafe fn copy(
-    from: *const f32,
-    added: Option<*const f32>,
+    from: &[f32],
+    added: Option<&[f32]>,
     relu: bool,
     to: *mut f32,
-    count: usize,
     ahead: usize,
+    level: Level,
 ) {
+    assert!(added.is_none_or(|added| added.len() == from.len()));
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above, and by this function's contract.
-    unsafe {
-        x86::copy(from, added, relu, to, count, ahead);
+    if level == Level::Avx512 {
+        let added = added.map(<[f32]>::as_ptr);
+        // SAFETY: by this function's contract; the machine has AVX-512.
+        return unsafe { x86::copy(from.as_ptr(), added, relu, to, from.len(), ahead) };
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    unreachable!("there are no vectors for this machine: {from:?} {added:?} {relu} {to:?} {count}");
+    let _: (usize, Level) = (ahead, level);
+    // SAFETY: by this function's contract; room needs to hold no numbers.
+    unsafe {
+        match added {
+            Some(added) => {
+                let to = std::slice::from_raw_parts_mut(to.cast(), from.len());
+                plain::add(to, from, added, relu);
+            }
+            None => std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()),
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

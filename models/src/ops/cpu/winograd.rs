@@ -12,12 +12,12 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::block::{self, COLUMNS, Factors, Operands, Precision, ROWS, Target, Unit};
+use super::block::{self, COLUMNS, Factors, Operands, ROWS, Target, Unit};
 use super::conv::{Added, Shared, Size};
 use super::few::{self, FEW};
 use super::finish::{self, Bias, End, Finish};
 use super::pages::keep_in_large_pages;
-use super::simd::{Level, level};
+use super::simd::Level;
 use super::tiles;
 use crate::layers::Conv;
 
@@ -30,14 +30,9 @@ pub const SIDE: usize = 6;
 /// Products of a tile.
 const POSITIONS: usize = SIDE * SIDE;
 
-/// The transforms are written for AVX-512 alone.
-const UNIT: Unit = Unit {
-    precision: Precision::F32,
-    level: Level::Avx512,
-};
-
 /// Weights of a 3×3 convolution, transformed.
 pub struct Winograd {
+    unit: Unit,
     conv: Conv,
     weight: Aligned, // [POSITIONS, output / ROWS, input, ROWS]
 }
@@ -89,14 +84,15 @@ struct Extent {
 }
 
 impl Winograd {
-    /// Whether a convolution is one that this pays for, on this machine.
-    pub fn suits(conv: &Conv) -> bool {
+    /// Whether a convolution is one that this pays for by units of `level`.
+    pub fn suits(conv: &Conv, level: Level) -> bool {
         let shape = conv.kernel == 3 && conv.stride == 1 && conv.groups == 1 && conv.padding <= 2;
-        shape && conv.far == 0 && conv.input >= 16 && conv.output >= 16 && level() == Level::Avx512
+        let least = if level == Level::Avx512 { 16 } else { 32 };
+        shape && conv.far == 0 && conv.input >= least && conv.output >= least
     }
 
-    /// `weight`: `[output, input, 3, 3]`.
-    pub fn new(conv: &Conv, weight: &[f32]) -> Self {
+    /// `weight`: `[output, input, 3, 3]`; `unit`: one for f32.
+    pub fn new(unit: Unit, conv: &Conv, weight: &[f32]) -> Self {
         let place = conv.output.next_multiple_of(ROWS) * conv.input;
         let mut packed = Aligned::new(POSITIONS * place);
         let numbers = packed.numbers_mut();
@@ -109,6 +105,7 @@ impl Winograd {
         }
         keep_in_large_pages(&packed);
         Self {
+            unit,
             conv: *conv,
             weight: packed,
         }
@@ -164,7 +161,7 @@ impl Winograd {
                         let first = (first + panel) * COLUMNS;
                         let count = COLUMNS.min(tiles - first);
                         room.tiles.set(first, count, extent.rows, extent.columns);
-                        room.columns = if count <= FEW_TILES {
+                        room.columns = if count <= FEW_TILES && self.unit.level == Level::Avx512 {
                             count.next_multiple_of(FEW)
                         } else {
                             COLUMNS
@@ -216,6 +213,7 @@ impl Winograd {
                 channel,
                 target,
                 pitch,
+                self.unit.level,
             );
         }
     }
@@ -257,7 +255,7 @@ impl Winograd {
                             resumed: from > 0,
                         };
                         // SAFETY: the target is a whole block.
-                        unsafe { block::multiply(UNIT, &operands, target, None) };
+                        unsafe { block::multiply(self.unit, &operands, target, None) };
                     }
                 }
             }
@@ -311,7 +309,7 @@ impl Winograd {
                 let products: [&[f32]; POSITIONS] =
                     std::array::from_fn(|at| &products[at * pitch + index * columns..]);
                 let lanes = (together - 1) * columns + lanes;
-                tiles::output(&products, lanes, &mut lines);
+                tiles::output(&products, lanes, &mut lines, self.unit.level);
             }
             for (finished, line) in finished.iter_mut().zip(&lines) {
                 let line = &line[turn * columns * TILE..][..lanes * TILE];
@@ -329,12 +327,15 @@ impl Winograd {
                     let count = (segment.count * TILE).min(extent.out_width - x);
                     let at = (plane * extent.out_height + y) * extent.out_width + x;
                     let line = &line[segment.lane * TILE..][..count];
-                    let from = added.map(|added| added.data.as_ptr().wrapping_add(at));
+                    let numbers = added.map(|added| &added.data[at..at + count]);
                     let relu = added.is_some_and(|added| added.relu);
                     // The same place two channels on.
                     let ahead = 2 * extent.out_height * extent.out_width;
                     // SAFETY: tiles of this job, of which these columns lie in the image.
-                    unsafe { tiles::copy(line.as_ptr(), from, relu, output.at(at), count, ahead) };
+                    unsafe {
+                        let to = output.at(at);
+                        tiles::copy(line, numbers, relu, to, ahead, self.unit.level);
+                    }
                 }
             }
         }
@@ -367,6 +368,7 @@ fn transform_weight(kernel: &[f32; 9]) -> [f32; POSITIONS] {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::block::Precision;
     use super::super::lanes::made_up_numbers;
     use super::*;
     use crate::ops::Activation;
@@ -382,10 +384,8 @@ mod tests {
             threads in prop_oneof![Just(1), Just(3)],
         ) {
             let conv = Conv::new(input, output, 3).padding(padding);
-            if !Winograd::suits(&conv) {
-                return Ok(());
-            }
-            let layer = Winograd::new(&conv, &made_up_numbers(output * input * 9, 1));
+            let Some(unit) = Unit::at(Precision::F32, Level::Avx512) else { return Ok(()) };
+            let layer = Winograd::new(unit, &conv, &made_up_numbers(output * input * 9, 1));
             let bias = made_up_numbers(output.next_multiple_of(ROWS), 2);
             let (rows, columns) = conv.output_size(height, width).unwrap();
             let images = made_up_numbers(batch * input * height * width, 3);
