@@ -88,7 +88,7 @@ pub enum Factors<'a> {
     },
 }
 
-/// Words that come later: they are asked for, into the second-level cache, while others are multiplied.
+/// Words that come later: they are asked for while others are multiplied.
 #[derive(Clone, Copy)]
 pub struct Next {
     start: *const u32,

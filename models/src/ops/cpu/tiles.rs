@@ -1,4 +1,4 @@
-//! The transforms of [`super::winograd`], sixteen tiles at a time by AVX-512.
+//! The transforms of [`super::winograd`]: sixteen tiles at a time by AVX-512, in plain loops for others.
 
 #![allow(unsafe_code)] // vector instructions
 
@@ -33,6 +33,7 @@ pub struct Segment {
 pub struct Tiles {
     segments: Vec<Segment>,
     /// Tiles that end a segment, by vector: what they see of the next tile lies elsewhere.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // for AVX-512 alone
     ends: [u16; COLUMNS / LANES],
     lanes: usize,
 }
@@ -94,6 +95,7 @@ pub struct Scratch {
     /// Four columns of each tile, a tile after the other.
     rows: [[f32; ROW]; SIDE],
     /// The last two columns of the tiles that end segments.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // for AVX-512 alone
     last: [[[f32; COLUMNS + LANES]; SIDE - TILE]; SIDE],
 }
 
