@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::cpu::amx::{self, Tiles};
-use super::cpu::block::{Block, COLUMNS, Factors, Operands, Precision, ROWS, Unit, multiply_block};
+use super::cpu::block::{
+    Block, COLUMNS, Factors, Next, Operands, Precision, ROWS, Unit, multiply_block,
+};
 
 /// One run of one layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,7 +116,7 @@ pub fn peak(precision: Precision) -> Option<f64> {
             panel: &panel,
             factors: Factors::Packed(std::hint::black_box(&factors)),
             steps: STEPS,
-            ahead: 0,
+            next: Next::NONE,
         };
         multiply_block(unit, &operands, &mut sums);
         std::hint::black_box(&sums);

@@ -200,10 +200,9 @@ impl Parts<'_> {
                         words: block::bits(&self.query[first * self.pitches[0]..]),
                         pitch: self.pitches[0],
                         count,
-                        next: Next::NONE,
                     },
                     steps: head,
-                    ahead: 0,
+                    next: Next::NONE,
                 };
                 // SAFETY: there is room for all keys of the rows of a block.
                 unsafe {
@@ -227,10 +226,9 @@ impl Parts<'_> {
                         words: block::bits(&room.scores),
                         pitch: keys,
                         count,
-                        next: Next::NONE,
                     },
                     steps: keys,
-                    ahead: 0,
+                    next: Next::NONE,
                 };
                 // SAFETY: by this function's contract.
                 unsafe {

@@ -83,8 +83,6 @@ pub enum Factors<'a> {
         pitch: usize,
         /// How many rows there are, at least one; at most [`ROWS`] are used.
         count: usize,
-        /// What to ask for meanwhile.
-        next: Next,
     },
 }
 
@@ -102,6 +100,14 @@ impl Next {
         start: std::ptr::null(),
         pace: 0,
     };
+
+    /// Packed factors that lie so many words after `factors`, as many in a step as are multiplied.
+    pub fn behind(factors: &[u32], words: usize) -> Self {
+        Self {
+            start: factors.as_ptr().wrapping_add(words),
+            pace: ROWS,
+        }
+    }
 
     /// All of `words` in so many steps.
     pub fn within(words: &[u32], steps: usize) -> Self {
@@ -129,8 +135,8 @@ pub struct Operands<'a> {
     pub factors: Factors<'a>,
     /// Words of a sum.
     pub steps: usize,
-    /// Words from packed factors to those that come next: they are asked for in time.
-    pub ahead: usize,
+    /// What to ask for meanwhile.
+    pub next: Next,
 }
 
 /// Where the sums of a block go.
@@ -249,33 +255,28 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
         panel,
         factors,
         steps,
-        ahead,
+        next,
     } = *operands;
     assert!(panel.len() >= steps * COLUMNS);
     assert!(target.columns <= COLUMNS && target.rows <= ROWS);
     if target.columns == 0 || target.rows == 0 {
         return;
     }
-    let (rows, step, next) = match factors {
+    let (rows, step) = match factors {
         Factors::Packed(factors) => {
             assert!(factors.len() >= steps * ROWS);
-            let next = Next {
-                start: factors.as_ptr().wrapping_add(ahead),
-                pace: ROWS,
-            };
             // The other rows' are its neighbours.
-            ([factors.as_ptr(); ROWS], ROWS, next)
+            ([factors.as_ptr(); ROWS], ROWS)
         }
         Factors::Rows {
             words,
             pitch,
             count,
-            next,
         } => {
             let last = count - 1;
             assert!(words.len() >= last.min(ROWS - 1) * pitch + steps);
             let row = |row: usize| words[row.min(last) * pitch..].as_ptr();
-            (std::array::from_fn(row), 1, next)
+            (std::array::from_fn(row), 1)
         }
     };
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -635,11 +636,11 @@ mod tests {
                 let factors = if packed {
                     Factors::Packed(bits(&factors[from * ROWS..to * ROWS]))
                 } else {
-                    Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows, next: Next::NONE }
+                    Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows }
                 };
                 let operands = Operands {
                     panel: bits(&panel[from * COLUMNS..to * COLUMNS]), factors, steps: to - from,
-                    ahead: 0,
+                    next: Next::NONE,
                 };
                 let start = output.as_mut_ptr();
                 let target = Target { start, pitch, rows, columns, resumed: from > 0 };

@@ -206,9 +206,10 @@ impl Packed {
             let panel =
                 |index: usize| &self.weight[index * steps * COLUMNS..(index + 1) * steps * COLUMNS];
             // After the last one its first one passes by the rows that come next.
-            let next = match index + 1 < job.panels.end {
-                true => index + 1,
-                false => job.panels.start,
+            let next = if index + 1 < job.panels.end {
+                index + 1
+            } else {
+                job.panels.start
             };
             let column = index * COLUMNS;
             let columns = COLUMNS.min(self.output - column);
@@ -284,10 +285,9 @@ pub(super) unsafe fn multiply_panel(
                     words: &words[first * pitch + from..],
                     pitch,
                     count,
-                    next,
                 },
                 steps: to - from,
-                ahead: 0,
+                next,
             };
             next = next.after(to - from);
             let target = Target {

@@ -14,7 +14,9 @@ use rayon::prelude::*;
 use super::ahead::Ahead;
 use super::aligned::Aligned;
 use super::amx::{self, Tiles};
-use super::block::{self, Block, COLUMNS, Factors, Operands, Precision, ROWS, STEPS, Target, Unit};
+use super::block::{
+    self, Block, COLUMNS, Factors, Next, Operands, Precision, ROWS, STEPS, Target, Unit,
+};
 use super::conv::{Joined, Shared, Size};
 use super::finish::{Bias, End, Finish};
 use super::words;
@@ -411,11 +413,12 @@ impl Product {
                         tiles.multiply(panel, index, taken, target, end);
                         continue;
                     }
+                    let weight = &self.weight[factors(all, index, taken)];
                     let operands = Operands {
                         panel,
-                        factors: Factors::Packed(&self.weight[factors(all, index, taken)]),
+                        factors: Factors::Packed(weight),
                         steps: taken.len(),
-                        ahead: taken.len() * ROWS,
+                        next: Next::behind(weight, weight.len()),
                     };
                     block::multiply(self.unit, &operands, target, end);
                 }

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::block::{self, COLUMNS, Factors, Operands, ROWS, Target, Unit};
+use super::block::{self, COLUMNS, Factors, Next, Operands, ROWS, Target, Unit};
 use super::conv::{Added, Shared, Size};
 use super::few::{self, FEW};
 use super::finish::{self, Bias, End, Finish};
@@ -237,11 +237,12 @@ impl Winograd {
                 for (block, weight) in blocks.take(part.len()).enumerate() {
                     for room in rooms.iter_mut().filter(|room| room.columns == COLUMNS) {
                         let panel = &room.values[position * values_pitch(channels, COLUMNS)..];
+                        let factors = &weight[from * ROWS..to * ROWS];
                         let operands = Operands {
                             panel: &panel[from * COLUMNS..to * COLUMNS],
-                            factors: Factors::Packed(&weight[from * ROWS..to * ROWS]),
+                            factors: Factors::Packed(factors),
                             steps: to - from,
-                            ahead: weight.len(),
+                            next: Next::behind(factors, weight.len()),
                         };
                         let pitch = products_pitch(part.len(), COLUMNS);
                         let start = position * pitch + block * ROWS * COLUMNS;

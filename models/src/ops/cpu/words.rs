@@ -78,11 +78,12 @@ dispatch! {
 /// begins with the row's first place in the first one.
 ///
 /// # Panics
-/// If there are too few panels for the row.
+/// If there are too few panels for the row, or they overlap.
 pub fn deal(words: &mut [u32], pitch: usize, row: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 {
         let last = row.len().saturating_sub(1);
+        assert!(pitch >= COLUMNS);
         assert!(words.len() >= last / COLUMNS * pitch + row.len() - last / COLUMNS * COLUMNS);
         // SAFETY: the machine has the instructions, and the last panel has room for what is left.
         return unsafe { x86::deal(words, pitch, row) };
