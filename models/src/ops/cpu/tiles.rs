@@ -1,17 +1,100 @@
 //! The transforms of [`super::winograd`]: sixteen tiles at a time by AVX-512, in plain loops for others.
+//!
+//! At stride 2 the even rows of the input meet two rows of the kernel, the odd ones the third, and so do
+//! columns: sums of four filterings at stride 1 with 2×2, 2×1, 1×2 and 1×1 taps. All four are transformed by
+//! F(4×4, 2×2), at the points 0, 1, −1, 2 and infinity; what has one tap is zero at the last.
 
 #![allow(unsafe_code)] // vector instructions
 
 use super::block::COLUMNS;
 use super::simd::Level;
-use super::winograd::{SIDE, TILE};
 
 mod plain;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+/// Outputs of a tile along each side.
+pub const TILE: usize = 4;
+
+/// Products of a tile along each side, and inputs that it sees, at stride 1.
+pub const SIDE: usize = 6;
+
+/// Products of a tile along each side at stride 2.
+pub const HALF_SIDE: usize = 5;
+
+/// Inputs that a tile sees along each side at stride 2; as many lines are transformed.
+const SEEN: usize = 2 * TILE + 1;
 
 const LANES: usize = 16;
 
-/// Numbers of a row of inputs: those of all tiles, and what full vectors write beyond.
-const ROW: usize = (COLUMNS + LANES) * TILE;
+/// Numbers of a row of inputs: those of all tiles, at stride 2, and what full vectors write beyond.
+const ROW: usize = (COLUMNS + LANES) * 2 * TILE + LANES;
+
+/// What is filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Stride 1, by F(4×4, 3×3).
+    Single,
+    /// Stride 2, rows and columns by halves.
+    Halves,
+}
+
+/// One of the rows, or columns, that a tile is transformed to.
+#[derive(Debug, Clone, Copy)]
+pub struct Line {
+    /// The row of products that it belongs to.
+    pub position: usize,
+    /// What the kernel's three rows count in it.
+    pub factors: [f64; 3],
+}
+
+impl Form {
+    /// The lines along a side, in the order in which [`input`] gives them.
+    pub fn lines(self) -> &'static [Line] {
+        const fn line(position: usize, factors: [f64; 3]) -> Line {
+            Line { position, factors }
+        }
+        const SIXTH: f64 = 1.0 / 6.0;
+        match self {
+            Self::Single => {
+                const {
+                    &[
+                        line(0, [0.25, 0.0, 0.0]),
+                        line(1, [-SIXTH, -SIXTH, -SIXTH]),
+                        line(2, [-SIXTH, SIXTH, -SIXTH]),
+                        line(3, [1.0 / 24.0, 1.0 / 12.0, SIXTH]),
+                        line(4, [1.0 / 24.0, -1.0 / 12.0, SIXTH]),
+                        line(5, [0.0, 0.0, 1.0]),
+                    ]
+                }
+            }
+            // Of even rows, which meet the kernel's first and last row, and of odd ones in turn.
+            Self::Halves => {
+                const {
+                    &[
+                        line(0, [0.5, 0.0, 0.0]),
+                        line(0, [0.0, 0.5, 0.0]),
+                        line(1, [-0.5, 0.0, -0.5]),
+                        line(1, [0.0, -0.5, 0.0]),
+                        line(2, [-SIXTH, 0.0, SIXTH]),
+                        line(2, [0.0, -SIXTH, 0.0]),
+                        line(3, [SIXTH, 0.0, 1.0 / 3.0]),
+                        line(3, [0.0, SIXTH, 0.0]),
+                        line(4, [0.0, 0.0, 1.0]),
+                    ]
+                }
+            }
+        }
+    }
+
+    /// Products of a tile along each side.
+    pub fn side(self) -> usize {
+        match self {
+            Self::Single => SIDE,
+            Self::Halves => HALF_SIDE,
+        }
+    }
+}
 
 /// Neighbouring tiles of one row of tiles.
 #[derive(Debug, Clone, Copy)]
@@ -92,37 +175,40 @@ pub struct Images<'a> {
 
 /// Room for the transform of one channel: the numbers of all tiles, transformed along columns.
 pub struct Scratch {
-    /// Four columns of each tile, a tile after the other.
-    rows: [[f32; ROW]; SIDE],
-    /// The last two columns of the tiles that end segments.
+    /// The columns of each tile up to the next one's, a tile after the other.
+    rows: [[f32; ROW]; SEEN],
+    /// The columns, one or two, of the tiles that end segments, which those share with the next one.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // for AVX-512 alone
-    last: [[[f32; COLUMNS + LANES]; SIDE - TILE]; SIDE],
+    last: [[[f32; COLUMNS + LANES]; SIDE - TILE]; SEEN],
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         Self {
-            rows: [[0.0; ROW]; SIDE],
-            last: [[[0.0; COLUMNS + LANES]; SIDE - TILE]; SIDE],
+            rows: [[0.0; ROW]; SEEN],
+            last: [[[0.0; COLUMNS + LANES]; SIDE - TILE]; SEEN],
         }
     }
 }
 
-/// Bᵀ · tile · B of all tiles in one channel: number `i` of tile `t` goes to `target[i * pitch + t]`;
-/// up to a vector beyond the last tile is overwritten. The machine has the units of `level`.
+/// Bᵀ · tile · B of all tiles in one channel: the numbers of the lines `row` and `column` of all tiles go to
+/// `target` from `places[row * lines + column]` on; at stride 1 up to a vector beyond the last tile is
+/// overwritten. The machine has the units of `level`.
 ///
 /// # Panics
-/// If `target` is too short or `images` do not have these tiles.
+/// If `target` or `places` is too short or `images` do not have these tiles.
 pub fn input(
     scratch: &mut Scratch,
     tiles: &Tiles,
     images: Images<'_>,
     channel: usize,
     target: &mut [f32],
-    pitch: usize,
-    level: Level,
+    places: &[usize],
+    (form, level): (Form, Level),
 ) {
-    assert!(target.len() >= (SIDE * SIDE - 1) * pitch + tiles.lanes + LANES);
+    assert_eq!(places.len(), form.lines().len().pow(2));
+    let most = places.iter().max().copied().unwrap_or(0);
+    assert!(target.len() >= most + tiles.lanes + LANES);
     let last = tiles.segments.iter().map(|segment| segment.image).max();
     let planes = last.map_or(0, |last| last * images.channels + channel + 1);
     assert!(channel < images.channels && images.padding <= 2);
@@ -130,32 +216,49 @@ pub fn input(
     #[cfg(target_arch = "x86_64")]
     if level == Level::Avx512 {
         // SAFETY: the machine has AVX-512; lengths as asserted.
-        return unsafe { x86::input(scratch, tiles, images, channel, target, pitch) };
+        return unsafe {
+            match form {
+                Form::Single => x86::input(scratch, tiles, images, channel, target, places),
+                Form::Halves => x86::halves(scratch, tiles, images, channel, target, places),
+            }
+        };
     }
     let _: Level = level;
-    plain::input(scratch, tiles, images, channel, target, pitch);
+    match form {
+        Form::Single => plain::input(scratch, tiles, images, channel, target, places),
+        Form::Halves => plain::halves(scratch, tiles, images, channel, target, places),
+    }
 }
 
 /// Aᵀ · tile · A of the first `lanes` tiles of a panel: `products` by position, `lines` the four rows
 /// of all tiles.
 ///
 /// # Panics
-/// If products are too short, as vectors are read, or lanes are more than [`COLUMNS`].
+/// If products are too few or too short, as vectors are read, or lanes are more than [`COLUMNS`].
 pub fn output(
-    products: &[&[f32]; SIDE * SIDE],
+    products: &[&[f32]],
     lanes: usize,
     lines: &mut [[f32; COLUMNS * TILE]; TILE],
-    level: Level,
+    (form, level): (Form, Level),
 ) {
+    assert_eq!(products.len(), form.side().pow(2));
     let read = lanes.next_multiple_of(LANES);
     assert!(lanes <= COLUMNS && products.iter().all(|row| row.len() >= read));
     #[cfg(target_arch = "x86_64")]
     if level == Level::Avx512 {
         // SAFETY: as above.
-        return unsafe { x86::output(products, lanes, lines) };
+        return unsafe {
+            match form {
+                Form::Single => x86::output::<SIDE>(products, lanes, lines),
+                Form::Halves => x86::output::<HALF_SIDE>(products, lanes, lines),
+            }
+        };
     }
     let _: Level = level;
-    plain::output(products, lanes, lines);
+    match form {
+        Form::Single => plain::output(products, lanes, lines),
+        Form::Halves => plain::half_output(products, lanes, lines),
+    }
 }
 
 /// Copies numbers, plus as many of `added`: a few at a time, without a call of the C library for each. With
@@ -188,259 +291,6 @@ pub unsafe fn copy(
                 plain::add(to, from, added, relu);
             }
             None => std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()),
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_add_ps, _mm512_alignr_epi32,
-        _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_fmadd_ps,
-        _mm512_fnmadd_ps, _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_expand_ps,
-        _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_permutex2var_ps,
-        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_storeu_ps, _mm512_sub_ps,
-    };
-
-    use super::super::simd::within;
-    use super::{COLUMNS, Images, LANES, ROW, SIDE, Scratch, TILE, Tiles};
-
-    /// Bᵀ · d.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq")]
-    fn six(d: [__m512; SIDE]) -> [__m512; SIDE] {
-        let two = _mm512_set1_ps(2.0);
-        let four = _mm512_set1_ps(4.0);
-        let five = _mm512_set1_ps(5.0);
-        // 4 d0 − 5 d2 + d4 and its like for the odd ones.
-        let even = _mm512_fnmadd_ps(five, d[2], _mm512_fmadd_ps(four, d[0], d[4]));
-        let odd = _mm512_fnmadd_ps(five, d[3], _mm512_fmadd_ps(four, d[1], d[5]));
-        // d4 − 4 d2 ± (d3 − 4 d1)
-        let a = _mm512_fnmadd_ps(four, d[2], d[4]);
-        let b = _mm512_fnmadd_ps(four, d[1], d[3]);
-        // d4 − d2 ± 2 (d3 − d1)
-        let e = _mm512_sub_ps(d[4], d[2]);
-        let f = _mm512_sub_ps(d[3], d[1]);
-        [
-            even,
-            _mm512_add_ps(a, b),
-            _mm512_sub_ps(a, b),
-            _mm512_fmadd_ps(two, f, e),
-            _mm512_fnmadd_ps(two, f, e),
-            odd,
-        ]
-    }
-
-    /// Aᵀ · m.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq")]
-    fn four(m: [__m512; SIDE]) -> [__m512; TILE] {
-        let a = _mm512_add_ps(m[1], m[2]);
-        let b = _mm512_sub_ps(m[1], m[2]);
-        let c = _mm512_add_ps(m[3], m[4]);
-        let d = _mm512_sub_ps(m[3], m[4]);
-        [
-            _mm512_add_ps(_mm512_add_ps(m[0], a), c),
-            _mm512_fmadd_ps(_mm512_set1_ps(2.0), d, b),
-            _mm512_fmadd_ps(_mm512_set1_ps(4.0), c, a),
-            _mm512_add_ps(_mm512_fmadd_ps(_mm512_set1_ps(8.0), d, b), m[5]),
-        ]
-    }
-
-    /// Bᵀ · the inputs of all tiles of a channel, a segment after the other.
-    ///
-    /// # Safety
-    /// As [`super::input`] asserts.
-    #[target_feature(enable = "avx512f,avx512dq")]
-    unsafe fn columns(scratch: &mut Scratch, tiles: &Tiles, images: Images<'_>, channel: usize) {
-        let (height, width) = (images.height, images.width);
-        for (index, segment) in tiles.segments.iter().enumerate() {
-            let plane = (segment.image * images.channels + channel) * height * width;
-            let first = (segment.first * TILE) as isize - images.padding as isize;
-            // Six rows of sixteen columns, with what pads them.
-            let read = |at: usize| {
-                let column = first + at as isize;
-                let mask = within(column, width);
-                let rows: [__m512; SIDE] = std::array::from_fn(|row| {
-                    let y = (segment.row * TILE + row).wrapping_sub(images.padding);
-                    let mask = if y < height { mask } else { 0 };
-                    let start = plane.wrapping_add(y.wrapping_mul(width));
-                    let source = images.data.as_ptr().wrapping_add(start);
-                    let source = source.wrapping_offset(column);
-                    // The same place two channels on, far from here.
-                    let ahead = source.wrapping_add(2 * height * width);
-                    // SAFETY: a prefetch does not fault; what the mask leaves out is not read.
-                    unsafe {
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                        _mm512_maskz_loadu_ps(mask, source)
-                    }
-                });
-                six(rows)
-            };
-            let end = segment.count * TILE;
-            for at in (0..end).step_by(LANES) {
-                for (row, numbers) in scratch.rows.iter_mut().zip(read(at)) {
-                    let target = row[segment.lane * TILE + at..][..LANES].as_mut_ptr();
-                    // SAFETY: there is room for a vector. What is beyond the segment is the next one's.
-                    unsafe { _mm512_storeu_ps(target, numbers) };
-                }
-            }
-            for (last, numbers) in scratch.last.iter_mut().zip(read(end)) {
-                let [fifth, sixth] = last
-                    .each_mut()
-                    .map(|last| last[index..][..LANES].as_mut_ptr());
-                // SAFETY: as above.
-                unsafe {
-                    _mm512_storeu_ps(fifth, numbers);
-                    _mm512_storeu_ps(sixth, one_on(numbers, numbers));
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`super::input`] asserts.
-    #[target_feature(enable = "avx512f,avx512dq")]
-    pub unsafe fn input(
-        scratch: &mut Scratch,
-        tiles: &Tiles,
-        images: Images<'_>,
-        channel: usize,
-        target: &mut [f32],
-        pitch: usize,
-    ) {
-        // SAFETY: by this function's contract.
-        unsafe { columns(scratch, tiles, images, channel) };
-        for (row, (numbers, last)) in scratch.rows.iter().zip(&scratch.last).enumerate() {
-            let mut segment = 0;
-            let mut here = residues(numbers, 0);
-            let vectors = tiles.lanes.div_ceil(LANES);
-            for (vector, ends) in tiles.ends[..vectors].iter().enumerate() {
-                // The panel's last tile ends a segment.
-                let next = if vector + 1 < vectors {
-                    residues(numbers, vector + 1)
-                } else {
-                    here
-                };
-                let beyond: [__m512; SIDE - TILE] = std::array::from_fn(|column| {
-                    let last = last[column][segment..][..LANES].as_ptr();
-                    // SAFETY: there are as many numbers.
-                    let last = unsafe { _mm512_loadu_ps(last) };
-                    _mm512_mask_expand_ps(one_on(here[column], next[column]), *ends, last)
-                });
-                segment += ends.count_ones() as usize;
-                let d = [here[0], here[1], here[2], here[3], beyond[0], beyond[1]];
-                here = next;
-                for (column, value) in six(d).into_iter().enumerate() {
-                    let start = (row * SIDE + column) * pitch + vector * LANES;
-                    // SAFETY: `target` has room for a vector beyond the last tile.
-                    unsafe { _mm512_storeu_ps(target.as_mut_ptr().add(start), value) };
-                }
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`super::copy`].
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn copy(
-        from: *const f32,
-        added: Option<*const f32>,
-        relu: bool,
-        to: *mut f32,
-        count: usize,
-        ahead: usize,
-    ) {
-        let least = _mm512_set1_ps(if relu { 0.0 } else { f32::NEG_INFINITY });
-        for at in (0..count).step_by(LANES) {
-            let mask = u16::MAX >> (LANES - LANES.min(count - at));
-            // SAFETY: by this function's contract; what the mask leaves out is not touched.
-            unsafe {
-                let mut numbers = _mm512_maskz_loadu_ps(mask, from.add(at));
-                if let Some(added) = added {
-                    numbers = _mm512_add_ps(numbers, _mm512_maskz_loadu_ps(mask, added.add(at)));
-                    // Of a number that is none the second argument is given back.
-                    numbers = _mm512_max_ps(least, numbers);
-                }
-                _mm_prefetch::<_MM_HINT_T0>(to.wrapping_add(at + ahead).cast());
-                _mm512_mask_storeu_ps(to.add(at), mask, numbers);
-            }
-        }
-    }
-
-    /// The numbers of sixteen slots by residue: every fourth one from 0, 1, 2 and 3 on.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq")]
-    fn residues(row: &[f32; ROW], vector: usize) -> [__m512; TILE] {
-        let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
-        let row = &row[vector * LANES * TILE..(vector + 1) * LANES * TILE];
-        // SAFETY: there are as many numbers as four vectors have.
-        let parts: [__m512; TILE] =
-            std::array::from_fn(|part| unsafe { _mm512_loadu_ps(row.as_ptr().add(part * LANES)) });
-        std::array::from_fn(|residue| {
-            let index = _mm512_add_epi32(first, _mm512_set1_epi32(residue as i32));
-            let low = _mm512_permutex2var_ps(parts[0], index, parts[1]);
-            let high = _mm512_permutex2var_ps(parts[2], index, parts[3]);
-            _mm512_insertf32x8::<1>(low, _mm512_castps512_ps256(high))
-        })
-    }
-
-    /// Fifteen numbers from the second one on, and the first of `next`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq")]
-    fn one_on(here: __m512, next: __m512) -> __m512 {
-        let (here, next) = (_mm512_castps_si512(here), _mm512_castps_si512(next));
-        _mm512_castsi512_ps(_mm512_alignr_epi32::<1>(next, here))
-    }
-
-    /// # Safety
-    /// The machine has the features.
-    #[target_feature(enable = "avx512f,avx512dq")]
-    pub unsafe fn output(
-        products: &[&[f32]; SIDE * SIDE],
-        lanes: usize,
-        lines: &mut [[f32; COLUMNS * TILE]; TILE],
-    ) {
-        for at in (0..lanes).step_by(LANES) {
-            let mut halves = [[_mm512_set1_ps(0.0); SIDE]; TILE];
-            for column in 0..SIDE {
-                // SAFETY: `at` is a vector's start within COLUMNS numbers.
-                let m = std::array::from_fn(|row| unsafe {
-                    _mm512_loadu_ps(products[row * SIDE + column].as_ptr().add(at))
-                });
-                for (half, value) in halves.iter_mut().zip(four(m)) {
-                    half[column] = value;
-                }
-            }
-            for (line, half) in lines.iter_mut().zip(halves) {
-                join(&mut line[at * TILE..(at + LANES) * TILE], four(half));
-            }
-        }
-    }
-
-    /// The first numbers of all four, then the second, and so on.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq")]
-    fn join(line: &mut [f32], columns: [__m512; TILE]) {
-        // Of two vectors one number each in turn, first those of the lower halves.
-        let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-        let high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-        // The same of pairs.
-        let low_pairs = _mm512_setr_epi32(0, 1, 16, 17, 2, 3, 18, 19, 4, 5, 20, 21, 6, 7, 22, 23);
-        let high_pairs =
-            _mm512_setr_epi32(8, 9, 24, 25, 10, 11, 26, 27, 12, 13, 28, 29, 14, 15, 30, 31);
-        let [a, b, c, d] = columns;
-        let mut chunks = line.chunks_exact_mut(LANES);
-        for half in [low, high] {
-            let left = _mm512_permutex2var_ps(a, half, b);
-            let right = _mm512_permutex2var_ps(c, half, d);
-            for pairs in [low_pairs, high_pairs] {
-                let joined = _mm512_permutex2var_ps(left, pairs, right);
-                if let Some(chunk) = chunks.next() {
-                    // SAFETY: the chunk holds LANES numbers.
-                    unsafe { _mm512_storeu_ps(chunk.as_mut_ptr(), joined) };
-                }
-            }
         }
     }
 }

@@ -1,8 +1,9 @@
-//! 3×3 convolution at stride 1 by minimal filtering, F(4×4, 3×3) (Lavin and Gray, "Fast Algorithms
-//! for Convolutional Neural Networks", CVPR 2016): 36 products for 16 outputs, not 144.
+//! 3×3 convolution by minimal filtering, F(4×4, 3×3) at stride 1 (Lavin and Gray, "Fast Algorithms
+//! for Convolutional Neural Networks", CVPR 2016): 36 products for 16 outputs, not 144. At stride 2, see
+//! [`super::tiles`], 81.
 //!
-//! Tiles of 6×6 inputs are transformed, multiplied with the transformed weights, 36 matrix products
-//! one after the other, and transformed to 4×4 outputs. A job takes some panels of tiles
+//! Tiles of 6×6 or 9×9 inputs are transformed, multiplied with the transformed weights, 36 or 25 matrix
+//! products one after the other, and transformed to 4×4 outputs. A job takes some panels of tiles
 //! through all of it. Rounding errors are some ten times those of plain sums, about 1e-6 of the output's size.
 
 #![allow(unsafe_code)] // vector instructions, and threads write into one output
@@ -18,24 +19,35 @@ use super::few::{self, FEW};
 use super::finish::{self, Bias, End, Finish};
 use super::pages::keep_in_large_pages;
 use super::simd::Level;
-use super::tiles;
+use super::tiles::{self, Form, Line, TILE};
 use crate::layers::Conv;
-
-/// Outputs of a tile along each side.
-pub const TILE: usize = 4;
-
-/// Inputs of a tile along each side.
-pub const SIDE: usize = 6;
-
-/// Products of a tile.
-const POSITIONS: usize = SIDE * SIDE;
 
 /// Weights of a 3×3 convolution, transformed.
 pub struct Winograd {
     unit: Unit,
     conv: Conv,
-    weight: Aligned, // [POSITIONS, output / ROWS, input, ROWS]
+    form: Form,
+    positions: Vec<Position>,
+    /// By pairs of lines, see [`Form::lines`]: their position, and how many others come before them.
+    terms: Vec<(usize, usize)>,
+    weight: Aligned, // of each position [output / ROWS, depth, ROWS]
 }
+
+/// One of the products of a tile: a sum over all channels, or over those of several pairs of lines.
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    /// Numbers of the sum.
+    depth: usize,
+    /// Those of the positions before it.
+    before: usize,
+}
+
+/// Weights of a convolution at stride 2 up to which this pays: transformed they are nine times as many, and
+/// come from memory.
+const HALVED_WEIGHTS: usize = 9 * 128 * 256;
+
+/// Most positions.
+const POSITIONS: usize = tiles::SIDE * tiles::SIDE;
 
 /// Tiles up to which rows of weights fill the vectors, see [`few`]. An image of 16×8, the last map of
 /// an encoder, has eight; its weights then pass by as fast as memory gives them.
@@ -44,17 +56,15 @@ const FEW_TILES: usize = 32;
 /// Panels that a job takes together at most.
 const GROUP: usize = 2;
 
-/// Numbers from one position's values to the next, for panels of `columns`: a line more than they
-/// take, as the transform writes all positions of a channel, and lines that lie a multiple of 4 KiB
+/// Numbers that a position's values in panels are apart from where they would lie without gaps: a line for each
+/// position, as the transform writes all positions of a channel, and lines that lie a multiple of 4 KiB
 /// apart would push each other out of the first-level cache.
-fn values_pitch(channels: usize, columns: usize) -> usize {
-    channels * columns + 16
-}
+const GAP: usize = 16;
 
 /// Numbers from one position's products to the next, of `blocks` of rows of `columns`: a line more,
-/// for the same reason.
+/// for the same reason as values.
 fn products_pitch(blocks: usize, columns: usize) -> usize {
-    blocks * ROWS * columns + 16
+    blocks * ROWS * columns + GAP
 }
 
 /// Room for a panel, kept by its thread.
@@ -63,8 +73,9 @@ struct Room {
     tiles: tiles::Tiles,
     /// Columns of the panel: [`COLUMNS`], or fewer for up to [`FEW_TILES`].
     columns: usize,
-    values: Aligned,   // [POSITIONS, input, columns], see `values_pitch`
-    products: Aligned, // [POSITIONS, blocks, ROWS, columns], see `products_pitch`
+    places: Vec<usize>, // of the values of pairs of lines
+    values: Aligned,    // of each position [depth, columns], and a gap
+    products: Aligned,  // [positions, blocks, ROWS, columns], see `products_pitch`
     scratch: tiles::Scratch,
 }
 
@@ -86,27 +97,43 @@ struct Extent {
 impl Winograd {
     /// Whether a convolution is one that this pays for by units of `level`.
     pub fn suits(conv: &Conv, level: Level) -> bool {
-        let shape = conv.kernel == 3 && conv.stride == 1 && conv.groups == 1 && conv.padding <= 2;
+        let shape = conv.kernel == 3 && conv.groups == 1 && conv.padding <= 2 && conv.far == 0;
+        let pays = match conv.stride {
+            1 => true,
+            2 => 9 * conv.input * conv.output <= HALVED_WEIGHTS,
+            _ => false,
+        };
         let least = if level == Level::Avx512 { 16 } else { 32 };
-        shape && conv.far == 0 && conv.input >= least && conv.output >= least
+        shape && pays && conv.input >= least && conv.output >= least
     }
 
     /// `weight`: `[output, input, 3, 3]`; `unit`: one for f32.
     pub fn new(unit: Unit, conv: &Conv, weight: &[f32]) -> Self {
-        let place = conv.output.next_multiple_of(ROWS) * conv.input;
-        let mut packed = Aligned::new(POSITIONS * place);
+        let form = if conv.stride == 1 {
+            Form::Single
+        } else {
+            Form::Halves
+        };
+        let (positions, terms) = order(form, conv.input);
+        let rows = conv.output.next_multiple_of(ROWS);
+        let mut packed = Aligned::new(terms.len() * conv.input * rows);
         let numbers = packed.numbers_mut();
         for (at, kernel) in weight.as_chunks::<9>().0.iter().enumerate() {
             let (output, input) = (at / conv.input, at % conv.input);
-            let at = (output / ROWS * conv.input + input) * ROWS + output % ROWS;
-            for (position, value) in transform_weight(kernel).into_iter().enumerate() {
-                numbers[position * place + at] = value;
+            for ((position, term), value) in terms.iter().zip(transformed(form, kernel)) {
+                let Position { depth, before } = positions[*position];
+                let step = term * conv.input + input - before;
+                let place = before * rows + (output / ROWS * depth + step) * ROWS;
+                numbers[place + output % ROWS] = value;
             }
         }
         keep_in_large_pages(&packed);
         Self {
             unit,
             conv: *conv,
+            form,
+            positions,
+            terms,
             weight: packed,
         }
     }
@@ -136,7 +163,7 @@ impl Winograd {
         let part = blocks.div_ceil(parts.clamp(1, (blocks / 4).max(1)));
         let parts = blocks.div_ceil(part.max(1));
         // Weights are read once for a group, but there must be work for all threads.
-        let group = if panels >= 4 * rayon::current_num_threads() {
+        let group = if self.form == Form::Single && panels >= 4 * rayon::current_num_threads() {
             GROUP
         } else {
             1
@@ -181,8 +208,11 @@ impl Winograd {
     }
 
     fn extent(&self, size: Size) -> Extent {
-        let out_height = size.height + 2 * self.conv.padding - 2;
-        let out_width = size.width + 2 * self.conv.padding - 2;
+        let Conv {
+            padding, stride, ..
+        } = self.conv;
+        let out_height = (size.height + 2 * padding - 3) / stride + 1;
+        let out_width = (size.width + 2 * padding - 3) / stride + 1;
         Extent {
             size,
             out_height,
@@ -194,8 +224,13 @@ impl Winograd {
 
     fn transform_inputs(&self, room: &mut Room, input: &[f32], extent: Extent) {
         let channels = self.conv.input;
-        let pitch = values_pitch(channels, room.columns);
-        room.values.grow(POSITIONS * pitch);
+        let columns = room.columns;
+        room.values
+            .grow(self.terms.len() * channels * columns + self.positions.len() * GAP);
+        let places = self.terms.iter();
+        let places = places.map(|(position, term)| term * channels * columns + position * GAP);
+        room.places.clear();
+        room.places.extend(places);
         let images = tiles::Images {
             data: input,
             channels,
@@ -205,38 +240,44 @@ impl Winograd {
         };
         for channel in 0..channels {
             // The next channel's place follows, and a line after the last one's.
-            let target = &mut room.values.numbers_mut()[channel * room.columns..];
+            let target = &mut room.values.numbers_mut()[channel * columns..];
             tiles::input(
                 &mut room.scratch,
                 &room.tiles,
                 images,
                 channel,
                 target,
-                pitch,
-                self.unit.level,
+                &room.places,
+                (self.form, self.unit.level),
             );
         }
     }
 
+    /// The transformed weights of a position, `[output / ROWS, depth, ROWS]`.
+    fn weights(&self, position: Position) -> &[u32] {
+        let rows = self.conv.output.next_multiple_of(ROWS);
+        &self.weight[position.before * rows..][..position.depth * rows]
+    }
+
     fn multiply(&self, rooms: &mut [Room], part: std::ops::Range<usize>) {
-        let channels = self.conv.input;
-        let blocks = self.conv.output.div_ceil(ROWS);
         for room in rooms.iter_mut() {
             let pitch = products_pitch(part.len(), room.columns);
-            room.products.grow(POSITIONS * pitch);
+            room.products.grow(self.positions.len() * pitch);
             if room.columns < COLUMNS {
                 self.multiply_few(room, part.clone());
             }
         }
-        let taken = block::part_of(channels);
-        let weights = self.weight.chunks_exact(blocks * channels * ROWS);
-        for (position, weights) in weights.enumerate() {
-            for from in (0..channels).step_by(taken) {
-                let to = (from + taken).min(channels);
-                let blocks = weights.chunks_exact(channels * ROWS).skip(part.start);
+        let pitch = products_pitch(part.len(), COLUMNS);
+        for (index, position) in self.positions.iter().enumerate() {
+            let Position { depth, before } = *position;
+            let weights = self.weights(*position);
+            let taken = block::part_of(depth);
+            for from in (0..depth).step_by(taken) {
+                let to = (from + taken).min(depth);
+                let blocks = weights.chunks_exact(depth * ROWS).skip(part.start);
                 for (block, weight) in blocks.take(part.len()).enumerate() {
                     for room in rooms.iter_mut().filter(|room| room.columns == COLUMNS) {
-                        let panel = &room.values[position * values_pitch(channels, COLUMNS)..];
+                        let panel = &room.values[before * COLUMNS + index * GAP..];
                         let factors = &weight[from * ROWS..to * ROWS];
                         let operands = Operands {
                             panel: &panel[from * COLUMNS..to * COLUMNS],
@@ -244,8 +285,7 @@ impl Winograd {
                             steps: to - from,
                             next: Next::behind(factors, weight.len()),
                         };
-                        let pitch = products_pitch(part.len(), COLUMNS);
-                        let start = position * pitch + block * ROWS * COLUMNS;
+                        let start = index * pitch + block * ROWS * COLUMNS;
                         let products =
                             &mut room.products.numbers_mut()[start..start + ROWS * COLUMNS];
                         let target = Target {
@@ -265,20 +305,19 @@ impl Winograd {
 
     /// The same for a panel of up to [`FEW_TILES`].
     fn multiply_few(&self, room: &mut Room, part: std::ops::Range<usize>) {
-        let channels = self.conv.input;
-        let blocks = self.conv.output.div_ceil(ROWS);
-        let weights = self.weight.chunks_exact(blocks * channels * ROWS);
-        let sizes = few::Sizes {
-            columns: room.columns,
-            steps: channels,
-            blocks: part.len(),
-        };
-        let pitch = values_pitch(channels, sizes.columns);
-        let values = room.values.numbers().chunks_exact(pitch);
-        let pitch = products_pitch(sizes.blocks, sizes.columns);
+        let columns = room.columns;
+        let pitch = products_pitch(part.len(), columns);
         let products = room.products.numbers_mut().chunks_exact_mut(pitch);
-        for ((weights, values), products) in weights.zip(values).zip(products) {
-            let weights = &weights[part.start * channels * ROWS..];
+        let values = room.values.numbers();
+        for ((index, position), products) in self.positions.iter().enumerate().zip(products) {
+            let Position { depth, before } = *position;
+            let weights = &self.weights(*position)[part.start * depth * ROWS..];
+            let sizes = few::Sizes {
+                columns,
+                steps: depth,
+                blocks: part.len(),
+            };
+            let values = &values[before * columns + index * GAP..][..depth * columns];
             few::multiply(values, weights, sizes, products);
         }
     }
@@ -307,10 +346,14 @@ impl Winograd {
         for (index, channel) in channels.enumerate() {
             let turn = index % together;
             if turn == 0 {
-                let products: [&[f32]; POSITIONS] =
-                    std::array::from_fn(|at| &products[at * pitch + index * columns..]);
+                let positions = self.positions.len();
+                let products: [&[f32]; POSITIONS] = std::array::from_fn(|at| {
+                    let at = at.min(positions - 1);
+                    &products[at * pitch + index * columns..]
+                });
                 let lanes = (together - 1) * columns + lanes;
-                tiles::output(&products, lanes, &mut lines, self.unit.level);
+                let way = (self.form, self.unit.level);
+                tiles::output(&products[..positions], lanes, &mut lines, way);
             }
             for (finished, line) in finished.iter_mut().zip(&lines) {
                 let line = &line[turn * columns * TILE..][..lanes * TILE];
@@ -343,26 +386,46 @@ impl Winograd {
     }
 }
 
-/// G · kernel · Gᵀ, in double precision, rounded once.
-fn transform_weight(kernel: &[f32; 9]) -> [f32; POSITIONS] {
-    const G: [[f64; 3]; SIDE] = [
-        [1.0 / 4.0, 0.0, 0.0],
-        [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
-        [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
-        [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
-        [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
-        [0.0, 0.0, 1.0],
-    ];
-    std::array::from_fn(|at| {
-        let (left, right) = (G[at / SIDE], G[at % SIDE]);
+/// The positions of a form with so many input channels, and its terms, see [`Winograd::terms`].
+fn order(form: Form, channels: usize) -> (Vec<Position>, Vec<(usize, usize)>) {
+    let side = form.side();
+    let pairs = || {
+        let rows = form.lines().iter();
+        rows.flat_map(|row| form.lines().iter().map(move |column| (row, column)))
+    };
+    let position = |row: &Line, column: &Line| row.position * side + column.position;
+    let mut positions: Vec<Position> = Vec::with_capacity(side * side);
+    for at in 0..side * side {
+        let terms = pairs().filter(|(row, column)| position(row, column) == at);
+        let before = positions.last().map_or(0, |last| last.before + last.depth);
+        positions.push(Position {
+            depth: terms.count() * channels,
+            before,
+        });
+    }
+    let mut taken = vec![0; positions.len()];
+    let terms = pairs().map(|(row, column)| {
+        let at = position(row, column);
+        taken[at] += 1;
+        (at, positions[at].before / channels + taken[at] - 1)
+    });
+    let terms = terms.collect();
+    (positions, terms)
+}
+
+/// What a kernel counts in each pair of lines, in double precision, rounded once.
+fn transformed(form: Form, kernel: &[f32; 9]) -> impl Iterator<Item = f32> {
+    let of = |row: &Line, column: &Line| {
         let mut sum = 0.0;
-        for (y, left) in left.iter().enumerate() {
-            for (x, right) in right.iter().enumerate() {
+        for (y, left) in row.factors.iter().enumerate() {
+            for (x, right) in column.factors.iter().enumerate() {
                 sum += left * right * f64::from(kernel[y * 3 + x]);
             }
         }
         sum as f32
-    })
+    };
+    let rows = form.lines().iter();
+    rows.flat_map(move |row| form.lines().iter().map(move |column| of(row, column)))
 }
 
 #[cfg(test)]
@@ -382,9 +445,9 @@ mod tests {
         fn few_tiles_give_what_many_give(
             input in 16_usize..50, output in 16_usize..60, padding in 0_usize..3,
             batch in 2_usize..7, height in 3_usize..22, width in 3_usize..22,
-            threads in prop_oneof![Just(1), Just(3)],
+            stride in 1_usize..3, threads in prop_oneof![Just(1), Just(3)],
         ) {
-            let conv = Conv::new(input, output, 3).padding(padding);
+            let conv = Conv::new(input, output, 3).padding(padding).stride(stride);
             let Some(unit) = Unit::at(Precision::F32, Level::Avx512) else { return Ok(()) };
             let layer = Winograd::new(unit, &conv, &made_up_numbers(output * input * 9, 1));
             let bias = made_up_numbers(output.next_multiple_of(ROWS), 2);

@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{COLUMNS, Images, LANES, SIDE, Scratch, TILE, Tiles};
+use super::{COLUMNS, HALF_SIDE, Images, LANES, SEEN, SIDE, Scratch, Segment, TILE, Tiles};
 use crate::ops::cpu::simd::dispatch;
 
 /// Tiles whose outputs are in registers together.
@@ -13,15 +13,30 @@ dispatch! {
     /// As [`super::input`].
     pub fn input(
         scratch: &mut Scratch, tiles: &Tiles, images: Images<'_>, channel: usize,
-        target: &mut [f32], pitch: usize,
+        target: &mut [f32], places: &[usize],
     ) = input_body
+}
+
+dispatch! {
+    /// The same at stride 2.
+    pub fn halves(
+        scratch: &mut Scratch, tiles: &Tiles, images: Images<'_>, channel: usize,
+        target: &mut [f32], places: &[usize],
+    ) = halves_body
 }
 
 dispatch! {
     /// As [`super::output`].
     pub fn output(
-        products: &[&[f32]; SIDE * SIDE], lanes: usize, lines: &mut [[f32; COLUMNS * TILE]; TILE],
-    ) = output_body
+        products: &[&[f32]], lanes: usize, lines: &mut [[f32; COLUMNS * TILE]; TILE],
+    ) = output_body::<SIDE>
+}
+
+dispatch! {
+    /// The same at stride 2.
+    pub fn half_output(
+        products: &[&[f32]], lanes: usize, lines: &mut [[f32; COLUMNS * TILE]; TILE],
+    ) = output_body::<HALF_SIDE>
 }
 
 dispatch! {
@@ -49,6 +64,27 @@ fn six(d: [f32; SIDE]) -> [f32; SIDE] {
         f.mul_add(-2.0, e),
         odd,
     ]
+}
+
+/// Bᵀ · d at stride 2 for the points 0, 1, −1 and 2.
+#[inline(always)]
+fn four_points(d: [f32; TILE]) -> [f32; TILE] {
+    let t = d[3] - d[1];
+    [
+        (d[0] - d[2]).mul_add(2.0, t),
+        t - (d[1] + d[2]),
+        (d[1] - d[2]).mul_add(3.0, t),
+        t,
+    ]
+}
+
+/// Bᵀ · d at stride 2, of even rows and odd ones in turn.
+#[inline(always)]
+fn both_halves(d: [f32; SEEN]) -> [f32; SEEN] {
+    let [a, b, c, t] = four_points([d[0], d[2], d[4], d[6]]);
+    let [p, q, r, s] = four_points([d[1], d[3], d[5], d[7]]);
+    let infinity = t.mul_add(-2.0, d[8] - d[4]);
+    [a, p, b, q, c, r, t, s, infinity]
 }
 
 /// Numbers of neighbouring tiles.
@@ -82,16 +118,20 @@ fn minus(a: Vector, b: Vector) -> Vector {
     difference
 }
 
-/// Aᵀ · m.
+/// Aᵀ · m. With five products the one of the point −2 is left out.
 #[inline(always)]
-fn four(m: [Vector; SIDE]) -> [Vector; TILE] {
+fn four<const COUNT: usize>(m: [Vector; COUNT]) -> [Vector; TILE] {
     let (a, b) = (plus(m[1], m[2]), minus(m[1], m[2]));
-    let (c, d) = (plus(m[3], m[4]), minus(m[3], m[4]));
+    let (c, d) = if COUNT == SIDE {
+        (plus(m[3], m[4]), minus(m[3], m[4]))
+    } else {
+        (m[3], m[3])
+    };
     [
         plus(plus(m[0], a), c),
         fma(d, 2.0, b),
         fma(c, 4.0, a),
-        plus(fma(d, 8.0, b), m[5]),
+        plus(fma(d, 8.0, b), m[COUNT - 1]),
     ]
 }
 
@@ -102,25 +142,16 @@ fn input_body(
     images: Images<'_>,
     channel: usize,
     target: &mut [f32],
-    pitch: usize,
+    places: &[usize],
 ) {
-    let (height, width) = (images.height, images.width);
     for segment in &tiles.segments {
-        let start = (segment.image * images.channels + channel) * height * width;
-        let plane = &images.data[start..][..height * width];
         let count = segment.count * TILE + SIDE - TILE;
-        let mut lines = scratch.rows.each_mut().map(|line| &mut line[..count]);
-        for (row, line) in lines.iter_mut().enumerate() {
-            let y = (segment.row * TILE + row).wrapping_sub(images.padding);
-            let source = plane.get(y.wrapping_mul(width)..).unwrap_or_default();
-            let source = if y < height { &source[..width] } else { &[] };
-            read(line, source, segment.first * TILE, images.padding);
-        }
-        let [a, b, c, d, e, f] = lines;
+        read_rows::<SIDE>(scratch, images, channel, segment, TILE, count);
+        let [a, b, c, d, e, f, ..] = scratch.rows.each_mut().map(|line| &mut line[..count]);
         for x in 0..count {
             [a[x], b[x], c[x], d[x], e[x], f[x]] = six([a[x], b[x], c[x], d[x], e[x], f[x]]);
         }
-        for (row, line) in scratch.rows.iter().enumerate() {
+        for (line, places) in scratch.rows.iter().zip(places.chunks_exact(SIDE)) {
             // Every fourth number, from the first four on; of the next tile two are seen.
             let mut every = [[0.0; COLUMNS + LANES]; TILE];
             let [a, b, c, d] = &mut every;
@@ -130,17 +161,94 @@ fn input_body(
             {
                 [a[at], b[at], c[at], d[at]] = *tile;
             }
-            let mut rows = target[row * SIDE * pitch..].chunks_mut(pitch);
-            let [u, v, w, x, y, z] = std::array::from_fn(|_| {
-                let row = rows.next().unwrap_or_default();
-                &mut row[segment.lane..][..segment.count]
-            });
+            let [u, v, w, x, y, z] = rows_at(target, places, segment);
             for t in 0..segment.count {
                 let tile = [a[t], b[t], c[t], d[t], a[t + 1], b[t + 1]];
                 [u[t], v[t], w[t], x[t], y[t], z[t]] = six(tile);
             }
         }
     }
+}
+
+#[inline(always)]
+fn halves_body(
+    scratch: &mut Scratch,
+    tiles: &Tiles,
+    images: Images<'_>,
+    channel: usize,
+    target: &mut [f32],
+    places: &[usize],
+) {
+    const STEP: usize = 2 * TILE;
+    for segment in &tiles.segments {
+        let count = segment.count * STEP + SEEN - STEP;
+        read_rows::<SEEN>(scratch, images, channel, segment, STEP, count);
+        let lines = scratch.rows.each_mut().map(|line| &mut line[..count]);
+        let [a, b, c, d, e, f, g, h, i] = lines;
+        for x in 0..count {
+            let column = [a[x], b[x], c[x], d[x], e[x], f[x], g[x], h[x], i[x]];
+            [a[x], b[x], c[x], d[x], e[x], f[x], g[x], h[x], i[x]] = both_halves(column);
+        }
+        for (line, places) in scratch.rows.iter().zip(places.chunks_exact(SEEN)) {
+            // Every eighth number, from the first eight on; of the next tile one is seen.
+            let mut every = [[0.0; COLUMNS + LANES]; STEP];
+            let [a, b, c, d, e, f, g, h] = &mut every;
+            let eights = &line.as_chunks::<STEP>().0[..=segment.count];
+            for (at, eight) in eights.iter().enumerate() {
+                [a[at], b[at], c[at], d[at], e[at], f[at], g[at], h[at]] = *eight;
+            }
+            let rows = rows_at(target, places, segment);
+            let [p, q, r, s, u, v, w, x, y] = rows;
+            for t in 0..segment.count {
+                let tile = [a[t], b[t], c[t], d[t], e[t], f[t], g[t], h[t], a[t + 1]];
+                [p[t], q[t], r[t], s[t], u[t], v[t], w[t], x[t], y[t]] = both_halves(tile);
+            }
+        }
+    }
+}
+
+/// The rows, `COUNT` of them, that a segment's tiles see in one channel, into the first `count` numbers of
+/// those of `scratch`.
+#[inline(always)]
+fn read_rows<const COUNT: usize>(
+    scratch: &mut Scratch,
+    images: Images<'_>,
+    channel: usize,
+    segment: &Segment,
+    step: usize,
+    count: usize,
+) {
+    let (height, width) = (images.height, images.width);
+    let start = (segment.image * images.channels + channel) * height * width;
+    let plane = &images.data[start..][..height * width];
+    for (row, line) in scratch.rows[..COUNT].iter_mut().enumerate() {
+        let y = (segment.row * step + row).wrapping_sub(images.padding);
+        let source = plane.get(y.wrapping_mul(width)..).unwrap_or_default();
+        let source = if y < height { &source[..width] } else { &[] };
+        read(
+            &mut line[..count],
+            source,
+            segment.first * step,
+            images.padding,
+        );
+    }
+}
+
+/// The numbers of a segment's tiles in the rows of `target` that begin at `places`, in ascending order.
+#[inline(always)]
+fn rows_at<'a, const COUNT: usize>(
+    target: &'a mut [f32],
+    places: &[usize],
+    segment: &Segment,
+) -> [&'a mut [f32]; COUNT] {
+    let mut rest = target;
+    let mut done = 0;
+    std::array::from_fn(|at| {
+        let start = places[at] + segment.lane;
+        let (row, behind) = std::mem::take(&mut rest)[start - done..].split_at_mut(segment.count);
+        (rest, done) = (behind, start + segment.count);
+        row
+    })
 }
 
 /// The numbers of a row of an image from column `first` of it on, where `padding` zeros come before it and
@@ -156,17 +264,18 @@ fn read(line: &mut [f32], source: &[f32], first: usize, padding: usize) {
 }
 
 #[inline(always)]
-fn output_body(
-    products: &[&[f32]; SIDE * SIDE],
+fn output_body<const COUNT: usize>(
+    products: &[&[f32]],
     lanes: usize,
     lines: &mut [[f32; COLUMNS * TILE]; TILE],
 ) {
+    let products = &products[..COUNT * COUNT];
     for at in (0..lanes).step_by(TOGETHER) {
-        let mut halves = [[[0.0; TOGETHER]; SIDE]; TILE];
-        for column in 0..SIDE {
-            let mut m = [[0.0; TOGETHER]; SIDE];
+        let mut halves = [[[0.0; TOGETHER]; COUNT]; TILE];
+        for column in 0..COUNT {
+            let mut m = [[0.0; TOGETHER]; COUNT];
             for (row, m) in m.iter_mut().enumerate() {
-                m.copy_from_slice(&products[row * SIDE + column][at..at + TOGETHER]);
+                m.copy_from_slice(&products[row * COUNT + column][at..at + TOGETHER]);
             }
             let values = four(m);
             for (half, value) in halves.iter_mut().zip(values) {
@@ -197,7 +306,7 @@ fn add_body(to: &mut [MaybeUninit<f32>], from: &[f32], added: &[f32], relu: bool
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{input, output};
+    use super::super::{Form, input, output};
     use super::*;
     use crate::ops::cpu::lanes::made_up_numbers;
     use crate::ops::cpu::simd::{Level, machine};
@@ -218,9 +327,30 @@ mod tests {
         [0.0, 1.0, -1.0, 8.0, -8.0, 1.0],
     ];
 
+    // Cook and Toom's F(4, 2) transposed, for the points 0, 1, −1, 2 and infinity: of each point the
+    // coefficients of the product of all others, and of infinity that of all (see Blahut, "Fast Algorithms
+    // for Signal Processing", 2010, section 5.2); at stride 2 of even inputs and odd ones in turn.
+    const HALVES: [[f64; SEEN]; SEEN] = [
+        [2.0, 0.0, -1.0, 0.0, -2.0, 0.0, 1.0, 0.0, 0.0],
+        [0.0, 2.0, 0.0, -1.0, 0.0, -2.0, 0.0, 1.0, 0.0],
+        [0.0, 0.0, -2.0, 0.0, -1.0, 0.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, -2.0, 0.0, -1.0, 0.0, 1.0, 0.0],
+        [0.0, 0.0, 2.0, 0.0, -3.0, 0.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, 2.0, 0.0, -3.0, 0.0, 1.0, 0.0],
+        [0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        [0.0, 0.0, 2.0, 0.0, -1.0, 0.0, -2.0, 0.0, 1.0],
+    ];
+    const HALF_A: [[f64; HALF_SIDE]; TILE] = [
+        [1.0, 1.0, 1.0, 1.0, 0.0],
+        [0.0, 1.0, -1.0, 2.0, 0.0],
+        [0.0, 1.0, 1.0, 4.0, 0.0],
+        [0.0, 1.0, -1.0, 8.0, 1.0],
+    ];
+
     /// `left · tile · rightᵀ` at one place.
-    fn entry(left: [f64; SIDE], tile: &[[f64; SIDE]; SIDE], right: [f64; SIDE]) -> f64 {
-        let row = |row: &[f64; SIDE]| -> f64 { row.iter().zip(right).map(|(d, b)| d * b).sum() };
+    fn entry(left: &[f64], tile: &[Vec<f64>], right: &[f64]) -> f64 {
+        let row = |row: &Vec<f64>| -> f64 { row.iter().zip(right).map(|(d, b)| d * b).sum() };
         tile.iter().zip(left).map(|(d, b)| row(d) * b).sum()
     }
 
@@ -233,17 +363,38 @@ mod tests {
             .collect()
     }
 
+    /// Bᵀ, and the inputs from a tile to the next.
+    fn input_matrix(form: Form) -> (Vec<Vec<f64>>, usize) {
+        match form {
+            Form::Single => (B.map(|row| row.to_vec()).to_vec(), TILE),
+            Form::Halves => (HALVES.map(|row| row.to_vec()).to_vec(), 2 * TILE),
+        }
+    }
+
+    /// Aᵀ.
+    fn output_matrix(form: Form) -> Vec<Vec<f64>> {
+        match form {
+            Form::Single => A.map(|row| row.to_vec()).to_vec(),
+            Form::Halves => HALF_A.map(|row| row.to_vec()).to_vec(),
+        }
+    }
+
+    fn form() -> impl Strategy<Value = Form> {
+        prop_oneof![Just(Form::Single), Just(Form::Halves)]
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
+        #![proptest_config(ProptestConfig::with_cases(120))]
 
         #[test]
         fn inputs_are_transformed(
-            height in 1_usize..20, width in 1_usize..40, padding in 0_usize..3, batch in 1_usize..3,
-            first in 0_usize..50, count in 1..=COLUMNS,
+            form in form(), height in 1_usize..40, width in 1_usize..70, padding in 0_usize..3,
+            batch in 1_usize..3, first in 0_usize..50, count in 1..=COLUMNS,
         ) {
             prop_assume!(height + 2 * padding > 2 && width + 2 * padding > 2);
-            let rows = (height + 2 * padding - 2).div_ceil(TILE);
-            let columns = (width + 2 * padding - 2).div_ceil(TILE);
+            let (matrix, step) = input_matrix(form);
+            let tiles_of = |size: usize| ((size + 2 * padding - 3) * TILE / step + 1).div_ceil(TILE);
+            let (rows, columns) = (tiles_of(height), tiles_of(width));
             let all = batch * rows * columns;
             prop_assume!(first < all);
             let count = count.min(all - first);
@@ -251,48 +402,52 @@ mod tests {
             tiles.set(first, count, rows, columns);
             let data = made_up_numbers(batch * 2 * height * width, 1);
             let images = Images { data: &data, channels: 2, height, width, padding };
-            let pitch = COLUMNS + LANES;
+            let (lines, pitch) = (matrix.len(), COLUMNS + LANES);
+            let places: Vec<usize> = (0..lines * lines).map(|at| at * pitch).collect();
             let results: Vec<Vec<f32>> = levels().into_iter().map(|level| {
-                let mut target = vec![0.0; SIDE * SIDE * pitch];
-                input(&mut Scratch::default(), &tiles, images, 1, &mut target, pitch, level);
+                let mut target = vec![0.0; lines * lines * pitch];
+                let way = (form, level);
+                input(&mut Scratch::default(), &tiles, images, 1, &mut target, &places, way);
                 target
             }).collect();
             for tile in 0..count {
                 let index = first + tile;
                 let (image, row) = (index / columns / rows, index / columns % rows);
-                let seen: [[f64; SIDE]; SIDE] = std::array::from_fn(|y| std::array::from_fn(|x| {
-                    let y = (row * TILE + y).wrapping_sub(padding);
-                    let x = (index % columns * TILE + x).wrapping_sub(padding);
+                let number = |y: usize, x: usize| {
+                    let y = (row * step + y).wrapping_sub(padding);
+                    let x = (index % columns * step + x).wrapping_sub(padding);
                     let inside = y < height && x < width;
                     if inside { data[((image * 2 + 1) * height + y) * width + x].into() } else { 0.0 }
-                }));
-                for position in 0..SIDE * SIDE {
-                    let expected = entry(B[position / SIDE], &seen, B[position % SIDE]);
-                    let found = results[0][position * pitch + tile];
+                };
+                let seen: Vec<Vec<f64>> =
+                    (0..lines).map(|y| (0..lines).map(|x| number(y, x)).collect()).collect();
+                for place in 0..lines * lines {
+                    let expected = entry(&matrix[place / lines], &seen, &matrix[place % lines]);
+                    let found = results[0][place * pitch + tile];
                     prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
                     for other in &results {
-                        prop_assert_eq!(found.to_bits(), other[position * pitch + tile].to_bits());
+                        prop_assert_eq!(found.to_bits(), other[place * pitch + tile].to_bits());
                     }
                 }
             }
         }
 
         #[test]
-        fn outputs_are_transformed(lanes in 1..=COLUMNS) {
-            let numbers = made_up_numbers(SIDE * SIDE * COLUMNS, 2);
-            let products: [&[f32]; SIDE * SIDE] =
-                std::array::from_fn(|at| &numbers[at * COLUMNS..(at + 1) * COLUMNS]);
+        fn outputs_are_transformed(form in form(), lanes in 1..=COLUMNS) {
+            let side = form.side();
+            let numbers = made_up_numbers(side * side * COLUMNS, 2);
+            let products: Vec<&[f32]> = numbers.chunks_exact(COLUMNS).collect();
             let results: Vec<_> = levels().into_iter().map(|level| {
                 let mut lines = [[0.0; COLUMNS * TILE]; TILE];
-                output(&products, lanes, &mut lines, level);
+                output(&products, lanes, &mut lines, (form, level));
                 lines
             }).collect();
+            let matrix = output_matrix(form);
             for lane in 0..lanes {
-                let tile = std::array::from_fn(|y| {
-                    std::array::from_fn(|x| products[y * SIDE + x][lane].into())
-                });
-                for (y, left) in A.into_iter().enumerate() {
-                    for (x, right) in A.into_iter().enumerate() {
+                let row = |row: &[&[f32]]| row.iter().map(|row| row[lane].into()).collect();
+                let tile: Vec<Vec<f64>> = products.chunks_exact(side).map(row).collect();
+                for (y, left) in matrix.iter().enumerate() {
+                    for (x, right) in matrix.iter().enumerate() {
                         let expected = entry(left, &tile, right);
                         let found = results[0][y][lane * TILE + x];
                         prop_assert!((f64::from(found) - expected).abs() < 5e-5, "{found} {expected}");
