@@ -546,10 +546,6 @@ pub(super) mod tests {
         run().unwrap()
     }
 
-    fn difference(conv: Conv, batch: usize, height: usize, width: usize) -> f32 {
-        difference_at(conv, [batch, height, width], Level::Avx512, 1)
-    }
-
     fn level() -> impl Strategy<Value = Level> {
         prop_oneof![Just(Level::Plain), Just(Level::Avx2), Just(Level::Avx512)]
     }

@@ -35,7 +35,7 @@ const ROW: usize = (COLUMNS + LANES) * 2 * TILE + LANES;
 pub enum Form {
     /// Stride 1, by F(4×4, 3×3).
     Single,
-    /// Stride 2, rows and columns by halves.
+    /// Stride 2, rows and columns by halves; only for AVX-512.
     Halves,
 }
 
@@ -223,11 +223,8 @@ pub fn input(
             }
         };
     }
-    let _: Level = level;
-    match form {
-        Form::Single => plain::input(scratch, tiles, images, channel, target, places),
-        Form::Halves => plain::halves(scratch, tiles, images, channel, target, places),
-    }
+    assert_eq!(form, Form::Single, "stride 2 on {level:?}");
+    plain::input(scratch, tiles, images, channel, target, places);
 }
 
 /// Aᵀ · tile · A of the first `lanes` tiles of a panel: `products` by position, `lines` the four rows
@@ -254,11 +251,8 @@ pub fn output(
             }
         };
     }
-    let _: Level = level;
-    match form {
-        Form::Single => plain::output(products, lanes, lines),
-        Form::Halves => plain::half_output(products, lanes, lines),
-    }
+    assert_eq!(form, Form::Single, "stride 2 on {level:?}");
+    plain::output(products, lanes, lines);
 }
 
 /// Copies numbers, plus as many of `added`: a few at a time, without a call of the C library for each. With

@@ -42,8 +42,8 @@ struct Position {
     before: usize,
 }
 
-/// Weights of a convolution at stride 2 up to which this pays: transformed they are nine times as many, and
-/// come from memory.
+/// Weights of a convolution at stride 2 up to which this pays, and only with AVX-512: transformed they are nine
+/// times as many, and come from memory.
 const HALVED_WEIGHTS: usize = 9 * 128 * 256;
 
 /// Most positions.
@@ -100,7 +100,7 @@ impl Winograd {
         let shape = conv.kernel == 3 && conv.groups == 1 && conv.padding <= 2 && conv.far == 0;
         let pays = match conv.stride {
             1 => true,
-            2 => 9 * conv.input * conv.output <= HALVED_WEIGHTS,
+            2 => level == Level::Avx512 && 9 * conv.input * conv.output <= HALVED_WEIGHTS,
             _ => false,
         };
         let least = if level == Level::Avx512 { 16 } else { 32 };

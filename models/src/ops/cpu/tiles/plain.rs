@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::{COLUMNS, HALF_SIDE, Images, LANES, SEEN, SIDE, Scratch, Segment, TILE, Tiles};
+use super::{COLUMNS, Images, LANES, SIDE, Scratch, TILE, Tiles};
 use crate::ops::cpu::simd::dispatch;
 
 /// Tiles whose outputs are in registers together.
@@ -18,25 +18,10 @@ dispatch! {
 }
 
 dispatch! {
-    /// The same at stride 2.
-    pub fn halves(
-        scratch: &mut Scratch, tiles: &Tiles, images: Images<'_>, channel: usize,
-        target: &mut [f32], places: &[usize],
-    ) = halves_body
-}
-
-dispatch! {
     /// As [`super::output`].
     pub fn output(
         products: &[&[f32]], lanes: usize, lines: &mut [[f32; COLUMNS * TILE]; TILE],
-    ) = output_body::<SIDE>
-}
-
-dispatch! {
-    /// The same at stride 2.
-    pub fn half_output(
-        products: &[&[f32]], lanes: usize, lines: &mut [[f32; COLUMNS * TILE]; TILE],
-    ) = output_body::<HALF_SIDE>
+    ) = output_body
 }
 
 dispatch! {
@@ -64,27 +49,6 @@ fn six(d: [f32; SIDE]) -> [f32; SIDE] {
         f.mul_add(-2.0, e),
         odd,
     ]
-}
-
-/// Bᵀ · d at stride 2 for the points 0, 1, −1 and 2.
-#[inline(always)]
-fn four_points(d: [f32; TILE]) -> [f32; TILE] {
-    let t = d[3] - d[1];
-    [
-        (d[0] - d[2]).mul_add(2.0, t),
-        t - (d[1] + d[2]),
-        (d[1] - d[2]).mul_add(3.0, t),
-        t,
-    ]
-}
-
-/// Bᵀ · d at stride 2, of even rows and odd ones in turn.
-#[inline(always)]
-fn both_halves(d: [f32; SEEN]) -> [f32; SEEN] {
-    let [a, b, c, t] = four_points([d[0], d[2], d[4], d[6]]);
-    let [p, q, r, s] = four_points([d[1], d[3], d[5], d[7]]);
-    let infinity = t.mul_add(-2.0, d[8] - d[4]);
-    [a, p, b, q, c, r, t, s, infinity]
 }
 
 /// Numbers of neighbouring tiles.
@@ -118,20 +82,16 @@ fn minus(a: Vector, b: Vector) -> Vector {
     difference
 }
 
-/// Aᵀ · m. With five products the one of the point −2 is left out.
+/// Aᵀ · m.
 #[inline(always)]
-fn four<const COUNT: usize>(m: [Vector; COUNT]) -> [Vector; TILE] {
+fn four(m: [Vector; SIDE]) -> [Vector; TILE] {
     let (a, b) = (plus(m[1], m[2]), minus(m[1], m[2]));
-    let (c, d) = if COUNT == SIDE {
-        (plus(m[3], m[4]), minus(m[3], m[4]))
-    } else {
-        (m[3], m[3])
-    };
+    let (c, d) = (plus(m[3], m[4]), minus(m[3], m[4]));
     [
         plus(plus(m[0], a), c),
         fma(d, 2.0, b),
         fma(c, 4.0, a),
-        plus(fma(d, 8.0, b), m[COUNT - 1]),
+        plus(fma(d, 8.0, b), m[5]),
     ]
 }
 
@@ -144,9 +104,19 @@ fn input_body(
     target: &mut [f32],
     places: &[usize],
 ) {
+    let (height, width) = (images.height, images.width);
     for segment in &tiles.segments {
+        let start = (segment.image * images.channels + channel) * height * width;
+        let plane = &images.data[start..][..height * width];
         let count = segment.count * TILE + SIDE - TILE;
-        read_rows::<SIDE>(scratch, images, channel, segment, TILE, count);
+        let rows = &mut scratch.rows[..SIDE];
+        for (row, line) in rows.iter_mut().enumerate() {
+            let y = (segment.row * TILE + row).wrapping_sub(images.padding);
+            let source = plane.get(y.wrapping_mul(width)..).unwrap_or_default();
+            let source = if y < height { &source[..width] } else { &[] };
+            let line = &mut line[..count];
+            read(line, source, segment.first * TILE, images.padding);
+        }
         let [a, b, c, d, e, f, ..] = scratch.rows.each_mut().map(|line| &mut line[..count]);
         for x in 0..count {
             [a[x], b[x], c[x], d[x], e[x], f[x]] = six([a[x], b[x], c[x], d[x], e[x], f[x]]);
@@ -161,94 +131,21 @@ fn input_body(
             {
                 [a[at], b[at], c[at], d[at]] = *tile;
             }
-            let [u, v, w, x, y, z] = rows_at(target, places, segment);
+            // The places ascend.
+            let (mut rest, mut done) = (&mut *target, 0);
+            let [u, v, w, x, y, z] = std::array::from_fn(|column| {
+                let start = places[column] + segment.lane;
+                let behind = &mut std::mem::take(&mut rest)[start - done..];
+                let (row, behind) = behind.split_at_mut(segment.count);
+                (rest, done) = (behind, start + segment.count);
+                row
+            });
             for t in 0..segment.count {
                 let tile = [a[t], b[t], c[t], d[t], a[t + 1], b[t + 1]];
                 [u[t], v[t], w[t], x[t], y[t], z[t]] = six(tile);
             }
         }
     }
-}
-
-#[inline(always)]
-fn halves_body(
-    scratch: &mut Scratch,
-    tiles: &Tiles,
-    images: Images<'_>,
-    channel: usize,
-    target: &mut [f32],
-    places: &[usize],
-) {
-    const STEP: usize = 2 * TILE;
-    for segment in &tiles.segments {
-        let count = segment.count * STEP + SEEN - STEP;
-        read_rows::<SEEN>(scratch, images, channel, segment, STEP, count);
-        let lines = scratch.rows.each_mut().map(|line| &mut line[..count]);
-        let [a, b, c, d, e, f, g, h, i] = lines;
-        for x in 0..count {
-            let column = [a[x], b[x], c[x], d[x], e[x], f[x], g[x], h[x], i[x]];
-            [a[x], b[x], c[x], d[x], e[x], f[x], g[x], h[x], i[x]] = both_halves(column);
-        }
-        for (line, places) in scratch.rows.iter().zip(places.chunks_exact(SEEN)) {
-            // Every eighth number, from the first eight on; of the next tile one is seen.
-            let mut every = [[0.0; COLUMNS + LANES]; STEP];
-            let [a, b, c, d, e, f, g, h] = &mut every;
-            let eights = &line.as_chunks::<STEP>().0[..=segment.count];
-            for (at, eight) in eights.iter().enumerate() {
-                [a[at], b[at], c[at], d[at], e[at], f[at], g[at], h[at]] = *eight;
-            }
-            let rows = rows_at(target, places, segment);
-            let [p, q, r, s, u, v, w, x, y] = rows;
-            for t in 0..segment.count {
-                let tile = [a[t], b[t], c[t], d[t], e[t], f[t], g[t], h[t], a[t + 1]];
-                [p[t], q[t], r[t], s[t], u[t], v[t], w[t], x[t], y[t]] = both_halves(tile);
-            }
-        }
-    }
-}
-
-/// The rows, `COUNT` of them, that a segment's tiles see in one channel, into the first `count` numbers of
-/// those of `scratch`.
-#[inline(always)]
-fn read_rows<const COUNT: usize>(
-    scratch: &mut Scratch,
-    images: Images<'_>,
-    channel: usize,
-    segment: &Segment,
-    step: usize,
-    count: usize,
-) {
-    let (height, width) = (images.height, images.width);
-    let start = (segment.image * images.channels + channel) * height * width;
-    let plane = &images.data[start..][..height * width];
-    for (row, line) in scratch.rows[..COUNT].iter_mut().enumerate() {
-        let y = (segment.row * step + row).wrapping_sub(images.padding);
-        let source = plane.get(y.wrapping_mul(width)..).unwrap_or_default();
-        let source = if y < height { &source[..width] } else { &[] };
-        read(
-            &mut line[..count],
-            source,
-            segment.first * step,
-            images.padding,
-        );
-    }
-}
-
-/// The numbers of a segment's tiles in the rows of `target` that begin at `places`, in ascending order.
-#[inline(always)]
-fn rows_at<'a, const COUNT: usize>(
-    target: &'a mut [f32],
-    places: &[usize],
-    segment: &Segment,
-) -> [&'a mut [f32]; COUNT] {
-    let mut rest = target;
-    let mut done = 0;
-    std::array::from_fn(|at| {
-        let start = places[at] + segment.lane;
-        let (row, behind) = std::mem::take(&mut rest)[start - done..].split_at_mut(segment.count);
-        (rest, done) = (behind, start + segment.count);
-        row
-    })
 }
 
 /// The numbers of a row of an image from column `first` of it on, where `padding` zeros come before it and
@@ -264,18 +161,14 @@ fn read(line: &mut [f32], source: &[f32], first: usize, padding: usize) {
 }
 
 #[inline(always)]
-fn output_body<const COUNT: usize>(
-    products: &[&[f32]],
-    lanes: usize,
-    lines: &mut [[f32; COLUMNS * TILE]; TILE],
-) {
-    let products = &products[..COUNT * COUNT];
+fn output_body(products: &[&[f32]], lanes: usize, lines: &mut [[f32; COLUMNS * TILE]; TILE]) {
+    let products = &products[..SIDE * SIDE];
     for at in (0..lanes).step_by(TOGETHER) {
-        let mut halves = [[[0.0; TOGETHER]; COUNT]; TILE];
-        for column in 0..COUNT {
-            let mut m = [[0.0; TOGETHER]; COUNT];
+        let mut halves = [[[0.0; TOGETHER]; SIDE]; TILE];
+        for column in 0..SIDE {
+            let mut m = [[0.0; TOGETHER]; SIDE];
             for (row, m) in m.iter_mut().enumerate() {
-                m.copy_from_slice(&products[row * COUNT + column][at..at + TOGETHER]);
+                m.copy_from_slice(&products[row * SIDE + column][at..at + TOGETHER]);
             }
             let values = four(m);
             for (half, value) in halves.iter_mut().zip(values) {
@@ -306,7 +199,7 @@ fn add_body(to: &mut [MaybeUninit<f32>], from: &[f32], added: &[f32], relu: bool
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Form, input, output};
+    use super::super::{Form, HALF_SIDE, SEEN, input, output};
     use super::*;
     use crate::ops::cpu::lanes::made_up_numbers;
     use crate::ops::cpu::simd::{Level, machine};
@@ -354,13 +247,12 @@ mod tests {
         tile.iter().zip(left).map(|(d, b)| row(d) * b).sum()
     }
 
-    /// The levels that are to be compared: the plain one, and AVX-512 if there is.
-    fn levels() -> Vec<Level> {
+    /// The levels that are to be compared: the plain one, unless at stride 2, and AVX-512 if there is.
+    fn levels(form: Form) -> Vec<Level> {
+        let plain = form == Form::Single;
         let wide = machine() == Level::Avx512;
-        [Level::Plain]
-            .into_iter()
-            .chain(wide.then_some(Level::Avx512))
-            .collect()
+        let levels = [plain.then_some(Level::Plain), wide.then_some(Level::Avx512)];
+        levels.into_iter().flatten().collect()
     }
 
     /// Bᵀ, and the inputs from a tile to the next.
@@ -404,7 +296,7 @@ mod tests {
             let images = Images { data: &data, channels: 2, height, width, padding };
             let (lines, pitch) = (matrix.len(), COLUMNS + LANES);
             let places: Vec<usize> = (0..lines * lines).map(|at| at * pitch).collect();
-            let results: Vec<Vec<f32>> = levels().into_iter().map(|level| {
+            let results: Vec<Vec<f32>> = levels(form).into_iter().map(|level| {
                 let mut target = vec![0.0; lines * lines * pitch];
                 let way = (form, level);
                 input(&mut Scratch::default(), &tiles, images, 1, &mut target, &places, way);
@@ -423,10 +315,10 @@ mod tests {
                     (0..lines).map(|y| (0..lines).map(|x| number(y, x)).collect()).collect();
                 for place in 0..lines * lines {
                     let expected = entry(&matrix[place / lines], &seen, &matrix[place % lines]);
-                    let found = results[0][place * pitch + tile];
-                    prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
-                    for other in &results {
-                        prop_assert_eq!(found.to_bits(), other[place * pitch + tile].to_bits());
+                    for result in &results {
+                        let found = result[place * pitch + tile];
+                        prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
+                        prop_assert_eq!(found.to_bits(), results[0][place * pitch + tile].to_bits());
                     }
                 }
             }
@@ -437,7 +329,7 @@ mod tests {
             let side = form.side();
             let numbers = made_up_numbers(side * side * COLUMNS, 2);
             let products: Vec<&[f32]> = numbers.chunks_exact(COLUMNS).collect();
-            let results: Vec<_> = levels().into_iter().map(|level| {
+            let results: Vec<_> = levels(form).into_iter().map(|level| {
                 let mut lines = [[0.0; COLUMNS * TILE]; TILE];
                 output(&products, lanes, &mut lines, (form, level));
                 lines
@@ -449,10 +341,10 @@ mod tests {
                 for (y, left) in matrix.iter().enumerate() {
                     for (x, right) in matrix.iter().enumerate() {
                         let expected = entry(left, &tile, right);
-                        let found = results[0][y][lane * TILE + x];
-                        prop_assert!((f64::from(found) - expected).abs() < 5e-5, "{found} {expected}");
-                        for other in &results {
-                            prop_assert_eq!(found.to_bits(), other[y][lane * TILE + x].to_bits());
+                        for result in &results {
+                            let found = result[y][lane * TILE + x];
+                            prop_assert!((f64::from(found) - expected).abs() < 5e-5, "{found} {expected}");
+                            prop_assert_eq!(found.to_bits(), results[0][y][lane * TILE + x].to_bits());
                         }
                     }
                 }
