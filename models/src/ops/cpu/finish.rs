@@ -281,15 +281,15 @@ dispatch! {
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
     use std::arch::x86_64::{
-        __m512, _mm512_add_ps, _mm512_div_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps,
-        _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+        _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
 
     use super::{Bias, End};
     use crate::ops::Activation;
     use crate::ops::activation::QUICK_GELU_SLOPE;
     use crate::ops::cpu::block::Target;
-    use crate::ops::cpu::math::avx512::{erf, exp};
+    use crate::ops::cpu::math::avx512::{erf, sigmoid};
 
     const LANES: usize = 16;
 
@@ -442,10 +442,8 @@ pub mod avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     fn silu_all<const VECTORS: usize>(sums: &mut [__m512; VECTORS], slope: f32) {
-        let slope = _mm512_set1_ps(-slope);
         for sum in sums {
-            let below = _mm512_add_ps(_mm512_set1_ps(1.0), exp(_mm512_mul_ps(*sum, slope)));
-            *sum = _mm512_div_ps(*sum, below);
+            *sum = _mm512_mul_ps(*sum, sigmoid(*sum, slope));
         }
     }
 

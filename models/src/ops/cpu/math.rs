@@ -228,8 +228,9 @@ pub mod avx512 {
         __m512, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_ps, _mm512_castsi512_ps,
         _mm512_cvtps_epi32, _mm512_div_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_mask_loadu_ps,
         _mm512_mask_storeu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-        _mm512_or_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps,
-        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_sub_ps,
+        _mm512_or_ps, _mm512_rcp14_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
+        _mm512_reduce_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_sub_ps,
     };
 
     const LANES: usize = 16;
@@ -285,6 +286,40 @@ pub mod avx512 {
         _mm512_or_ps(erf, _mm512_and_ps(x, number(-0.0)))
     }
 
+    /// 1 / (1 + e^(−slope · x)), off by less than 4e-7 of it and 1e-7 more for each unit of the exponent
+    /// (tested); what is no number stays so.
+    ///
+    /// Half as many instructions as a division by 1 plus [`exp`] takes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    pub fn sigmoid(x: __m512, slope: f32) -> __m512 {
+        // 2ʳ for r from 0 to 1, fitted by least squares whose weights even the relative error out: below
+        // 1.5e-7 as f32 rounds it.
+        const POWER: [f32; 6] = [
+            1.877_576_7e-3,
+            8.989_34e-3,
+            5.582_631_8e-2,
+            2.401_536_1e-1,
+            6.931_531e-1,
+            9.999_999_4e-1,
+        ];
+        let number = |x: f32| _mm512_set1_ps(x);
+        let t = _mm512_mul_ps(x, number(-slope * std::f32::consts::LOG2_E));
+        // Of a number that is none the second argument is given back.
+        let t = _mm512_min_ps(number(126.0), t);
+        // What t is above an integer.
+        let r = _mm512_reduce_ps::<1>(t);
+        let mut p = number(POWER[0]);
+        for c in &POWER[1..] {
+            p = _mm512_fmadd_ps(p, r, number(*c));
+        }
+        let below = _mm512_add_ps(number(1.0), _mm512_scalef_ps(p, t));
+        // One step by Newton's method.
+        let guess = _mm512_rcp14_ps(below);
+        let off = _mm512_fnmadd_ps(below, guess, number(1.0));
+        _mm512_fmadd_ps(guess, off, guess)
+    }
+
     /// As [`super::exp`].
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -323,6 +358,36 @@ mod tests {
         }
         assert!(exp(f32::INFINITY).is_finite());
         assert!(exp(f32::NEG_INFINITY) > 0.0);
+    }
+
+    // By the definition, in double precision.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    #[allow(unsafe_code)]
+    fn sigmoid_is_within_its_bound() {
+        use std::arch::x86_64::{_mm512_cvtss_f32, _mm512_set1_ps};
+        #[target_feature(enable = "avx512f,avx512dq")]
+        fn sigmoid(x: f32, slope: f32) -> f32 {
+            _mm512_cvtss_f32(avx512::sigmoid(_mm512_set1_ps(x), slope))
+        }
+        if level() < Level::Avx512 {
+            return;
+        }
+        for slope in [1.0, 1.702] {
+            // SAFETY: the machine has the instructions.
+            let found = |x: f32| unsafe { sigmoid(x, slope) };
+            for step in -120_000..=120_000 {
+                let x = step as f32 * 1e-3;
+                let expected = 1.0 / (1.0 + (-f64::from(x) * f64::from(slope)).exp());
+                let off = (f64::from(found(x)) - expected).abs();
+                // Exponents are rounded as f32 are.
+                let bound = 4e-7 + 1e-7 * f64::from(x * slope).abs();
+                assert!(off < bound * expected + 1e-37, "{x}: off by {off:e}");
+            }
+            assert_eq!(found(f32::INFINITY), 1.0);
+            assert!((0.0..1e-37).contains(&found(f32::NEG_INFINITY)));
+            assert!(found(f32::NAN).is_nan());
+        }
     }
 
     // By candle's, which follows the C library's, in double precision.

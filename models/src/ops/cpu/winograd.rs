@@ -44,7 +44,7 @@ struct Position {
 
 /// Weights of a convolution at stride 2 up to which this pays, and only with AVX-512: transformed they are nine
 /// times as many, and come from memory.
-const HALVED_WEIGHTS: usize = 9 * 128 * 256;
+const HALVED_WEIGHTS: usize = 9 * 256 * 256;
 
 /// Most positions.
 const POSITIONS: usize = tiles::SIDE * tiles::SIDE;
