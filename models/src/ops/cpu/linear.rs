@@ -14,6 +14,7 @@ use super::amx::{self, Tiles};
 use super::block::{self, COLUMNS, Factors, Next, Operands, Precision, ROWS, Target, Unit};
 use super::conv::Shared;
 use super::finish::{Bias, End, Finish};
+use super::threads::share;
 use super::words;
 use crate::ops::Activation;
 
@@ -115,19 +116,16 @@ impl Packed {
         } else {
             (products / PRODUCTS_A_JOB).clamp(1, 4 * threads)
         };
+        let blocks = rows.div_ceil(ROWS);
         let chunks = wanted.min(rows.div_ceil(4 * ROWS)).max(1);
-        let chunk = rows.div_ceil(chunks).next_multiple_of(ROWS);
-        let chunks = rows.div_ceil(chunk);
-        let parts = wanted.div_ceil(chunks.max(1)).clamp(1, panels);
-        let part = panels.div_ceil(parts);
-        let parts = panels.div_ceil(part);
+        let parts = wanted.div_ceil(chunks).clamp(1, panels);
         let shared = Shared(output.as_mut_ptr());
         let job = |index: usize| {
-            let (first, start) = (index / parts * chunk, index % parts * part);
-            let count = chunk.min(rows - first);
+            let chunk = share(blocks, chunks, index / parts);
+            let (first, end) = (chunk.start * ROWS, (chunk.end * ROWS).min(rows));
             let job = Job {
-                x: &x[first * self.input..(first + count) * self.input],
-                panels: start..(start + part).min(panels),
+                x: &x[first * self.input..end * self.input],
+                panels: share(panels, parts, index % parts),
                 activation,
             };
             // SAFETY: rows of the output that exist, and no other job has with these panels.

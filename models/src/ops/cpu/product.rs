@@ -19,6 +19,7 @@ use super::block::{
 };
 use super::conv::{Joined, Shared, Size};
 use super::finish::{Bias, End, Finish};
+use super::threads::share;
 use super::words;
 use crate::layers::Conv;
 
@@ -317,19 +318,14 @@ impl Product {
             (products / PRODUCTS_A_JOB).clamp(1, 4 * threads)
         };
         let bands = wanted.min(panels / 3).max(1);
-        let band = panels.div_ceil(bands).max(1);
         let parts = wanted.div_ceil(bands).clamp(1, (blocks / 4).max(1));
-        let part = blocks.div_ceil(parts).max(1);
-        let mut jobs = Vec::with_capacity(bands * parts);
-        for first in (0..panels).step_by(band) {
-            for start in (0..blocks).step_by(part) {
-                jobs.push(Job {
-                    panels: first..(first + band).min(panels),
-                    blocks: start..(start + part).min(blocks),
-                });
-            }
-        }
-        jobs
+        let parts = |band: usize| {
+            (0..parts).map(move |part| Job {
+                panels: share(panels, bands, band),
+                blocks: share(blocks, parts, part),
+            })
+        };
+        (0..bands).flat_map(parts).collect()
     }
 
     fn job(&self, run: &Pass<'_>, job: &Job, room: &mut Room) {

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code)] // setting an environment variable and the allocator
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -62,5 +64,30 @@ pub fn on_threads<T: Send>(x: &Tensor, pass: impl FnOnce() -> T + Send) -> T {
         rayon::scope(|_| pass())
     } else {
         pass()
+    }
+}
+
+/// Which of `count` things the share `index` of so many has: shares differ by one at most, so that as many
+/// of them as there are threads take as long.
+pub fn share(count: usize, shares: usize, index: usize) -> Range<usize> {
+    index * count / shares..(index + 1) * count / shares
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shares_are_even_and_leave_nothing_out(count in 0_usize..1000, shares in 1_usize..50) {
+            let ranges: Vec<Range<usize>> = (0..shares).map(|at| share(count, shares, at)).collect();
+            prop_assert_eq!(ranges[0].start, 0);
+            prop_assert_eq!(ranges[shares - 1].end, count);
+            prop_assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let even = count / shares;
+            prop_assert!(ranges.iter().all(|range| range.len() == even || range.len() == even + 1));
+        }
     }
 }
