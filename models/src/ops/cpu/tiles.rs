@@ -1,8 +1,9 @@
 //! The transforms of [`super::winograd`]: sixteen tiles at a time by AVX-512, in plain loops for others.
 //!
-//! At stride 2 the even rows of the input meet two rows of the kernel, the odd ones the third, and so do
-//! columns: sums of four filterings at stride 1 with 2×2, 2×1, 1×2 and 1×1 taps. All four are transformed by
-//! F(4×4, 2×2), at the points 0, 1, −1, 2 and infinity; what has one tap is zero at the last.
+//! At stride 2 (polyphase decomposition) the even rows of the padded input meet two rows of the kernel, the odd
+//! ones the third, and so do columns: sums of four filterings at stride 1 with 2×2, 2×1, 1×2 and 1×1 taps. All
+//! four are transformed by F(4×4, 2×2), at the points 0, 1, −1, 2 and infinity; what has one tap along a side is
+//! zero at infinity. The sums meet before they are transformed back.
 
 #![allow(unsafe_code)] // vector instructions
 
@@ -27,7 +28,8 @@ const SEEN: usize = 2 * TILE + 1;
 
 const LANES: usize = 16;
 
-/// Numbers of a row of inputs: those of all tiles, at stride 2, and what full vectors write beyond.
+/// Numbers of a row of inputs: those of all tiles, at stride 2, what full vectors write beyond, and a line, lest
+/// every second row lie at the same place of the first-level cache.
 const ROW: usize = (COLUMNS + LANES) * 2 * TILE + LANES;
 
 /// What is filtered.

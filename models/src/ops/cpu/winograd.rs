@@ -28,7 +28,8 @@ pub struct Winograd {
     conv: Conv,
     form: Form,
     positions: Vec<Position>,
-    /// By pairs of lines, see [`Form::lines`]: their position, and how many others come before them.
+    /// By pairs of lines, see [`Form::lines`]: their position, and how many others come before them in the
+    /// order of positions.
     terms: Vec<(usize, usize)>,
     weight: Aligned, // of each position [output / ROWS, depth, ROWS]
 }
@@ -162,7 +163,8 @@ impl Winograd {
         let parts = rayon::current_num_threads().div_ceil(panels.max(1));
         let part = blocks.div_ceil(parts.clamp(1, (blocks / 4).max(1)));
         let parts = blocks.div_ceil(part.max(1));
-        // Weights are read once for a group, but there must be work for all threads.
+        // Weights are read once for a group, but there must be work for all threads. At stride 2 one panel's
+        // values fill the second-level cache.
         let group = if self.form == Form::Single && panels >= 4 * rayon::current_num_threads() {
             GROUP
         } else {
