@@ -5,8 +5,8 @@
 
 Both get the same folders of 1920x1080 JPEG files, made of the video's frames, one folder a camera, and
 write a line of JSON for every frame. The weights must be the same (`mtmc models convert rtdetr-l.pt`).
-They take turns, a fresh process each; what starting costs is taken out by the difference of a long run
-and a short one. Printed: the median rate of each, their ratio, and each one's peak memory.
+They take turns, a fresh process each; what starting costs is taken out: of each long run the median of the
+short ones. Printed: the median rate of each, their ratio, and each one's peak memory.
 
 Ultralytics runs as its documentation shows it: a model for each camera, `track(frame, persist=True)`.
 Needs ultralytics 8.4.190 (AGPL-3.0: run as it comes, for measuring only), torch 2.15, opencv.
@@ -112,17 +112,22 @@ def main():
         peer(args)
         return
     folders = make_pictures(args)
-    rates, memory = {ours: [], theirs: []}, {ours: 0, theirs: 0}
+    runs = (ours, theirs)
+    short, long, memory = ({run: [] for run in runs} for _ in range(3))
     for _ in range(args.rounds):
-        for run in (ours, theirs):
-            short, _ = run(args, folders, SHORT)
-            long, peak = run(args, folders, SHORT + args.frames)
-            rates[run].append(args.frames * args.cameras / (long - short))
-            memory[run] = max(memory[run], peak)
+        for run in runs:
+            short[run].append(run(args, folders, SHORT)[0])
+            seconds, peak = run(args, folders, SHORT + args.frames)
+            long[run].append(seconds)
+            memory[run].append(peak)
+    rates = {}
+    for run in runs:
+        start = statistics.median(short[run])
+        rates[run] = [args.frames * args.cameras / (seconds - start) for seconds in long[run]]
     medians = {run: statistics.median(values) for run, values in rates.items()}
     for run, name in ((ours, "mtmc"), (theirs, "ultralytics")):
         each = " ".join(f"{rate:.2f}" for rate in rates[run])
-        print(f"{name}: {medians[run]:.2f} frames/s ({each}), {memory[run]:.0f} MB")
+        print(f"{name}: {medians[run]:.2f} frames/s ({each}), {max(memory[run]):.0f} MB")
     print(f"ratio: {medians[ours] / medians[theirs]:.2f}")
 
 

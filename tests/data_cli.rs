@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use image::RgbImage;
-use mtmc_models::testing::{made_up_image, shared};
+use mtmc_models::testing::{made_up_image, shared, shared_video};
 use mtmc_tools::dataset::market1501::{GALLERY, ImageName, QUERY, list_split};
 use mtmc_tools::dataset::pictures::write_jpeg;
 use serde_json::Value;
@@ -355,7 +355,7 @@ const SIGN: [&str; 2] = ["414,203,32,42,390", "427,20,8,370"];
 // 86.6 with MSMT17's.
 #[test]
 fn osnet_knows_the_people_of_pets_again() {
-    let Some(video) = shared("data/vtest-pets09-s2l1/vtest.avi") else {
+    let Some(video) = shared_video("data/vtest-pets09-s2l1/vtest.avi") else {
         return;
     };
     let gt = video.with_file_name("gt").join("gt.txt");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use mtmc::source::{self, Frame, FrameSource, Mp4Source, OpenOptions, SourceError, VideoDecoder};
-use mtmc_models::testing::shared;
+use mtmc_models::testing::{has_ffmpeg, shared};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -54,17 +54,6 @@ fn collect(source: &mut dyn FrameSource) -> (Vec<Frame>, Option<SourceError>) {
             }
         }
     }
-}
-
-fn has_ffmpeg() -> bool {
-    let found = std::process::Command::new("ffmpeg")
-        .arg("-version")
-        .output()
-        .is_ok();
-    if !found {
-        eprintln!("skipped: needs ffmpeg");
-    }
-    found
 }
 
 fn with_decoder(decoder: VideoDecoder) -> OpenOptions {

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use mtmc_models::testing::shared;
+use mtmc_models::testing::{shared, shared_video};
 use tempfile::TempDir;
 
 const FRAMES: u64 = 40;
@@ -57,7 +57,8 @@ fn truth(path: &Path) -> Vec<(u64, [f64; 2], [f64; 2])> {
 
 /// A folder with two calibrated cameras, converted weights and an environment's file.
 fn place() -> Option<Place> {
-    let data = shared("data/vtest-pets09-s2l1")?;
+    let video = shared_video("data/vtest-pets09-s2l1/vtest.avi")?;
+    let data = video.parent()?;
     let onnx = shared("weights/deimv2/deimv2_hgnetv2_femto_coco.onnx")?;
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -90,7 +91,6 @@ fn place() -> Option<Place> {
         [[cameras]]\nid = \"right\"\n\
         [[links]]\ncameras = [\"left\", \"right\"]\noverlap = true\n";
     std::fs::write(at("pets.toml"), environment).unwrap();
-    let video = data.join("vtest.avi");
     Some(Place {
         folder,
         video,

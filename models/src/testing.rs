@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -31,9 +32,35 @@ pub fn shared(relative: &str) -> Option<PathBuf> {
         !ci,
         "CI needs the shared test material: ../shared/{relative} is missing"
     );
-    // Not by `eprintln!`, which the test harness hides when a test passes.
-    let _ = writeln!(std::io::stderr(), "skipped: needs ../shared/{relative}");
+    skipped(&format!("../shared/{relative}"));
     None
+}
+
+/// The same for a video that only `ffmpeg` opens: without that program a test is skipped, too.
+///
+/// # Panics
+/// If `CI=true` and one of both is missing.
+pub fn shared_video(relative: &str) -> Option<PathBuf> {
+    shared(relative).filter(|_| has_ffmpeg())
+}
+
+/// Whether the program `ffmpeg` is there; if not, says that a test is skipped.
+///
+/// # Panics
+/// If `CI=true` and it is missing.
+pub fn has_ffmpeg() -> bool {
+    let found = Command::new("ffmpeg").arg("-version").output().is_ok();
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(found || !ci, "CI needs ffmpeg");
+    if !found {
+        skipped("ffmpeg");
+    }
+    found
+}
+
+/// Says so. Not by `eprintln!`, which the test harness hides when a test passes.
+fn skipped(needed: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: needs {needed}");
 }
 
 /// Three times the mean square of a convolution's weight times its fan-in: an activation follows

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use mtmc_models::testing::shared;
+use mtmc_models::testing::shared_video;
 use serde_json::{Value, json};
 use sqlx::Row as _;
 
@@ -18,7 +18,7 @@ const PEOPLE: &str = "/api/v1/people";
 /// An environment, `pets`, of the cameras `left` and `right`; with an encoder, if people's looks are
 /// wanted.
 fn place(looks: bool) -> Option<Place> {
-    let video = shared("data/vtest-pets09-s2l1/vtest.avi")?;
+    let video = shared_video("data/vtest-pets09-s2l1/vtest.avi")?;
     let mut place = Place::new();
     place.add_detector()?;
     if looks {

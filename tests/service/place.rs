@@ -31,19 +31,6 @@ pub fn run(command: &mut Command) {
     assert!(output.status.success(), "{error}");
 }
 
-/// Whether there is FFmpeg, which must be so where everything is tested.
-pub fn has_ffmpeg() -> bool {
-    if Command::new("ffmpeg").arg("-version").output().is_ok() {
-        return true;
-    }
-    assert!(
-        std::env::var("CI").is_err(),
-        "CI needs ffmpeg for this test"
-    );
-    let _ = writeln!(std::io::stderr(), "skipped: needs ffmpeg");
-    false
-}
-
 /// A folder with all that a service is given and keeps, and what it is told.
 pub struct Place {
     folder: TempDir,

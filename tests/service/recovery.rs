@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use mtmc_models::testing::shared;
+use mtmc_models::testing::shared_video;
 use serde_json::json;
 use sqlx::Row as _;
 
@@ -15,7 +15,7 @@ const FRAMES: u64 = 50;
 
 /// Both cameras of `hall` show one real video of people; weights are real, and states are saved often.
 fn place() -> Option<Place> {
-    let video = shared("data/vtest-pets09-s2l1/vtest.avi")?;
+    let video = shared_video("data/vtest-pets09-s2l1/vtest.avi")?;
     let mut place = Place::new();
     place.add_detector()?;
     place.add_encoder()?;

@@ -11,10 +11,10 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mtmc_models::testing::shared;
+use mtmc_models::testing::{shared, shared_video};
 use serde_json::{Value, json};
 
-use super::place::{Place, has_ffmpeg, mtmc, run};
+use super::place::{Place, mtmc, run};
 use super::server::{Server, TASKS};
 
 #[path = "../source_s3/server.rs"]
@@ -33,10 +33,7 @@ const LATER: usize = 2;
 
 /// The video's first pictures as JPEG files. `None` without the shared data or without FFmpeg.
 fn pictures(count: usize) -> Option<Vec<Vec<u8>>> {
-    let video = shared("data/vtest-pets09-s2l1/vtest.avi")?;
-    if !has_ffmpeg() {
-        return None;
-    }
+    let video = shared_video("data/vtest-pets09-s2l1/vtest.avi")?;
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("ffmpeg");
     command.args(["-v", "error", "-i", video.to_str().unwrap()]);

@@ -9,11 +9,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use mtmc::sink::{FrameResult, Sink as _, VideoSink};
-use mtmc_models::testing::{made_up_image, shared};
+use mtmc_models::testing::{has_ffmpeg, made_up_image, shared_video};
 use serde_json::Value;
 
 use super::http::{self, Form, Response};
-use super::place::{Place, has_ffmpeg, mtmc, run};
+use super::place::{Place, mtmc, run};
 use super::server::{Server, wait};
 
 const UPLOAD: &str = "/api/inference/video";
@@ -139,12 +139,9 @@ fn expect_problem(response: &Response, status: u16, kind: &str) {
 
 #[test]
 fn the_result_is_that_of_the_command() {
-    let Some(video) = shared("data/vtest-pets09-s2l1/vtest.avi") else {
+    let Some(video) = shared_video("data/vtest-pets09-s2l1/vtest.avi") else {
         return;
     };
-    if !has_ffmpeg() {
-        return;
-    }
     let mut place = Place::new();
     if place.add_detector().is_none() {
         return;
