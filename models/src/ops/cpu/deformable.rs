@@ -65,37 +65,48 @@ impl Samples<'_> {
     /// The corners that lie inside, of all samples of head `index`, counted through all queries; cells
     /// are `row` numbers apart.
     pub fn corners(&self, index: usize, row: usize, corners: &mut Vec<Corner>) {
-        corners.clear();
-        let points = self.shape.total_points();
-        let at = index * points;
-        let locations = &self.locations[at * 2..(at + points) * 2];
-        let mut samples = locations
-            .chunks_exact(2)
-            .zip(&self.weights[at..at + points]);
-        let mut first_cell = 0;
-        for (&(height, width), &count) in self.shape.levels.iter().zip(&self.shape.points) {
-            for (location, weight) in samples.by_ref().take(count) {
-                let x = location[0] * width as f32 - 0.5;
-                let y = location[1] * height as f32 - 0.5;
-                let (x0, y0) = (x.floor(), y.floor());
-                let (fx, fy) = (x - x0, y - y0);
-                for (dx, dy, near) in [
-                    (0.0, 0.0, (1.0 - fx) * (1.0 - fy)),
-                    (1.0, 0.0, fx * (1.0 - fy)),
-                    (0.0, 1.0, (1.0 - fx) * fy),
-                    (1.0, 1.0, fx * fy),
-                ] {
-                    let (cx, cy) = (x0 + dx, y0 + dy);
-                    // Also false for NaN: such a sample counts as outside.
-                    let inside = cx >= 0.0 && cy >= 0.0 && cx < width as f32 && cy < height as f32;
-                    if inside {
-                        let cell = first_cell + cy as usize * width + cx as usize;
-                        corners.push((cell * row, near * weight));
-                    }
+        inner_corners(self, index, row, corners);
+    }
+}
+
+dispatch! {
+    // With an instruction that rounds down.
+    fn inner_corners(samples: &Samples<'_>, index: usize, row: usize, corners: &mut Vec<Corner>) = inner_corners_body
+}
+
+#[inline(always)]
+fn inner_corners_body(samples: &Samples<'_>, index: usize, row: usize, corners: &mut Vec<Corner>) {
+    corners.clear();
+    let shape = samples.shape;
+    let points = shape.total_points();
+    let at = index * points;
+    let locations = &samples.locations[at * 2..(at + points) * 2];
+    let mut samples = locations
+        .chunks_exact(2)
+        .zip(&samples.weights[at..at + points]);
+    let mut first_cell = 0;
+    for (&(height, width), &count) in shape.levels.iter().zip(&shape.points) {
+        for (location, weight) in samples.by_ref().take(count) {
+            let x = location[0] * width as f32 - 0.5;
+            let y = location[1] * height as f32 - 0.5;
+            let (x0, y0) = (x.floor(), y.floor());
+            let (fx, fy) = (x - x0, y - y0);
+            for (dx, dy, near) in [
+                (0.0, 0.0, (1.0 - fx) * (1.0 - fy)),
+                (1.0, 0.0, fx * (1.0 - fy)),
+                (0.0, 1.0, (1.0 - fx) * fy),
+                (1.0, 1.0, fx * fy),
+            ] {
+                let (cx, cy) = (x0 + dx, y0 + dy);
+                // Also false for NaN: such a sample counts as outside.
+                let inside = cx >= 0.0 && cy >= 0.0 && cx < width as f32 && cy < height as f32;
+                if inside {
+                    let cell = first_cell + cy as usize * width + cx as usize;
+                    corners.push((cell * row, near * weight));
                 }
             }
-            first_cell += height * width;
         }
+        first_cell += height * width;
     }
 }
 
