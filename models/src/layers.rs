@@ -75,6 +75,11 @@ impl Params {
         Self { precision, ..self }
     }
 
+    /// What products are to be computed in.
+    pub fn precision_of_products(&self) -> Precision {
+        self.precision
+    }
+
     /// What products are computed in where operations are plain: inference has kernels that know
     /// for themselves.
     pub fn plain_products(&self) -> Precision {

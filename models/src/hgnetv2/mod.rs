@@ -7,7 +7,9 @@
 use candle_core::{DType, Module, Result, Tensor};
 
 use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
-use crate::ops::max_of_four;
+use crate::ops::{Cascade, max_of_four};
+
+mod together;
 
 /// Sizes of one stage.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,9 +117,18 @@ impl StageConfig {
 
 /// The backbone.
 pub struct HgNetV2 {
-    stem: Stem,
+    beginning: Beginning,
+    /// What is left of the stages after that.
     stages: Vec<Stage>,
+    /// Index among these.
     first_returned: usize,
+}
+
+/// What precedes the stages.
+enum Beginning {
+    Layers(Stem),
+    /// The stem and, of the small sizes, all up to the second stage's blocks.
+    Together(Cascade),
 }
 
 impl HgNetV2 {
@@ -126,17 +137,32 @@ impl HgNetV2 {
     /// # Errors
     /// A tensor is missing or has the wrong shape.
     pub fn new(config: &HgNetV2Config, params: &Params) -> Result<Self> {
-        let mut stages = Vec::new();
+        let together = together::beginning(config, params)?;
+        let (beginning, done) = match together {
+            Some((cascade, stages)) => (Beginning::Together(cascade), stages),
+            None => (Beginning::Layers(Stem::new(config, &params.pp("stem"))?), 0),
+        };
+        let mut stages: Vec<Stage> = Vec::new();
         let mut input = config.stem.1;
         for (index, stage) in config.stages.iter().enumerate() {
-            let params = params.pp("stages").pp(index);
-            stages.push(Stage::new(config, index, stage, input, &params)?);
+            if index >= done {
+                let halved = match stages.last() {
+                    Some(before) => before.halves(),
+                    None => true,
+                };
+                let place = Place {
+                    index,
+                    input,
+                    halved,
+                };
+                stages.push(Stage::new(config, place, &params.pp("stages"))?);
+            }
             input = stage.output;
         }
         Ok(Self {
-            stem: Stem::new(config, &params.pp("stem"))?,
+            beginning,
             stages,
-            first_returned: config.first_returned,
+            first_returned: config.first_returned - done,
         })
     }
 
@@ -145,7 +171,10 @@ impl HgNetV2 {
     /// # Errors
     /// The shape does not fit, or the device fails.
     pub fn forward(&self, images: &Tensor) -> Result<Vec<Tensor>> {
-        let mut x = self.stem.forward(images)?;
+        let mut x = match &self.beginning {
+            Beginning::Layers(stem) => stem.forward(images)?,
+            Beginning::Together(cascade) => cascade.forward(&[images])?,
+        };
         let mut levels = Vec::new();
         for (index, stage) in self.stages.iter().enumerate() {
             x = stage.forward(&x)?;
@@ -157,15 +186,31 @@ impl HgNetV2 {
     }
 }
 
-/// One number times the activations plus another: `lab.scale` and `lab.bias`, each `[1]`; for
-/// training alone.
+/// One number times the activations plus another: `lab.scale` and `lab.bias`, each `[1]`.
 struct Affine {
     scale: Tensor,
     bias: Tensor,
 }
 
+impl Affine {
+    /// That of a layer, if it has one.
+    fn new(conv: &Conv, affine: bool, params: &Params) -> Result<Option<Self>> {
+        if !affine || conv.activation == Activation::Identity {
+            return Ok(None);
+        }
+        let params = params.pp("lab");
+        let (scale, bias) = (params.get(1, "scale")?, params.get(1, "bias")?);
+        Ok(Some(Self { scale, bias }))
+    }
+
+    fn numbers(&self) -> Result<[f32; 2]> {
+        let number = |x: &Tensor| x.to_dtype(DType::F32)?.squeeze(0)?.to_scalar::<f32>();
+        Ok([number(&self.scale)?, number(&self.bias)?])
+    }
+}
+
 /// Convolution `conv`, batch norm `bn`, and, after an activation, the affine block `lab` of the
-/// sizes that have it.
+/// sizes that have it; by itself for training alone.
 struct ConvLayer {
     conv: ConvNormAct,
     affine: Option<Affine>,
@@ -174,25 +219,19 @@ struct ConvLayer {
 impl ConvLayer {
     fn new(conv: Conv, affine: bool, params: &Params) -> Result<Self> {
         let layer = ConvNormAct::with_norm(conv, params, "bn")?;
-        if !affine || conv.activation == Activation::Identity {
-            return Ok(Self {
+        match Affine::new(&conv, affine, params)? {
+            Some(affine) if !params.mode().is_plain() => {
+                let [scale, shift] = affine.numbers()?;
+                Ok(Self {
+                    conv: layer.scaled(scale, shift)?,
+                    affine: None,
+                })
+            }
+            affine => Ok(Self {
                 conv: layer,
-                affine: None,
-            });
+                affine,
+            }),
         }
-        let params = params.pp("lab");
-        let (scale, bias) = (params.get(1, "scale")?, params.get(1, "bias")?);
-        if params.mode().is_plain() {
-            return Ok(Self {
-                conv: layer,
-                affine: Some(Affine { scale, bias }),
-            });
-        }
-        let number = |x: Tensor| x.to_dtype(DType::F32)?.squeeze(0)?.to_scalar::<f32>();
-        Ok(Self {
-            conv: layer.scaled(number(scale)?, number(bias)?)?,
-            affine: None,
-        })
     }
 
     fn relu(conv: Conv, affine: bool, params: &Params) -> Result<Self> {
@@ -236,17 +275,30 @@ struct Stem {
 
 impl Stem {
     fn new(config: &HgNetV2Config, params: &Params) -> Result<Self> {
+        let layer = |(name, conv)| ConvLayer::new(conv, config.affine, &params.pp(name));
+        let [stem1, stem2a, stem2b, stem3, stem4] = Self::convolutions(config);
+        Ok(Self {
+            stem1: layer(stem1)?,
+            stem2a: layer(stem2a)?,
+            stem2b: layer(stem2b)?,
+            stem3: layer(stem3)?,
+            stem4: layer(stem4)?,
+        })
+    }
+
+    /// Its convolutions and their names.
+    fn convolutions(config: &HgNetV2Config) -> [(&'static str, Conv); 5] {
         let (middle, output) = config.stem;
-        let layer = |name: &str, conv| ConvLayer::relu(conv, config.affine, &params.pp(name));
         // Even kernels keep the size by a row and a column of zeros at the far ends.
         let two = |input, output| Conv::new(input, output, 2).padding(0).far(1);
-        Ok(Self {
-            stem1: layer("stem1", Conv::new(3, middle, 3).stride(2))?,
-            stem2a: layer("stem2a", two(middle, middle / 2))?,
-            stem2b: layer("stem2b", two(middle / 2, middle))?,
-            stem3: layer("stem3", Conv::new(2 * middle, middle, 3).stride(2))?,
-            stem4: layer("stem4", Conv::new(middle, output, 1))?,
-        })
+        [
+            ("stem1", Conv::new(3, middle, 3).stride(2)),
+            ("stem2a", two(middle, middle / 2)),
+            ("stem2b", two(middle / 2, middle)),
+            ("stem3", Conv::new(2 * middle, middle, 3).stride(2)),
+            ("stem4", Conv::new(middle, output, 1)),
+        ]
+        .map(|(name, conv)| (name, conv.activation(Activation::Relu)))
     }
 
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
@@ -263,35 +315,67 @@ struct Stage {
     blocks: Vec<Block>,
 }
 
+/// Where a stage is.
+struct Place {
+    index: usize,
+    /// Channels that it sees.
+    input: usize,
+    /// Whether the resolution is halved already, by what comes before.
+    halved: bool,
+}
+
 impl Stage {
-    /// The stage `index` on `input` channels; all but the first halve the resolution.
-    fn new(
-        config: &HgNetV2Config,
-        index: usize,
-        stage: &StageConfig,
-        input: usize,
-        params: &Params,
-    ) -> Result<Self> {
-        let downsample = if index > 0 {
-            let conv = Conv::depthwise(input, 3).stride(2);
-            let params = params.pp("downsample");
-            Some(ConvLayer::new(conv, config.affine, &params)?)
-        } else {
+    /// `stages`: weights of all stages.
+    fn new(config: &HgNetV2Config, place: Place, stages: &Params) -> Result<Self> {
+        let Place {
+            index,
+            input,
+            halved,
+        } = place;
+        let (stage, own) = (&config.stages[index], stages.pp(index));
+        let downsample = if halved {
             None
+        } else {
+            let conv = halving(input);
+            Some(ConvLayer::new(conv, config.affine, &own.pp("downsample"))?)
         };
-        let light = index >= 2;
+        let last = index >= config.first_returned || index + 1 == config.stages.len();
         let mut blocks = Vec::new();
         for block in 0..stage.blocks {
             let residual = block > 0;
             let input = if residual { stage.output } else { input };
-            let params = params.pp("blocks").pp(block);
+            let params = own.pp("blocks").pp(block);
+            let squeezed = input + config.layers * stage.middle;
+            let sizes = [squeezed, stage.output];
+            let aggregated = params.pp("aggregation");
+            let together = if last || stage.blocks > 1 {
+                None
+            } else {
+                let next = stages.pp(index + 1).pp("downsample");
+                together::aggregation(config, sizes, &aggregated, &next)?
+            };
             blocks.push(Block {
-                layers: layers(config, light, input, stage.middle, &params.pp("layers"))?,
-                aggregation: aggregation(config, input, stage, &params.pp("aggregation"))?,
+                layers: layers(
+                    config,
+                    index >= 2,
+                    input,
+                    stage.middle,
+                    &params.pp("layers"),
+                )?,
+                aggregation: match together {
+                    Some(cascade) => Aggregation::Together(cascade),
+                    None => Aggregation::new(config, sizes, &aggregated)?,
+                },
                 residual,
             });
         }
         Ok(Self { downsample, blocks })
+    }
+
+    /// Whether its output has half of its resolution: that with which the next one begins.
+    fn halves(&self) -> bool {
+        let last = self.blocks.last().map(|block| &block.aggregation);
+        matches!(last, Some(Aggregation::Together(_)))
     }
 }
 
@@ -307,9 +391,15 @@ impl Module for Stage {
 struct Block {
     /// One after the other; a light layer is two convolutions.
     layers: Vec<Vec<ConvLayer>>,
-    /// Squeezes the input and all layers' outputs, then excites.
-    aggregation: [ConvLayer; 2],
+    aggregation: Aggregation,
     residual: bool,
+}
+
+/// Squeezes a block's input and all its layers' outputs, then excites.
+enum Aggregation {
+    Layers([ConvLayer; 2]),
+    /// And halves the resolution for the next stage.
+    Together(Cascade),
 }
 
 /// A block's layers, on `input` channels the first, on `middle` all others.
@@ -343,20 +433,27 @@ fn layers(
     Ok(layers)
 }
 
-fn aggregation(
-    config: &HgNetV2Config,
-    input: usize,
-    stage: &StageConfig,
-    params: &Params,
-) -> Result<[ConvLayer; 2]> {
-    let total = input + config.layers * stage.middle;
-    let half = stage.output / 2;
-    let squeeze = Conv::new(total, half, 1);
-    let excite = Conv::new(half, stage.output, 1);
-    Ok([
-        ConvLayer::relu(squeeze, config.affine, &params.pp(0))?,
-        ConvLayer::relu(excite, config.affine, &params.pp(1))?,
-    ])
+impl Aggregation {
+    /// The layers one by one: `sizes` are all channels that are squeezed, and those of the output.
+    fn new(config: &HgNetV2Config, sizes: [usize; 2], params: &Params) -> Result<Self> {
+        let layer = |conv, index: usize| ConvLayer::new(conv, config.affine, &params.pp(index));
+        let [squeeze, excite] = aggregating(sizes);
+        Ok(Self::Layers([layer(squeeze, 0)?, layer(excite, 1)?]))
+    }
+}
+
+/// The convolutions of an aggregation.
+fn aggregating([squeezed, output]: [usize; 2]) -> [Conv; 2] {
+    let pointwise = |input, output| Conv::new(input, output, 1).activation(Activation::Relu);
+    [
+        pointwise(squeezed, output / 2),
+        pointwise(output / 2, output),
+    ]
+}
+
+/// What all stages but the first begin with.
+fn halving(channels: usize) -> Conv {
+    Conv::depthwise(channels, 3).stride(2)
 }
 
 impl Module for Block {
@@ -367,8 +464,11 @@ impl Module for Block {
             y = forward_all(layer, &y)?;
             outputs.push(y.clone());
         }
-        let [squeeze, excite] = &self.aggregation;
         let outputs: Vec<&Tensor> = outputs.iter().collect();
+        let [squeeze, excite] = match &self.aggregation {
+            Aggregation::Together(cascade) => return cascade.forward(&outputs),
+            Aggregation::Layers(layers) => layers,
+        };
         let y = squeeze.forward_parts(&outputs)?;
         if self.residual {
             excite.forward_sum(&y, x)

@@ -5,6 +5,7 @@
 
 mod activation;
 mod attention;
+mod cascade;
 mod conv;
 pub(crate) mod cpu;
 #[cfg(any(feature = "cuda", test))]
@@ -28,6 +29,7 @@ mod upsample;
 
 pub use activation::Activation;
 pub use attention::attention;
+pub(crate) use cascade::{Cascade, Layer as CascadeLayer, Step as CascadeStep};
 pub use conv::Conv2d;
 pub(crate) use conv::conv2d_with_gradients;
 pub use cpu::block::Precision;

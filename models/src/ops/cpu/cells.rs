@@ -318,6 +318,43 @@ impl Work for Run<'_> {
     }
 }
 
+/// What cells see: so many numbers each, so far apart, and those of the next cell so far from them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Seen {
+    pub count: usize,
+    pub step: usize,
+    pub pitch: usize,
+}
+
+/// Adds to the sums of `CELLS` cells the products of what they see from `input` on with as many weights, and
+/// gives the weights after these.
+///
+/// # Safety
+/// All may be read; the machine has the vectors.
+#[inline(always)]
+pub(super) unsafe fn add_products<V: Lanes, const VECTORS: usize, const CELLS: usize>(
+    sums: &mut [[V; VECTORS]; CELLS],
+    mut weight: *const f32,
+    input: *const f32,
+    seen: Seen,
+) -> *const f32 {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let rows: [*const f32; CELLS] = std::array::from_fn(|cell| input.add(cell * seen.pitch));
+        for number in 0..seen.count {
+            let weights: [V; VECTORS] = std::array::from_fn(|v| V::load(weight.add(v * V::COUNT)));
+            weight = weight.add(VECTORS * V::COUNT);
+            for cell in 0..CELLS {
+                let number = V::splat(*rows[cell].add(number * seen.step));
+                for v in 0..VECTORS {
+                    sums[cell][v] = sums[cell][v].fma(weights[v], number);
+                }
+            }
+        }
+        weight
+    }
+}
+
 /// `CELLS` cells from `first` on. `PITCH` is the depth of the only input, or 0.
 ///
 /// # Safety
@@ -338,19 +375,12 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize, const PITCH:
             if depth == 0 {
                 break;
             }
-            let rows: [*const f32; CELLS] =
-                std::array::from_fn(|cell| input.add((first + cell) * depth));
-            for step in 0..depth {
-                let weights: [V; VECTORS] =
-                    std::array::from_fn(|v| V::load(weight.add(v * V::COUNT)));
-                weight = weight.add(VECTORS * V::COUNT);
-                for cell in 0..CELLS {
-                    let number = V::splat(*rows[cell].add(step));
-                    for v in 0..VECTORS {
-                        sums[cell][v] = sums[cell][v].fma(weights[v], number);
-                    }
-                }
-            }
+            let seen = Seen {
+                count: depth,
+                step: 1,
+                pitch: depth,
+            };
+            weight = add_products(&mut sums, weight, input.add(first * depth), seen);
         }
         let start = first * run.pitch + group.first;
         let least = V::splat(if run.cells.relu {

@@ -7,6 +7,7 @@ pub mod amx;
 pub mod attention;
 mod bands;
 pub mod block;
+pub mod cascade;
 mod cells;
 pub mod conv;
 pub mod deformable;

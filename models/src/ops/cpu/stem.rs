@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::aligned::Aligned;
-use super::cells::{Group, Machine, Work, groups};
+use super::cells::{Group, Machine, Seen, Work, add_products, groups};
 use super::conv::Size;
 use super::lanes::{Lanes, by_level};
 use super::simd::Level;
@@ -290,20 +290,15 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
             .numbers()
             .as_ptr()
             .add(group.first * PLANES * SIDE * SIDE);
+        let seen = Seen {
+            count: SIDE,
+            step: 1,
+            pitch: STRIDE,
+        };
         for inputs in &row.inputs {
             for input in inputs {
                 let input = input.add(first * STRIDE);
-                for kx in 0..SIDE {
-                    let weights: [V; VECTORS] =
-                        std::array::from_fn(|v| V::load(weight.add(v * V::COUNT)));
-                    weight = weight.add(VECTORS * V::COUNT);
-                    for (cell, sums) in sums.iter_mut().enumerate() {
-                        let number = V::splat(*input.add(cell * STRIDE + kx));
-                        for (sum, weight) in sums.iter_mut().zip(weights) {
-                            *sum = sum.fma(weight, number);
-                        }
-                    }
-                }
+                weight = add_products(&mut sums, weight, input, seen);
             }
         }
         for (cell, sums) in sums.iter().enumerate() {
