@@ -75,6 +75,11 @@ impl Params {
         Self { precision, ..self }
     }
 
+    /// Whether it computes in f32 on the CPU.
+    pub fn is_f32_on_cpu(&self) -> bool {
+        self.device().is_cpu() && self.dtype() == DType::F32
+    }
+
     /// What products are to be computed in.
     pub fn precision_of_products(&self) -> Precision {
         self.precision
@@ -577,6 +582,23 @@ pub fn fold_batch_norm(
     let bias = (beta - (mean * scale)?)?;
     let dtype = weight.dtype();
     Ok((folded.to_dtype(dtype)?, bias.to_dtype(dtype)?))
+}
+
+/// A convolution without bias, `weight` under `params`, with its batch norm folded in.
+///
+/// # Errors
+/// A tensor is missing or has the wrong shape.
+pub(crate) fn folded_convolution(
+    conv: &Conv,
+    params: &Params,
+    norm: &Params,
+) -> Result<ops::Folded> {
+    let weight = params.get(conv.weight_shape(), "weight")?;
+    let (weight, bias) = fold_batch_norm(&weight, None, norm)?;
+    Ok(ops::Folded {
+        weight: weight.flatten_all()?.to_vec1()?,
+        bias: bias.to_vec1()?,
+    })
 }
 
 /// A linear layer with bias and activation: `x · weightᵀ + bias`.

@@ -1,11 +1,11 @@
 //! Layers of the backbone that a CPU computes together, row by row: whose maps are large for what is computed
 //! in them.
 
-use candle_core::{DType, Result};
+use candle_core::Result;
 
 use super::{Affine, HgNetV2Config, StageConfig, Stem, aggregating, halving};
-use crate::layers::{Activation, Conv, Params, fold_batch_norm};
-use crate::ops::{Cascade, CascadeLayer, CascadeStep, Folded, Precision};
+use crate::layers::{Activation, Conv, Params, folded_convolution};
+use crate::ops::{Cascade, CascadeLayer, CascadeStep, Precision, Window};
 
 /// Most channels of dense 3×3 layers that minimal filtering makes no quicker, as transforms take too much of it.
 const NARROW: usize = 16;
@@ -65,8 +65,7 @@ pub(super) fn aggregation(
 
 /// Whether there are kernels for that.
 fn is_quick(params: &Params) -> bool {
-    let inference = !params.mode().is_plain();
-    inference && params.device().is_cpu() && params.dtype() == DType::F32
+    !params.mode().is_plain() && params.is_f32_on_cpu()
 }
 
 /// Layers for a [`Cascade`], by the names of their weights.
@@ -85,25 +84,20 @@ impl<'a> Recorder<'a> {
 
     /// A convolution of `inputs`, the image 0 and layers from 1 on; gives its own number.
     fn push(&mut self, inputs: &[usize], conv: Conv, params: &Params) -> Result<usize> {
-        let weight = params.get(conv.weight_shape(), "conv.weight")?;
-        let (weight, bias) = fold_batch_norm(&weight, None, &params.pp("bn"))?;
-        let folded = Folded {
-            weight: weight.flatten_all()?.to_vec1()?,
-            bias: bias.to_vec1()?,
-        };
+        let folded = folded_convolution(&conv, &params.pp("conv"), &params.pp("bn"))?;
         let scale = match Affine::new(&conv, self.config.affine, params)? {
             Some(affine) => affine.numbers()?,
             None => [1.0, 0.0],
         };
-        self.layer(inputs, CascadeStep::Conv(conv, folded, scale))
+        Ok(self.layer(inputs, CascadeStep::Conv(conv, folded, scale)))
     }
 
-    fn layer(&mut self, inputs: &[usize], step: CascadeStep) -> Result<usize> {
+    fn layer(&mut self, inputs: &[usize], step: CascadeStep) -> usize {
         self.layers.push(CascadeLayer {
             inputs: inputs.to_vec(),
             step,
         });
-        Ok(self.layers.len())
+        self.layers.len()
     }
 
     /// As [`Stem::forward`].
@@ -113,7 +107,12 @@ impl<'a> Recorder<'a> {
         let x = push(&[0], stem1)?;
         let branch = push(&[x], stem2a)?;
         let branch = push(&[branch], stem2b)?;
-        let pooled = self.layer(&[x], CascadeStep::LargestOfFour)?;
+        let four = Window {
+            kernel: 2,
+            stride: 1,
+            padding: 0,
+        };
+        let pooled = self.layer(&[x], CascadeStep::Largest(four, 1));
         let mut push = |inputs: &[usize], (name, conv)| self.push(inputs, conv, &params.pp(name));
         let x = push(&[pooled, branch], stem3)?;
         push(&[x], stem4)

@@ -5,9 +5,11 @@ use candle_core::{Device, Result, Tensor};
 
 use super::cpu::conv::Size;
 use super::cpu::product::Source;
+use super::cpu::simd::Level;
 use super::cpu::{cascade, simd};
 use super::planes::with_numbers;
-use super::profile;
+use super::{Folded, Window, profile};
+use crate::layers::Conv;
 
 pub use super::cpu::cascade::{Layer, Step};
 
@@ -15,9 +17,15 @@ pub use super::cpu::cascade::{Layer, Step};
 pub struct Cascade(cascade::Cascade);
 
 impl Cascade {
-    /// Prepares layers that follow images of so many planes; `None` where they are faster one by one.
+    /// Prepares layers that follow images of so many planes; `None` where they are faster one by one: without the
+    /// vectors of x86, and where there is no kernel for them.
     pub fn new(planes: usize, layers: Vec<Layer>) -> Option<Self> {
-        cascade::Cascade::new(planes, layers, simd::level()).map(Self)
+        cascade::Cascade::new(planes, layers, wide()?).map(Self)
+    }
+
+    /// The same of a convolution, and the largest of windows of what it gives, which is not below zero.
+    pub fn with_pool(conv: Conv, weights: Folded, window: Window) -> Option<Self> {
+        cascade::Cascade::with_pool(conv, weights, window, wide()?).map(Self)
     }
 
     /// The last layer's `[batch, channels, height, width]` of images whose planes are those of all `parts`, one
@@ -72,4 +80,10 @@ impl Cascade {
             _ => candle_core::bail!("images of {height}×{width} are too small"),
         }
     }
+}
+
+/// The machine's level, where that has vectors.
+fn wide() -> Option<Level> {
+    let level = simd::level();
+    (level >= Level::Avx2).then_some(level)
 }

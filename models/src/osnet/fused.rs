@@ -2,7 +2,7 @@
 
 use candle_core::Result;
 
-use crate::layers::{Conv, Params, fold_batch_norm};
+use crate::layers::{Conv, Params, folded_convolution};
 use crate::ops::{BlockWeights, Folded, OmniScale, OmniScaleWeights};
 
 use super::block::{BlockConfig, GATE_REDUCTION, light_conv_name};
@@ -40,16 +40,7 @@ pub(super) fn convolutions(config: &OsNetConfig, params: &Params) -> Result<Opti
 
 /// A convolution, its batch norm as `bn`.
 fn folded(conv: Conv, params: &Params) -> Result<Folded> {
-    folded_with(conv, &params.pp("conv"), &params.pp("bn"))
-}
-
-fn folded_with(conv: Conv, params: &Params, norm: &Params) -> Result<Folded> {
-    let weight = params.get(conv.weight_shape(), "weight")?;
-    let (weight, bias) = fold_batch_norm(&weight, None, norm)?;
-    Ok(Folded {
-        weight: weight.flatten_all()?.to_vec1()?,
-        bias: bias.to_vec1()?,
-    })
+    folded_convolution(&conv, &params.pp("conv"), &params.pp("bn"))
 }
 
 /// A 1×1 convolution with bias.
@@ -70,7 +61,7 @@ fn block(config: &BlockConfig, params: &Params) -> Result<BlockWeights> {
             let pointwise = own.pp("conv1").get((middle, middle, 1, 1), "weight")?;
             let pointwise = pointwise.flatten_all()?.to_vec1()?;
             let depthwise = Conv::depthwise(middle, 3);
-            let depthwise = folded_with(depthwise, &own.pp("conv2"), &own.pp("bn"))?;
+            let depthwise = folded_convolution(&depthwise, &own.pp("conv2"), &own.pp("bn"))?;
             lights.push((pointwise, depthwise));
         }
     }

@@ -3,16 +3,53 @@
 use candle_core::{Module as _, Result, Tensor};
 
 use super::{Layers, ResNet50Config, Stem};
-use crate::layers::{Activation, Conv, ConvNormAct, Params, forward_all};
-use crate::ops::{Window, max_pool2d};
+use crate::layers::{Activation, Conv, ConvNormAct, Params, folded_convolution, forward_all};
+use crate::ops::{Cascade, Window, max_pool2d};
 use crate::rtdetr::{ResidualBlock, Shortcut};
 
 /// The backbone: `[batch, 3, height, width]` to `[batch, channels, height / 16, width / 16]`, or
 /// `/ 32` with last stride 2; [`Layers::channels`] (2048 for ResNet-50).
 pub struct Backbone {
-    conv1: ConvNormAct,
-    stem: Stem,
+    beginning: Beginning,
     blocks: Vec<ResidualBlock>,
+}
+
+/// What precedes the blocks.
+enum Beginning {
+    Layers(ConvNormAct, Stem),
+    /// The same by one pass.
+    Together(Cascade),
+}
+
+impl Beginning {
+    fn new(width: usize, stem: Stem, params: &Params) -> Result<Self> {
+        let activation = match stem {
+            Stem::WithoutRelu => Activation::Identity,
+            Stem::Standard | Stem::Ceiling => Activation::Relu,
+        };
+        let conv = Conv::new(3, width, 7).stride(2).activation(activation);
+        let (own, norm) = (params.pp("conv1"), params.pp("bn1"));
+        let quick = !params.mode().is_plain() && params.is_f32_on_cpu();
+        if quick && stem == Stem::Standard {
+            let folded = folded_convolution(&conv, &own, &norm)?;
+            if let Some(cascade) = Cascade::with_pool(conv, folded, window(1)) {
+                return Ok(Self::Together(cascade));
+            }
+        }
+        Ok(Self::Layers(ConvNormAct::new(conv, &own, &norm)?, stem))
+    }
+
+    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let (conv, stem) = match self {
+            Self::Together(cascade) => return cascade.forward(&[images]),
+            Self::Layers(conv, stem) => (conv, stem),
+        };
+        let x = conv.forward(images)?;
+        match stem {
+            Stem::Standard | Stem::WithoutRelu => max_pool2d(&x, window(1)),
+            Stem::Ceiling => max_pool2d(&over_the_edge(&x)?, window(0)),
+        }
+    }
 }
 
 impl Backbone {
@@ -21,13 +58,6 @@ impl Backbone {
     /// # Errors
     /// A tensor is missing or has the wrong shape.
     pub fn new(layers: Layers, config: &ResNet50Config, params: &Params) -> Result<Self> {
-        let activation = match config.stem {
-            Stem::WithoutRelu => Activation::Identity,
-            Stem::Standard | Stem::Ceiling => Activation::Relu,
-        };
-        let conv = Conv::new(3, layers.width, 7)
-            .stride(2)
-            .activation(activation);
         let mut blocks = Vec::new();
         let mut input = layers.width;
         for (stage, count) in layers.blocks.into_iter().enumerate() {
@@ -51,8 +81,7 @@ impl Backbone {
             }
         }
         Ok(Self {
-            conv1: ConvNormAct::new(conv, &params.pp("conv1"), &params.pp("bn1"))?,
-            stem: config.stem,
+            beginning: Beginning::new(layers.width, config.stem, params)?,
             blocks,
         })
     }
@@ -62,11 +91,7 @@ impl Backbone {
     /// # Errors
     /// The shape does not fit, or the device fails.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let x = self.conv1.forward(images)?;
-        let x = match self.stem {
-            Stem::Standard | Stem::WithoutRelu => max_pool2d(&x, window(1))?,
-            Stem::Ceiling => max_pool2d(&over_the_edge(&x)?, window(0))?,
-        };
+        let x = self.beginning.forward(images)?;
         forward_all(&self.blocks, &x)
     }
 }

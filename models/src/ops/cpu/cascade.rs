@@ -21,7 +21,7 @@ use super::product::Source;
 use super::simd::Level;
 use super::threads::share;
 use crate::layers::Conv;
-use crate::ops::Activation;
+use crate::ops::{Activation, Window};
 
 /// Most rows that one row of a dense layer sees, each of one input.
 const LINES: usize = 32;
@@ -43,8 +43,9 @@ pub struct Layer {
 pub enum Step {
     /// A convolution, dense or depthwise, followed by ReLU or nothing, times the first number plus the second.
     Conv(Conv, Folded, [f32; 2]),
-    /// As [`super::pool::max_of_four`].
-    LargestOfFour,
+    /// The largest number of every window, with so many further rows and columns at the far ends. What is
+    /// outside counts as zero: after ReLU it is never the largest alone.
+    Largest(Window, usize),
 }
 
 /// The layers, prepared.
@@ -78,7 +79,7 @@ enum Kind {
         weight: Aligned,
         end: Finish,
     },
-    LargestOfFour {
+    Largest {
         groups: Vec<Group>,
     },
 }
@@ -142,8 +143,7 @@ thread_local! {
 
 impl Cascade {
     /// Prepares layers that follow an image of so many planes for `level` of this machine; the last one is the
-    /// output. `None` where there is no kernel for them, or where layers one by one are faster: without the
-    /// vectors of x86, and for channels that do not come in eights.
+    /// output. `None` where there is no kernel for them, as for channels that do not come in eights.
     pub fn new(planes: usize, layers: Vec<Layer>, level: Level) -> Option<Self> {
         let image = Node {
             inputs: Vec::new(),
@@ -152,7 +152,7 @@ impl Cascade {
             window: Conv::new(planes, planes, 1),
         };
         let mut nodes = vec![image];
-        if level < Level::Avx2 || layers.is_empty() {
+        if layers.is_empty() {
             return None;
         }
         for layer in layers {
@@ -160,6 +160,21 @@ impl Cascade {
             nodes.push(node);
         }
         Some(Self { nodes, level })
+    }
+
+    /// A convolution, and the largest of windows of what it gives, which is not below zero.
+    pub fn with_pool(conv: Conv, weights: Folded, window: Window, level: Level) -> Option<Self> {
+        let layers = vec![
+            Layer {
+                inputs: vec![0],
+                step: Step::Conv(conv, weights, [1.0, 0.0]),
+            },
+            Layer {
+                inputs: vec![1],
+                step: Step::Largest(window, 0),
+            },
+        ];
+        Self::new(conv.input, layers, level)
     }
 
     /// Planes of an image.
@@ -206,7 +221,7 @@ impl Cascade {
             return 0.0;
         };
         let of = |(node, (height, width)): (&Node, &(usize, usize))| match node.kind {
-            Kind::Planes(_) | Kind::LargestOfFour { .. } => 0.0,
+            Kind::Planes(_) | Kind::Largest { .. } => 0.0,
             Kind::Dense { .. } | Kind::Depthwise { .. } => {
                 let Conv {
                     input,
@@ -251,23 +266,11 @@ impl Cascade {
             .min(height);
         let job = |index: usize| {
             let (at, part) = (index / parts, index % parts);
-            let rows = share(height, parts, part);
-            let Some(plan) = self.plan(size, rows) else {
-                return;
-            };
-            ROOM.with_borrow_mut(|room| {
-                let room = room.room(plan.room);
-                room.fill(0.0);
-                let pass = Pass {
-                    planes: &planes(at),
-                    plan: &plan,
-                    room: room.as_mut_ptr(),
-                    // SAFETY: an image's part of the output.
-                    output: unsafe { target.at(at * channels * height * width) },
-                };
-                // SAFETY: the machine has the level; rows of the output that no other job has.
-                unsafe { run(self.level, self, &pass) };
-            });
+            // SAFETY: an image's part of the output, rows of which no other job has.
+            unsafe {
+                let output = Output::Planes(target.at(at * channels * height * width));
+                self.part(&planes(at), size, share(height, parts, part), output);
+            }
         };
         let jobs = size.batch * parts;
         if rayon::current_num_threads() == 1 {
@@ -278,6 +281,38 @@ impl Cascade {
         // SAFETY: jobs have written all rows of all images.
         unsafe { output.set_len(count) };
         Some(output)
+    }
+
+    /// Some rows of the output of one image, `[planes, height, width]`, into the whole of it, `[height, width,
+    /// channels]`; nothing where a layer has no output.
+    ///
+    /// # Safety
+    /// The output may be written, these rows by nobody else.
+    pub unsafe fn rows(&self, image: &[f32], size: Size, rows: Range<usize>, output: *mut f32) {
+        let planes: Vec<&[f32]> = image.chunks_exact(size.cells().max(1)).collect();
+        assert_eq!(planes.len(), self.planes());
+        // SAFETY: by this function's contract.
+        unsafe { self.part(&planes, size, rows, Output::Cells(output)) };
+    }
+
+    /// # Safety
+    /// The output may be written, these rows by nobody else.
+    unsafe fn part(&self, planes: &[&[f32]], size: Size, rows: Range<usize>, output: Output) {
+        let Some(plan) = self.plan(size, rows) else {
+            return;
+        };
+        ROOM.with_borrow_mut(|room| {
+            let room = room.room(plan.room);
+            room.fill(0.0);
+            let pass = Pass {
+                planes,
+                plan: &plan,
+                room: room.as_mut_ptr(),
+                output,
+            };
+            // SAFETY: by this function's contract, and the machine has the level.
+            unsafe { run(self.level, self, &pass) };
+        });
     }
 
     /// What the `rows` of the output take; `None` where a layer has no output.
@@ -387,6 +422,11 @@ impl Node {
         }
     }
 
+    /// Whether a convolution that sees the image takes plane by plane.
+    fn has_few_planes(&self, conv: &Conv) -> bool {
+        matches!(self.kind, Kind::Planes(planes) if planes <= conv.kernel)
+    }
+
     fn new(layer: Layer, before: &[Self], level: Level) -> Option<Self> {
         let inputs = layer.inputs;
         let all: Option<Vec<&Self>> = inputs.iter().map(|input| before.get(*input)).collect();
@@ -397,15 +437,16 @@ impl Node {
             _ => None,
         };
         match layer.step {
-            Step::LargestOfFour => {
+            Step::Largest(window, far) => {
                 let channels = single?;
+                let shape = Conv::depthwise(channels, window.kernel).stride(window.stride);
                 Some(Self {
                     inputs,
-                    kind: Kind::LargestOfFour {
+                    kind: Kind::Largest {
                         groups: groups(channels, level),
                     },
                     channels,
-                    window: Conv::new(channels, channels, 2).padding(0).far(1),
+                    window: shape.padding(window.padding).far(far),
                 })
             }
             Step::Conv(conv, Folded { weight, bias }, scale) => {
@@ -433,7 +474,7 @@ impl Node {
                 let mut packed = Vec::with_capacity(weight.len());
                 let kind = if conv.groups == 1 {
                     let lines = |node: &&Self| match node.kind {
-                        Kind::Planes(_) => conv.kernel,
+                        Kind::Planes(planes) => planes.min(conv.kernel),
                         _ => 1,
                     };
                     if conv.kernel * all.iter().map(lines).sum::<usize>() > LINES {
@@ -447,7 +488,12 @@ impl Node {
                             for node in &all {
                                 let channels = node.planes() * node.channels;
                                 for step in 0..conv.kernel * channels {
-                                    let (kx, input) = (step / channels, first + step % channels);
+                                    let (kx, input) = if node.has_few_planes(&conv) {
+                                        (step % conv.kernel, step / conv.kernel)
+                                    } else {
+                                        (step / channels, step % channels)
+                                    };
+                                    let input = first + input;
                                     let tap = ky * conv.kernel + kx;
                                     let of =
                                         |channel| weight[(channel * depth + input) * taps + tap];
@@ -492,8 +538,16 @@ struct Pass<'a> {
     plan: &'a Plan,
     /// As much as the plan says, zeros.
     room: *mut f32,
-    /// The image's output, all of it.
-    output: *mut f32,
+    output: Output,
+}
+
+/// Where an image's output is, all of it.
+#[derive(Clone, Copy)]
+enum Output {
+    /// `[channels, height, width]`.
+    Planes(*mut f32),
+    /// `[height, width, channels]`.
+    Cells(*mut f32),
 }
 
 impl Pass<'_> {
@@ -591,13 +645,14 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
                         },
                     );
                 }
-                Kind::LargestOfFour { groups } => {
+                Kind::Largest { groups } => {
                     let count = cascade.lines(node, *row, pass, &mut lines);
+                    let lines = &lines[..count];
                     each::<M>(
                         groups,
                         &Largest {
-                            lines: &lines[..count],
-                            channels: node.channels,
+                            lines,
+                            sizes,
                             count: shape.width,
                             output,
                         },
@@ -605,9 +660,17 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
                 }
             }
             if *index == last {
-                let plane = shape.height * shape.width;
-                let to = pass.output.add(row * shape.width);
-                to_planes(output, node.channels, shape.width, to, plane);
+                let (channels, count) = (node.channels, shape.width);
+                match pass.output {
+                    Output::Planes(planes) => {
+                        let to = planes.add(row * count);
+                        to_planes(output, channels, count, to, shape.height * count);
+                    }
+                    Output::Cells(cells) => {
+                        let to = cells.add(row * count * channels);
+                        std::ptr::copy_nonoverlapping(output, to, count * channels);
+                    }
+                }
             }
         }
     }
@@ -640,7 +703,7 @@ impl Cascade {
         node: &Node,
         row: usize,
         pass: &Pass<'_>,
-        lines: &mut [Line; LINES],
+        all: &mut [Line; LINES],
     ) -> usize {
         let Conv {
             kernel,
@@ -661,14 +724,23 @@ impl Cascade {
                 };
                 // SAFETY: the room begins with zeros as many as the longest row has.
                 let start = unsafe { pass.room.add(from).cast_const() };
-                let (columns, seen) = match input.kind {
+                // As few lines as possible: one for each plane, or for each column of the kernel.
+                let (lines, apart, seen) = match input.kind {
+                    Kind::Planes(planes) if input.has_few_planes(&node.window) => {
+                        let seen = Seen {
+                            count: kernel,
+                            step: 1,
+                            pitch: stride,
+                        };
+                        (planes, shape.pitch, seen)
+                    }
                     Kind::Planes(planes) => {
                         let seen = Seen {
                             count: planes,
                             step: shape.pitch,
                             pitch: stride,
                         };
-                        (kernel, seen)
+                        (kernel, 1, seen)
                     }
                     _ => {
                         let seen = Seen {
@@ -676,12 +748,12 @@ impl Cascade {
                             step: 1,
                             pitch: stride * input.channels,
                         };
-                        (1, seen)
+                        (1, 0, seen)
                     }
                 };
-                for kx in 0..columns {
-                    lines[count] = Line {
-                        start: start.wrapping_add(kx),
+                for line in 0..lines {
+                    all[count] = Line {
+                        start: start.wrapping_add(line * apart),
                         seen,
                     };
                     count += 1;
@@ -824,10 +896,11 @@ impl Each for EachColumn<'_> {
     }
 }
 
-/// A row of the largest of four.
+/// A row of the largest of windows.
 struct Largest<'a> {
     lines: &'a [Line],
-    channels: usize,
+    /// Stride and channels.
+    sizes: [usize; 2],
     count: usize,
     output: *mut f32,
 }
@@ -835,17 +908,19 @@ struct Largest<'a> {
 impl Each for Largest<'_> {
     #[inline(always)]
     unsafe fn channels<V: Lanes>(&self, first: usize) {
+        let [stride, channels] = self.sizes;
         // SAFETY: by the contract of `body`.
         unsafe {
             for cell in 0..self.count {
-                let at = |line: &Line, column: usize| {
-                    V::load(line.start.add((cell + column) * self.channels + first))
-                };
-                let mut most = at(&self.lines[0], 0);
-                for (line, column) in [(0, 1), (1, 0), (1, 1)] {
-                    most = most.or_more(at(&self.lines[line], column));
+                let start = cell * stride * channels + first;
+                let mut most = V::load(self.lines[0].start.add(start));
+                for line in self.lines {
+                    for column in 0..self.lines.len() {
+                        let at = line.start.add(start + column * channels);
+                        most = most.or_more(V::load(at));
+                    }
                 }
-                most.store(self.output.add(cell * self.channels + first));
+                most.store(self.output.add(cell * channels + first));
             }
         }
     }
@@ -858,7 +933,7 @@ mod tests {
 
     use super::super::lanes::{levels, made_up_numbers};
     use super::*;
-    use crate::ops::{max_of_four, reference};
+    use crate::ops::{max_of_four, max_pool2d, reference};
 
     type Result<T> = candle_core::Result<T>;
 
@@ -918,7 +993,7 @@ mod tests {
         #[test]
         fn layers_together_are_layers_one_by_one(
             planes in 1_usize..12, eights in prop::array::uniform4(1_usize..6),
-            kernel in 1_usize..5, strides in prop::array::uniform3(1_usize..3),
+            kernel in 1_usize..8, strides in prop::array::uniform3(1_usize..3),
             batch in 1_usize..3, height in 1_usize..26, width in 1_usize..40,
             least in prop_oneof![Just(Activation::Relu), Just(Activation::Identity)],
             seed in 0_u32..1000,
@@ -932,8 +1007,18 @@ mod tests {
                     return Ok(());
                 }
                 let x = both.conv(&[0], conv, [1.0, 0.0])?;
+                if kernel * kernel.min(planes) > LINES {
+                    assert!(Cascade::new(planes, both.layers, Level::Plain).is_none());
+                    return Ok(());
+                }
+                let padded = both.tensors[x].pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
+                let inside = Window { kernel: 3, stride: 2, padding: 0 };
+                let pooled = max_pool2d(&padded, inside)?;
+                let window = Window { padding: 1, ..inside };
+                let x = both.push(&[x], Step::Largest(window, 0), pooled);
                 let most = max_of_four(&both.tensors[x])?;
-                let most = both.push(&[x], Step::LargestOfFour, most);
+                let window = Window { kernel: 2, stride: 1, padding: 0 };
+                let most = both.push(&[x], Step::Largest(window, 1), most);
                 let two = Conv::new(first, second, 2).padding(0).far(1);
                 let branch = both.conv(&[x], two.activation(Activation::Relu), [0.7, -0.2])?;
                 let joined = Conv::new(first + second, third, 3).stride(strides[1]);
@@ -946,11 +1031,7 @@ mod tests {
                 let expected = both.tensors[y].flatten_all()?.to_vec1::<f32>()?;
                 let image = both.tensors[0].flatten_all()?.to_vec1::<f32>()?;
                 for level in levels() {
-                    let cascade = Cascade::new(planes, both.layers.clone(), level);
-                    let Some(cascade) = cascade else {
-                        assert!(level < Level::Avx2);
-                        continue;
-                    };
+                    let cascade = Cascade::new(planes, both.layers.clone(), level).unwrap();
                     let sources = [Source { data: &image, channels: planes }];
                     let run = |threads: usize| {
                         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);

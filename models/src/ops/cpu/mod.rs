@@ -29,7 +29,6 @@ pub mod pixels;
 pub mod pool;
 pub mod product;
 pub mod simd;
-mod stem;
 pub mod threads;
 mod tiles;
 pub mod value;

@@ -13,13 +13,15 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
+use super::cascade::Cascade;
 use super::cells::{Cells, EIGHT, Product};
 use super::conv::{Shared, Size};
 use super::light::{self, Light};
 use super::math::exp;
 use super::simd::Level;
-use super::stem::Stem;
+use crate::layers::Conv;
 use crate::ops::profile::timed;
+use crate::ops::{Activation, Window};
 
 /// Streams of a block; stream `n` has `n + 1` light convolutions.
 pub const STREAMS: usize = 4;
@@ -64,7 +66,7 @@ pub struct Weights {
 
 /// The convolutions, prepared.
 pub struct OmniScale {
-    stem: Stem,
+    stem: Cascade,
     stages: Vec<Vec<Block>>,
     transitions: Vec<Product>,
     last: Product,
@@ -139,7 +141,7 @@ impl OmniScale {
             blocks.iter().map(block).collect()
         };
         Some(Self {
-            stem: Stem::new(&weights.stem.weight, &weights.stem.bias, level),
+            stem: stem(&weights.stem, level)?,
             stages: weights.stages.iter().map(stage).collect(),
             transitions: weights.transitions.iter().map(pointwise).collect(),
             last: pointwise(&weights.last),
@@ -155,11 +157,7 @@ impl OmniScale {
     /// Means of the last convolution's planes, `[batch, channels]`, of images
     /// `[batch, 3, height, width]`; `None` if they are too small.
     pub fn run(&self, images: &[f32], size: Size) -> Option<Vec<f32>> {
-        let mut smallest = if size.cells() == 0 {
-            (0, 0)
-        } else {
-            Stem::output_size(size)
-        };
+        let mut smallest = self.stem.output_size(size)?;
         for _ in &self.transitions {
             smallest = (smallest.0 / 2, smallest.1 / 2);
         }
@@ -195,7 +193,9 @@ impl OmniScale {
     }
 
     fn image(&self, image: &[f32], size: Size, parts: usize, room: &mut Room, means: &mut [f32]) {
-        let (height, width) = Stem::output_size(size);
+        let Some((height, width)) = self.stem.output_size(size) else {
+            return;
+        };
         let mut extent = Extent {
             height,
             width,
@@ -230,13 +230,11 @@ impl OmniScale {
     }
 
     fn stem(&self, image: &[f32], size: Size, extent: Extent, room: &mut Room) {
-        let output = room.output.room(extent.cells() * self.stem.channels());
+        let output = room.output.room(extent.cells() * self.stem.output());
         let output = Shared(output.as_mut_ptr());
         in_parts(extent.height, extent.parts, |rows| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                // SAFETY: no other job has these rows.
-                unsafe { self.stem.run(image, size, rows, output.at(0), scratch) };
-            });
+            // SAFETY: no other job has these rows.
+            unsafe { self.stem.rows(image, size, rows, output.at(0)) };
         });
         std::mem::swap(&mut room.input, &mut room.output);
     }
@@ -264,6 +262,19 @@ impl OmniScale {
             *mean /= extent.cells() as f32;
         }
     }
+}
+
+/// 7×7 at stride 2, ReLU, and the largest of 3×3 at stride 2.
+fn stem(weights: &Folded, level: Level) -> Option<Cascade> {
+    let conv = Conv::new(3, weights.bias.len(), 7)
+        .stride(2)
+        .activation(Activation::Relu);
+    let window = Window {
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+    };
+    Cascade::with_pool(conv, weights.clone(), window, level)
 }
 
 /// 1×1 convolution and ReLU of `[cells, channels]`.
