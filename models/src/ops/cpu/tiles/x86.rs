@@ -115,6 +115,47 @@ unsafe fn read<const COUNT: usize>(
     })
 }
 
+/// Transforms all tiles along columns, which are `step` apart from one tile to the next.
+///
+/// # Safety
+/// As [`super::input`] asserts.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+unsafe fn by_columns<const COUNT: usize>(
+    scratch: &mut Scratch,
+    tiles: &Tiles,
+    images: Images<'_>,
+    channel: usize,
+    step: usize,
+    transform: impl Fn([__m512; COUNT]) -> [__m512; COUNT],
+) {
+    for (index, segment) in tiles.segments.iter().enumerate() {
+        // SAFETY: by this function's contract.
+        let read = |at| unsafe { transform(read(images, channel, segment, step, at)) };
+        let end = segment.count * step;
+        for at in (0..end).step_by(LANES) {
+            for (row, numbers) in scratch.rows.iter_mut().zip(read(at)) {
+                let target = row[segment.lane * step + at..][..LANES].as_mut_ptr();
+                // SAFETY: there is room for a vector. What is beyond the segment is the next one's.
+                unsafe { _mm512_storeu_ps(target, numbers) };
+            }
+        }
+        for (last, numbers) in scratch.last.iter_mut().zip(read(end)) {
+            let [first, second] = last
+                .each_mut()
+                .map(|last| last[index..][..LANES].as_mut_ptr());
+            // SAFETY: as above.
+            unsafe {
+                _mm512_storeu_ps(first, numbers);
+                // At stride 2 tiles share one column.
+                if COUNT == SIDE {
+                    _mm512_storeu_ps(second, one_on(numbers, numbers));
+                }
+            }
+        }
+    }
+}
+
 /// # Safety
 /// As [`super::input`] asserts.
 #[target_feature(enable = "avx512f,avx512dq")]
@@ -126,28 +167,8 @@ pub unsafe fn input(
     target: &mut [f32],
     places: &[usize],
 ) {
-    for (index, segment) in tiles.segments.iter().enumerate() {
-        // SAFETY: by this function's contract.
-        let read = |at| unsafe { six(read(images, channel, segment, TILE, at)) };
-        let end = segment.count * TILE;
-        for at in (0..end).step_by(LANES) {
-            for (row, numbers) in scratch.rows.iter_mut().zip(read(at)) {
-                let target = row[segment.lane * TILE + at..][..LANES].as_mut_ptr();
-                // SAFETY: there is room for a vector. What is beyond the segment is the next one's.
-                unsafe { _mm512_storeu_ps(target, numbers) };
-            }
-        }
-        for (last, numbers) in scratch.last.iter_mut().zip(read(end)) {
-            let [fifth, sixth] = last
-                .each_mut()
-                .map(|last| last[index..][..LANES].as_mut_ptr());
-            // SAFETY: as above.
-            unsafe {
-                _mm512_storeu_ps(fifth, numbers);
-                _mm512_storeu_ps(sixth, one_on(numbers, numbers));
-            }
-        }
-    }
+    // SAFETY: by this function's contract.
+    unsafe { by_columns(scratch, tiles, images, channel, TILE, |d| six(d)) };
     let places = places.chunks_exact(SIDE);
     for ((numbers, last), places) in scratch.rows.iter().zip(&scratch.last).zip(places) {
         let mut segment = 0;
@@ -190,24 +211,12 @@ pub unsafe fn halves(
     target: &mut [f32],
     places: &[usize],
 ) {
-    const STEP: usize = 2 * TILE;
-    for (index, segment) in tiles.segments.iter().enumerate() {
-        // SAFETY: by this function's contract.
-        let read = |at| unsafe { both_halves(read(images, channel, segment, STEP, at)) };
-        let end = segment.count * STEP;
-        for at in (0..end).step_by(LANES) {
-            for (row, numbers) in scratch.rows.iter_mut().zip(read(at)) {
-                let target = row[segment.lane * STEP + at..][..LANES].as_mut_ptr();
-                // SAFETY: there is room for a vector. What is beyond the segment is the next one's.
-                unsafe { _mm512_storeu_ps(target, numbers) };
-            }
-        }
-        for ([last, _], numbers) in scratch.last.iter_mut().zip(read(end)) {
-            let last = last[index..][..LANES].as_mut_ptr();
-            // SAFETY: as above.
-            unsafe { _mm512_storeu_ps(last, numbers) };
-        }
-    }
+    // SAFETY: by this function's contract.
+    unsafe {
+        by_columns(scratch, tiles, images, channel, 2 * TILE, |d| {
+            both_halves(d)
+        })
+    };
     let places = places.chunks_exact(SEEN);
     for ((numbers, [last, _]), places) in scratch.rows.iter().zip(&scratch.last).zip(places) {
         let mut segment = 0;
