@@ -126,7 +126,7 @@ pub struct HgNetV2 {
 
 /// What precedes the stages.
 enum Beginning {
-    Layers(Stem),
+    Layers(Box<Stem>),
     /// The stem and, of the small sizes, all up to the second stage's blocks.
     Together(Cascade),
 }
@@ -140,7 +140,10 @@ impl HgNetV2 {
         let together = together::beginning(config, params)?;
         let (beginning, done) = match together {
             Some((cascade, stages)) => (Beginning::Together(cascade), stages),
-            None => (Beginning::Layers(Stem::new(config, &params.pp("stem"))?), 0),
+            None => {
+                let stem = Stem::new(config, &params.pp("stem"))?;
+                (Beginning::Layers(Box::new(stem)), 0)
+            }
         };
         let mut stages: Vec<Stage> = Vec::new();
         let mut input = config.stem.1;
@@ -316,6 +319,7 @@ struct Stage {
 }
 
 /// Where a stage is.
+#[derive(Clone, Copy)]
 struct Place {
     index: usize,
     /// Channels that it sees.
@@ -397,7 +401,7 @@ struct Block {
 
 /// Squeezes a block's input and all its layers' outputs, then excites.
 enum Aggregation {
-    Layers([ConvLayer; 2]),
+    Layers(Box<[ConvLayer; 2]>),
     /// And halves the resolution for the next stage.
     Together(Cascade),
 }
@@ -438,7 +442,8 @@ impl Aggregation {
     fn new(config: &HgNetV2Config, sizes: [usize; 2], params: &Params) -> Result<Self> {
         let layer = |conv, index: usize| ConvLayer::new(conv, config.affine, &params.pp(index));
         let [squeeze, excite] = aggregating(sizes);
-        Ok(Self::Layers([layer(squeeze, 0)?, layer(excite, 1)?]))
+        let layers = [layer(squeeze, 0)?, layer(excite, 1)?];
+        Ok(Self::Layers(Box::new(layers)))
     }
 }
 
@@ -467,7 +472,7 @@ impl Module for Block {
         let outputs: Vec<&Tensor> = outputs.iter().collect();
         let [squeeze, excite] = match &self.aggregation {
             Aggregation::Together(cascade) => return cascade.forward(&outputs),
-            Aggregation::Layers(layers) => layers,
+            Aggregation::Layers(layers) => &**layers,
         };
         let y = squeeze.forward_parts(&outputs)?;
         if self.residual {

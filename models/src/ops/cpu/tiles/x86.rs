@@ -215,8 +215,8 @@ pub unsafe fn halves(
     unsafe {
         by_columns(scratch, tiles, images, channel, 2 * TILE, |d| {
             both_halves(d)
-        })
-    };
+        });
+    }
     let places = places.chunks_exact(SEEN);
     for ((numbers, [last, _]), places) in scratch.rows.iter().zip(&scratch.last).zip(places) {
         let mut segment = 0;
