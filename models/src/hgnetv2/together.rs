@@ -118,7 +118,7 @@ impl<'a> Recorder<'a> {
         push(&[x], stem4)
     }
 
-    /// As [`Block::forward`] of a block without residual, on what `input` gives.
+    /// As [`super::Block`]'s `forward` of a block without residual, on what `input` gives.
     fn block(&mut self, input: usize, stage: &StageConfig, params: &Params) -> Result<usize> {
         let mut outputs = vec![input];
         for index in 0..self.config.layers {

@@ -13,15 +13,20 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::cells::{EIGHT, Group, Machine, Seen, Work, add_products, groups};
+use super::cells::{EIGHT, Group, groups};
 use super::conv::{Shared, Size};
-use super::lanes::{Lanes, by_level};
+use super::lanes::Lanes;
 use super::omni::Folded;
 use super::product::Source;
 use super::simd::Level;
 use super::threads::share;
 use crate::layers::Conv;
 use crate::ops::{Activation, Window};
+
+mod pass;
+mod plan;
+
+use pass::{Output, Pass, run};
 
 /// Most rows that one row of a dense layer sees, each of one input.
 const LINES: usize = 32;
@@ -103,40 +108,6 @@ impl Finish {
         }
     }
 }
-
-/// How a node's rows lie in the room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Shape {
-    height: usize,
-    width: usize,
-    /// Cells of zeros before a row.
-    left: usize,
-    /// Numbers of a row of a plane, with the zeros on both sides.
-    pitch: usize,
-    /// Planes of a row.
-    planes: usize,
-    /// How many rows are kept.
-    kept: usize,
-    /// Where they begin.
-    start: usize,
-}
-
-impl Shape {
-    /// Where a row of a plane begins, with its zeros.
-    fn row(&self, row: usize, plane: usize) -> usize {
-        self.start + (row % self.kept * self.planes + plane) * self.pitch
-    }
-}
-
-/// What is to be done for some rows of the output.
-struct Plan {
-    shapes: Vec<Shape>,
-    /// Nodes and their rows, in the order in which they are computed.
-    order: Vec<(usize, usize)>,
-    /// Numbers of the room: a row of zeros, then all nodes' rows.
-    room: usize,
-}
-
 thread_local! {
     static ROOM: RefCell<Aligned> = RefCell::default();
 }
@@ -314,104 +285,6 @@ impl Cascade {
             unsafe { run(self.level, self, &pass) };
         });
     }
-
-    /// What the `rows` of the output take; `None` where a layer has no output.
-    fn plan(&self, size: Size, rows: Range<usize>) -> Option<Plan> {
-        let sizes = self.sizes(size)?;
-        // The first row of each that is seen.
-        let mut first = vec![usize::MAX; self.nodes.len()];
-        *first.last_mut()? = rows.start;
-        for (index, node) in self.nodes.iter().enumerate().rev() {
-            let seen = first[index]
-                .saturating_mul(node.window.stride)
-                .saturating_sub(node.window.padding);
-            for input in &node.inputs {
-                first[*input] = first[*input].min(seen);
-            }
-        }
-        let mut order = Vec::new();
-        let last = self.nodes.len() - 1;
-        for row in rows {
-            self.demand(&sizes, (last, row), &mut first, &mut order);
-        }
-        // As many rows are kept as lie between the oldest that is still seen and the newest.
-        let mut kept = vec![1; self.nodes.len()];
-        let mut newest = vec![0; self.nodes.len()];
-        for (index, row) in &order {
-            newest[*index] = *row;
-            let node = &self.nodes[*index];
-            let oldest = (row * node.window.stride).saturating_sub(node.window.padding);
-            for input in &node.inputs {
-                kept[*input] = kept[*input].max((newest[*input] + 1).saturating_sub(oldest));
-            }
-        }
-        let mut shapes = Vec::with_capacity(self.nodes.len());
-        let mut room = 0;
-        for (index, (height, width)) in sizes.iter().enumerate() {
-            let (mut left, mut right) = (0, 0);
-            for (node, (_, columns)) in self.nodes.iter().zip(&sizes) {
-                if node.inputs.contains(&index) {
-                    let Conv {
-                        kernel,
-                        stride,
-                        padding,
-                        ..
-                    } = node.window;
-                    left = left.max(padding);
-                    let reach = (columns - 1) * stride + kernel;
-                    right = right.max(reach.saturating_sub(padding + width));
-                }
-            }
-            let node = &self.nodes[index];
-            // An odd number of lines: the same place of neighbouring rows lies in different sets of the caches.
-            let pitch = (((left + width + right) * node.channels).div_ceil(LINE) | 1) * LINE;
-            shapes.push(Shape {
-                height: *height,
-                width: *width,
-                left,
-                pitch,
-                planes: node.planes(),
-                kept: kept[index],
-                start: 0,
-            });
-            room = room.max(pitch * node.planes());
-        }
-        for shape in &mut shapes {
-            shape.start = room;
-            room += shape.kept * shape.planes * shape.pitch;
-        }
-        Some(Plan {
-            shapes,
-            order,
-            room,
-        })
-    }
-
-    /// Adds to `order` what leads to a node's rows up to `last`; `next`: the first rows that are not in it.
-    fn demand(
-        &self,
-        sizes: &[(usize, usize)],
-        (index, last): (usize, usize),
-        next: &mut [usize],
-        order: &mut Vec<(usize, usize)>,
-    ) {
-        let node = &self.nodes[index];
-        while next[index] <= last {
-            let row = next[index];
-            next[index] += 1;
-            let beyond = row * node.window.stride + node.window.kernel;
-            for input in &node.inputs {
-                // What lies beyond the image is zeros.
-                let beyond = beyond
-                    .saturating_sub(node.window.padding)
-                    .min(sizes[*input].0);
-                if let Some(seen) = beyond.checked_sub(1) {
-                    self.demand(sizes, (*input, seen), next, order);
-                }
-            }
-            order.push((index, row));
-        }
-    }
 }
 
 impl Node {
@@ -431,623 +304,120 @@ impl Node {
         let inputs = layer.inputs;
         let all: Option<Vec<&Self>> = inputs.iter().map(|input| before.get(*input)).collect();
         let all = all?;
-        let depth: usize = all.iter().map(|node| node.planes() * node.channels).sum();
+        // Of the only input, if that lies channels last.
         let single = match *all.as_slice() {
             [node] if !matches!(node.kind, Kind::Planes(_)) => Some(node.channels),
             _ => None,
         };
-        match layer.step {
+        let (kind, window) = match layer.step {
             Step::Largest(window, far) => {
                 let channels = single?;
                 let shape = Conv::depthwise(channels, window.kernel).stride(window.stride);
-                Some(Self {
-                    inputs,
-                    kind: Kind::Largest {
-                        groups: groups(channels, level),
-                    },
-                    channels,
-                    window: shape.padding(window.padding).far(far),
-                })
+                let groups = groups(channels, level);
+                let window = shape.padding(window.padding).far(far);
+                (Kind::Largest { groups }, window)
             }
-            Step::Conv(conv, Folded { weight, bias }, scale) => {
-                let least = match conv.activation {
-                    Activation::Identity => f32::NEG_INFINITY,
-                    Activation::Relu => 0.0,
-                    _ => return None,
-                };
-                let taps = conv.kernel * conv.kernel;
-                let channels = conv.output;
-                let fits = channels.is_multiple_of(EIGHT)
-                    && channels > 0
-                    && conv.input == depth
-                    && bias.len() == channels
-                    && weight.len() == channels * depth / conv.groups * taps;
-                if !fits {
-                    return None;
-                }
+            Step::Conv(conv, weights, scale) => {
                 let end = Finish {
-                    bias: Aligned::of(&bias),
-                    least,
+                    bias: Aligned::of(&weights.bias),
+                    least: match conv.activation {
+                        Activation::Identity => f32::NEG_INFINITY,
+                        Activation::Relu => 0.0,
+                        _ => return None,
+                    },
                     scale,
                 };
-                let blocks = groups(channels, level);
-                let mut packed = Vec::with_capacity(weight.len());
+                if !fits(&conv, &weights, &all) {
+                    return None;
+                }
+                let groups = groups(conv.output, level);
                 let kind = if conv.groups == 1 {
-                    let lines = |node: &&Self| match node.kind {
-                        Kind::Planes(planes) => planes.min(conv.kernel),
-                        _ => 1,
-                    };
-                    if conv.kernel * all.iter().map(lines).sum::<usize>() > LINES {
-                        return None;
-                    }
-                    for (index, group) in blocks.iter().enumerate() {
-                        let end = blocks.get(index + 1).map_or(channels, |next| next.first);
-                        // In the order of `Cascade::lines`.
-                        for ky in 0..conv.kernel {
-                            let mut first = 0;
-                            for node in &all {
-                                let channels = node.planes() * node.channels;
-                                for step in 0..conv.kernel * channels {
-                                    let (kx, input) = if node.has_few_planes(&conv) {
-                                        (step % conv.kernel, step / conv.kernel)
-                                    } else {
-                                        (step / channels, step % channels)
-                                    };
-                                    let input = first + input;
-                                    let tap = ky * conv.kernel + kx;
-                                    let of =
-                                        |channel| weight[(channel * depth + input) * taps + tap];
-                                    packed.extend((group.first..end).map(of));
-                                }
-                                first += channels;
-                            }
-                        }
-                    }
                     Kind::Dense {
-                        groups: blocks,
-                        weight: Aligned::of(&packed),
+                        weight: dense(&conv, &weights.weight, &all, &groups),
+                        groups,
                         end,
                     }
-                } else if Some(conv.groups) == single && conv.groups == channels {
-                    for tap in 0..taps {
-                        packed.extend((0..channels).map(|channel| weight[channel * taps + tap]));
-                    }
+                } else if Some(conv.groups) == single && conv.groups == conv.output {
                     Kind::Depthwise {
-                        groups: blocks,
-                        weight: Aligned::of(&packed),
+                        weight: depthwise(&conv, &weights.weight),
+                        groups,
                         end,
                     }
                 } else {
                     return None;
                 };
-                Some(Self {
-                    inputs,
-                    kind,
-                    channels,
-                    window: conv,
-                })
+                (kind, conv)
             }
-        }
+        };
+        let lines = |node: &&Self| match node.kind {
+            Kind::Planes(planes) => planes.min(window.kernel),
+            _ => 1,
+        };
+        let lines = window.kernel * all.iter().map(lines).sum::<usize>();
+        (1..=LINES).contains(&lines).then_some(Self {
+            inputs,
+            kind,
+            channels: window.output,
+            window,
+        })
     }
 }
 
-/// One run.
-struct Pass<'a> {
-    /// Those of the image.
-    planes: &'a [&'a [f32]],
-    plan: &'a Plan,
-    /// As much as the plan says, zeros.
-    room: *mut f32,
-    output: Output,
+/// Whether a convolution of `inputs` has these weights, and channels that come in eights.
+fn fits(conv: &Conv, weights: &Folded, inputs: &[&Node]) -> bool {
+    let depth: usize = inputs
+        .iter()
+        .map(|node| node.planes() * node.channels)
+        .sum();
+    let count = conv.output * depth / conv.groups.max(1) * conv.kernel * conv.kernel;
+    conv.output > 0
+        && conv.output.is_multiple_of(EIGHT)
+        && conv.input == depth
+        && weights.bias.len() == conv.output
+        && weights.weight.len() == count
 }
 
-/// Where an image's output is, all of it.
-#[derive(Clone, Copy)]
-enum Output {
-    /// `[channels, height, width]`.
-    Planes(*mut f32),
-    /// `[height, width, channels]`.
-    Cells(*mut f32),
-}
-
-impl Pass<'_> {
-    /// A row of a plane of the image.
-    #[inline(always)]
-    fn row(&self, plane: usize, row: usize, shape: &Shape) -> &[f32] {
-        &self.planes[plane][row * shape.width..][..shape.width]
-    }
-}
-
-/// Where a row of a layer starts to see a row of an input.
-#[derive(Clone, Copy)]
-struct Line {
-    start: *const f32,
-    seen: Seen,
-}
-
-/// A row of a dense layer.
-struct Row<'a> {
-    lines: &'a [Line],
-    weight: *const f32,
-    end: &'a Finish,
-    count: usize,
-    channels: usize,
-    output: *mut f32,
-}
-
-by_level! {
-    fn run(cascade: &Cascade, pass: &Pass<'_>) = body
-}
-
-/// # Safety
-/// The machine has the units; pointers lead to as much as is said of them.
-#[inline(always)]
-unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
-    let shapes = &pass.plan.shapes;
-    let last = shapes.len() - 1;
-    let mut lines = [Line {
-        start: std::ptr::null(),
-        seen: Seen::default(),
-    }; LINES];
-    for (index, row) in &pass.plan.order {
-        let (node, shape) = (&cascade.nodes[*index], &shapes[*index]);
-        let sizes = [node.window.stride, node.channels];
-        // SAFETY: the plan's rows lie in the room; what they see is there, or zeros in its stead.
-        unsafe {
-            let output = pass
-                .room
-                .add(shape.row(*row, 0) + shape.left * node.channels);
-            match &node.kind {
-                Kind::Planes(planes) => {
-                    for plane in 0..*planes {
-                        let from = pass.row(plane, *row, shape);
-                        let to = pass.room.add(shape.row(*row, plane) + shape.left);
-                        std::ptr::copy_nonoverlapping(from.as_ptr(), to, shape.width);
-                    }
-                }
-                Kind::Dense {
-                    groups,
-                    weight,
-                    end,
-                } => {
-                    let count = cascade.lines(node, *row, pass, &mut lines);
-                    let lines = &lines[..count];
-                    let depth: usize = lines.iter().map(|line| line.seen.count).sum();
-                    for group in groups {
-                        let row = Row {
-                            lines,
-                            weight: weight.numbers().as_ptr().add(group.first * depth),
-                            end,
-                            count: shape.width,
-                            channels: node.channels,
-                            output,
-                        };
-                        M::group(*group, false, &row);
-                    }
-                }
-                Kind::Depthwise {
-                    groups,
-                    weight,
-                    end,
-                } => {
-                    let count = cascade.lines(node, *row, pass, &mut lines);
-                    let lines = &lines[..count];
-                    let weight = weight.numbers().as_ptr();
-                    each::<M>(
-                        groups,
-                        &EachColumn {
-                            lines,
-                            weight,
-                            end,
-                            sizes,
-                            count: shape.width,
-                            output,
-                        },
-                    );
-                }
-                Kind::Largest { groups } => {
-                    let count = cascade.lines(node, *row, pass, &mut lines);
-                    let lines = &lines[..count];
-                    each::<M>(
-                        groups,
-                        &Largest {
-                            lines,
-                            sizes,
-                            count: shape.width,
-                            output,
-                        },
-                    );
-                }
-            }
-            if *index == last {
-                let (channels, count) = (node.channels, shape.width);
-                match pass.output {
-                    Output::Planes(planes) => {
-                        let to = planes.add(row * count);
-                        to_planes(output, channels, count, to, shape.height * count);
-                    }
-                    Output::Cells(cells) => {
-                        let to = cells.add(row * count * channels);
-                        std::ptr::copy_nonoverlapping(output, to, count * channels);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Cells of a row, channels last, into planes `pitch` apart.
-///
-/// # Safety
-/// There are as many, and may be written.
-#[inline(always)]
-unsafe fn to_planes(cells: *const f32, channels: usize, count: usize, to: *mut f32, pitch: usize) {
-    // A line of the cache each at a time.
-    for first in (0..channels).step_by(LINE) {
-        for channel in first..(first + LINE).min(channels) {
-            for cell in 0..count {
-                // SAFETY: by this function's contract.
-                unsafe { *to.add(channel * pitch + cell) = *cells.add(cell * channels + channel) };
-            }
-        }
-    }
-}
-
-impl Cascade {
-    /// The lines that a row of a layer sees, in the order of its weights; gives their number.
-    ///
-    /// # Safety
-    /// `pass` has room for its plan.
-    unsafe fn lines(
-        &self,
-        node: &Node,
-        row: usize,
-        pass: &Pass<'_>,
-        all: &mut [Line; LINES],
-    ) -> usize {
-        let Conv {
-            kernel,
-            stride,
-            padding,
-            ..
-        } = node.window;
-        let mut count = 0;
+/// As [`Kind::Dense`] wants them: in the order of the lines that a row sees.
+fn dense(conv: &Conv, weight: &[f32], inputs: &[&Node], groups: &[Group]) -> Aligned {
+    let Conv {
+        input: depth,
+        output,
+        kernel,
+        ..
+    } = *conv;
+    let mut packed = Vec::with_capacity(weight.len());
+    for (index, group) in groups.iter().enumerate() {
+        let end = groups.get(index + 1).map_or(output, |next| next.first);
         for ky in 0..kernel {
-            let row = (row * stride + ky).wrapping_sub(padding);
-            for input in &node.inputs {
-                let shape = &pass.plan.shapes[*input];
-                let input = &self.nodes[*input];
-                let from = if row < shape.height {
-                    shape.row(row, 0) + (shape.left - padding) * input.channels
-                } else {
-                    0
-                };
-                // SAFETY: the room begins with zeros as many as the longest row has.
-                let start = unsafe { pass.room.add(from).cast_const() };
-                // As few lines as possible: one for each plane, or for each column of the kernel.
-                let (lines, apart, seen) = match input.kind {
-                    Kind::Planes(planes) if input.has_few_planes(&node.window) => {
-                        let seen = Seen {
-                            count: kernel,
-                            step: 1,
-                            pitch: stride,
-                        };
-                        (planes, shape.pitch, seen)
-                    }
-                    Kind::Planes(planes) => {
-                        let seen = Seen {
-                            count: planes,
-                            step: shape.pitch,
-                            pitch: stride,
-                        };
-                        (kernel, 1, seen)
-                    }
-                    _ => {
-                        let seen = Seen {
-                            count: kernel * input.channels,
-                            step: 1,
-                            pitch: stride * input.channels,
-                        };
-                        (1, 0, seen)
-                    }
-                };
-                for line in 0..lines {
-                    all[count] = Line {
-                        start: start.wrapping_add(line * apart),
-                        seen,
+            let mut first = 0;
+            for node in inputs {
+                let channels = node.planes() * node.channels;
+                for step in 0..kernel * channels {
+                    let (kx, input) = if node.has_few_planes(conv) {
+                        (step % kernel, step / kernel)
+                    } else {
+                        (step / channels, step % channels)
                     };
-                    count += 1;
+                    let (input, tap) = (first + input, ky * kernel + kx);
+                    let of = |channel| weight[(channel * depth + input) * kernel * kernel + tap];
+                    packed.extend((group.first..end).map(of));
                 }
-            }
-        }
-        count
-    }
-}
-
-impl Work for Row<'_> {
-    // The last outputs are computed once more where blocks of `CELLS` do not divide the row.
-    #[inline(always)]
-    unsafe fn blocks<V: Lanes, const VECTORS: usize, const CELLS: usize, const PITCH: usize>(
-        &self,
-        group: Group,
-    ) {
-        let mut cell = 0;
-        // SAFETY: by the contract of `body`.
-        unsafe {
-            while cell < self.count {
-                if self.count >= CELLS {
-                    let at = cell.min(self.count - CELLS);
-                    block::<V, VECTORS, CELLS>(group, self, at);
-                    cell = at + CELLS;
-                } else {
-                    block::<V, VECTORS, 1>(group, self, cell);
-                    cell += 1;
-                }
+                first += channels;
             }
         }
     }
+    Aligned::of(&packed)
 }
 
-/// `CELLS` outputs from column `first` on.
-///
-/// # Safety
-/// As [`Work::blocks`].
-#[inline(always)]
-unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
-    group: Group,
-    row: &Row<'_>,
-    first: usize,
-) {
-    // SAFETY: by this function's contract.
-    unsafe {
-        let bias = row.end.bias.numbers().as_ptr().add(group.first);
-        let bias: [V; VECTORS] = std::array::from_fn(|v| V::load(bias.add(v * V::COUNT)));
-        let mut sums = [bias; CELLS];
-        let mut weight = row.weight;
-        for line in row.lines {
-            let input = line.start.add(first * line.seen.pitch);
-            // Neighbours are a case of their own, whose addresses take fewer instructions.
-            let seen = Seen {
-                step: 1,
-                ..line.seen
-            };
-            weight = if line.seen.step == 1 {
-                add_products(&mut sums, weight, input, seen)
-            } else {
-                add_products(&mut sums, weight, input, line.seen)
-            };
-        }
-        for (cell, sums) in sums.into_iter().enumerate() {
-            let output = row.output.add((first + cell) * row.channels + group.first);
-            for (v, sum) in sums.into_iter().enumerate() {
-                row.end.of(sum).store(output.add(v * V::COUNT));
-            }
-        }
+/// As [`Kind::Depthwise`] wants them.
+fn depthwise(conv: &Conv, weight: &[f32]) -> Aligned {
+    let taps = conv.kernel * conv.kernel;
+    let mut packed = Vec::with_capacity(weight.len());
+    for tap in 0..taps {
+        packed.extend((0..conv.output).map(|channel| weight[channel * taps + tap]));
     }
-}
-
-/// What is done for every vector of channels alone.
-trait Each {
-    /// # Safety
-    /// As [`body`]; the vector's channels are there.
-    unsafe fn channels<V: Lanes>(&self, first: usize);
-}
-
-#[inline(always)]
-unsafe fn each<M: Machine>(groups: &[Group], work: &impl Each) {
-    for group in groups {
-        for vector in 0..group.vectors {
-            // SAFETY: by the contract of `body`.
-            unsafe {
-                if group.wide {
-                    work.channels::<M::Wide>(group.first + vector * M::Wide::COUNT);
-                } else {
-                    work.channels::<M::Narrow>(group.first + vector * M::Narrow::COUNT);
-                }
-            }
-        }
-    }
-}
-
-/// A row of a depthwise layer.
-struct EachColumn<'a> {
-    lines: &'a [Line],
-    weight: *const f32,
-    end: &'a Finish,
-    /// Stride and channels.
-    sizes: [usize; 2],
-    count: usize,
-    output: *mut f32,
-}
-
-impl Each for EachColumn<'_> {
-    #[inline(always)]
-    unsafe fn channels<V: Lanes>(&self, first: usize) {
-        /// Outputs whose sums are in registers together.
-        const TOGETHER: usize = 4;
-        let [stride, channels] = self.sizes;
-        let kernel = self.lines.len();
-        // SAFETY: by the contract of `body`.
-        unsafe {
-            let bias = V::load(self.end.bias.numbers().as_ptr().add(first));
-            let mut cell = 0;
-            while cell < self.count {
-                let at = cell.min(self.count.saturating_sub(TOGETHER));
-                let together = TOGETHER.min(self.count);
-                let mut sums = [bias; TOGETHER];
-                for (ky, line) in self.lines.iter().enumerate() {
-                    let input = line.start.add(at * stride * channels + first);
-                    let weight = self.weight.add(ky * kernel * channels + first);
-                    for kx in 0..kernel {
-                        let weight = V::load(weight.add(kx * channels));
-                        for (cell, sum) in sums.iter_mut().enumerate().take(together) {
-                            let input = input.add((cell * stride + kx) * channels);
-                            *sum = sum.fma(V::load(input), weight);
-                        }
-                    }
-                }
-                for (cell, sum) in sums.into_iter().enumerate().take(together) {
-                    let output = self.output.add((at + cell) * channels + first);
-                    self.end.of(sum).store(output);
-                }
-                cell = at + together;
-            }
-        }
-    }
-}
-
-/// A row of the largest of windows.
-struct Largest<'a> {
-    lines: &'a [Line],
-    /// Stride and channels.
-    sizes: [usize; 2],
-    count: usize,
-    output: *mut f32,
-}
-
-impl Each for Largest<'_> {
-    #[inline(always)]
-    unsafe fn channels<V: Lanes>(&self, first: usize) {
-        let [stride, channels] = self.sizes;
-        // SAFETY: by the contract of `body`.
-        unsafe {
-            for cell in 0..self.count {
-                let start = cell * stride * channels + first;
-                let mut most = V::load(self.lines[0].start.add(start));
-                for line in self.lines {
-                    for column in 0..self.lines.len() {
-                        let at = line.start.add(start + column * channels);
-                        most = most.or_more(V::load(at));
-                    }
-                }
-                most.store(self.output.add(cell * channels + first));
-            }
-        }
-    }
+    Aligned::of(&packed)
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::{Device, Tensor};
-    use proptest::prelude::*;
-
-    use super::super::lanes::{levels, made_up_numbers};
-    use super::*;
-    use crate::ops::{max_of_four, max_pool2d, reference};
-
-    type Result<T> = candle_core::Result<T>;
-
-    /// Layers, and what the plain way gives for each of them.
-    struct Both {
-        layers: Vec<Layer>,
-        /// The image, and every layer's output.
-        tensors: Vec<Tensor>,
-        seed: u32,
-    }
-
-    impl Both {
-        fn of(planes: usize, size: Size, seed: u32) -> Result<Self> {
-            let count = size.batch * planes * size.cells();
-            let shape = (size.batch, planes, size.height, size.width);
-            let image = Tensor::from_vec(made_up_numbers(count, seed), shape, &Device::Cpu)?;
-            Ok(Self {
-                layers: Vec::new(),
-                tensors: vec![image],
-                seed,
-            })
-        }
-
-        fn conv(&mut self, inputs: &[usize], conv: Conv, scale: [f32; 2]) -> Result<usize> {
-            self.seed += 2;
-            let (output, input, kernel, _) = conv.weight_shape();
-            // Outputs about as large as inputs.
-            let factor = 1.0 / ((input * kernel * kernel) as f32).sqrt();
-            let weight = made_up_numbers(output * input * kernel * kernel, self.seed);
-            let weight: Vec<f32> = weight.into_iter().map(|x| x * factor).collect();
-            let bias = made_up_numbers(output, self.seed + 1);
-            let parts: Vec<&Tensor> = inputs.iter().map(|input| &self.tensors[*input]).collect();
-            let (x, plain) = conv.with_far_zeros(&Tensor::cat(&parts, 1)?)?;
-            let tensor = Tensor::from_vec(weight.clone(), conv.weight_shape(), &Device::Cpu)?;
-            let added = Tensor::new(bias.clone(), &Device::Cpu)?;
-            let y = reference::conv2d(&x, &tensor, Some(&added), &plain)?;
-            let y = conv.activation.apply(&y)?;
-            let y = y.affine(scale[0].into(), scale[1].into())?;
-            Ok(self.push(inputs, Step::Conv(conv, Folded { weight, bias }, scale), y))
-        }
-
-        fn push(&mut self, inputs: &[usize], step: Step, output: Tensor) -> usize {
-            self.layers.push(Layer {
-                inputs: inputs.to_vec(),
-                step,
-            });
-            self.tensors.push(output);
-            self.layers.len()
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
-
-        // By candle, layer by layer: branches that meet, rows that see past the image's edges, more threads than
-        // one to the last bit as one.
-        #[test]
-        fn layers_together_are_layers_one_by_one(
-            planes in 1_usize..12, eights in prop::array::uniform4(1_usize..6),
-            kernel in 1_usize..8, strides in prop::array::uniform3(1_usize..3),
-            batch in 1_usize..3, height in 1_usize..26, width in 1_usize..40,
-            least in prop_oneof![Just(Activation::Relu), Just(Activation::Identity)],
-            seed in 0_u32..1000,
-        ) {
-            let size = Size { batch, height, width };
-            let [first, second, third, fourth] = eights.map(|eights| eights * EIGHT);
-            let check = || -> Result<()> {
-                let mut both = Both::of(planes, size, seed)?;
-                let conv = Conv::new(planes, first, kernel).stride(strides[0]).activation(least);
-                if conv.output_size(height, width).is_none() {
-                    return Ok(());
-                }
-                let x = both.conv(&[0], conv, [1.0, 0.0])?;
-                if kernel * kernel.min(planes) > LINES {
-                    assert!(Cascade::new(planes, both.layers, Level::Plain).is_none());
-                    return Ok(());
-                }
-                let padded = both.tensors[x].pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
-                let inside = Window { kernel: 3, stride: 2, padding: 0 };
-                let pooled = max_pool2d(&padded, inside)?;
-                let window = Window { padding: 1, ..inside };
-                let x = both.push(&[x], Step::Largest(window, 0), pooled);
-                let most = max_of_four(&both.tensors[x])?;
-                let window = Window { kernel: 2, stride: 1, padding: 0 };
-                let most = both.push(&[x], Step::Largest(window, 1), most);
-                let two = Conv::new(first, second, 2).padding(0).far(1);
-                let branch = both.conv(&[x], two.activation(Activation::Relu), [0.7, -0.2])?;
-                let joined = Conv::new(first + second, third, 3).stride(strides[1]);
-                let x = both.conv(&[most, branch], joined.activation(least), [1.0, 0.0])?;
-                let side = Conv::depthwise(third, 3).stride(strides[2]);
-                let x = both.conv(&[x], side, [1.3, 0.1])?;
-                let y = both.conv(&[x], Conv::new(third, fourth, 3), [1.0, 0.0])?;
-                let last = Conv::new(third + fourth, first, 1).activation(Activation::Relu);
-                let y = both.conv(&[x, y], last, [1.0, 0.0])?;
-                let expected = both.tensors[y].flatten_all()?.to_vec1::<f32>()?;
-                let image = both.tensors[0].flatten_all()?.to_vec1::<f32>()?;
-                for level in levels() {
-                    let cascade = Cascade::new(planes, both.layers.clone(), level).unwrap();
-                    let sources = [Source { data: &image, channels: planes }];
-                    let run = |threads: usize| {
-                        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-                        pool.build().unwrap().install(|| cascade.run(&sources, size)).unwrap()
-                    };
-                    let found = run(1);
-                    assert_eq!(found.len(), expected.len());
-                    for (found, expected) in found.iter().zip(&expected) {
-                        let off = (found - expected).abs();
-                        assert!(off <= 2e-5 * expected.abs().max(1.0), "{found} {expected}");
-                    }
-                    assert_eq!(found, run(3));
-                }
-                Ok(())
-            };
-            check().unwrap();
-        }
-    }
-}
+mod tests;

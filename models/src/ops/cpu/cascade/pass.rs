@@ -1,0 +1,402 @@
+//! The kernels: a row of a layer after another, as planned.
+
+use super::plan::{Plan, Shape};
+use super::{Cascade, Finish, Kind, LINE, LINES, Node};
+use crate::layers::Conv;
+use crate::ops::cpu::cells::{Group, Machine, Seen, Work, add_products};
+use crate::ops::cpu::lanes::{Lanes, by_level};
+
+/// One run.
+pub(super) struct Pass<'a> {
+    /// Those of the image.
+    pub planes: &'a [&'a [f32]],
+    pub plan: &'a Plan,
+    /// As much as the plan says, zeros.
+    pub room: *mut f32,
+    pub output: Output,
+}
+
+/// Where an image's output is, all of it.
+#[derive(Clone, Copy)]
+pub(super) enum Output {
+    /// `[channels, height, width]`.
+    Planes(*mut f32),
+    /// `[height, width, channels]`.
+    Cells(*mut f32),
+}
+
+impl Pass<'_> {
+    /// A row of a plane of the image.
+    #[inline(always)]
+    fn row(&self, plane: usize, row: usize, shape: &Shape) -> &[f32] {
+        &self.planes[plane][row * shape.width..][..shape.width]
+    }
+}
+
+/// Where a row of a layer starts to see a row of an input.
+#[derive(Clone, Copy)]
+struct Line {
+    start: *const f32,
+    seen: Seen,
+}
+
+/// A row of a dense layer.
+struct Row<'a> {
+    lines: &'a [Line],
+    weight: *const f32,
+    end: &'a Finish,
+    count: usize,
+    channels: usize,
+    output: *mut f32,
+}
+
+by_level! {
+    pub(super) fn run(cascade: &Cascade, pass: &Pass<'_>) = body
+}
+
+/// # Safety
+/// The machine has the units; pointers lead to as much as is said of them.
+#[inline(always)]
+unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
+    let shapes = &pass.plan.shapes;
+    let last = shapes.len() - 1;
+    let mut lines = [Line {
+        start: std::ptr::null(),
+        seen: Seen::default(),
+    }; LINES];
+    for (index, row) in &pass.plan.order {
+        let (node, shape) = (&cascade.nodes[*index], &shapes[*index]);
+        let sizes = [node.window.stride, node.channels];
+        // SAFETY: the plan's rows lie in the room; what they see is there, or zeros in its stead.
+        unsafe {
+            let output = pass
+                .room
+                .add(shape.row(*row, 0) + shape.left * node.channels);
+            match &node.kind {
+                Kind::Planes(planes) => {
+                    for plane in 0..*planes {
+                        let from = pass.row(plane, *row, shape);
+                        let to = pass.room.add(shape.row(*row, plane) + shape.left);
+                        std::ptr::copy_nonoverlapping(from.as_ptr(), to, shape.width);
+                    }
+                }
+                Kind::Dense {
+                    groups,
+                    weight,
+                    end,
+                } => {
+                    let count = cascade.lines(node, *row, pass, &mut lines);
+                    let lines = &lines[..count];
+                    let depth: usize = lines.iter().map(|line| line.seen.count).sum();
+                    for group in groups {
+                        let row = Row {
+                            lines,
+                            weight: weight.numbers().as_ptr().add(group.first * depth),
+                            end,
+                            count: shape.width,
+                            channels: node.channels,
+                            output,
+                        };
+                        M::group(*group, false, &row);
+                    }
+                }
+                Kind::Depthwise {
+                    groups,
+                    weight,
+                    end,
+                } => {
+                    let count = cascade.lines(node, *row, pass, &mut lines);
+                    let lines = &lines[..count];
+                    let weight = weight.numbers().as_ptr();
+                    each::<M>(
+                        groups,
+                        &EachColumn {
+                            lines,
+                            weight,
+                            end,
+                            sizes,
+                            count: shape.width,
+                            output,
+                        },
+                    );
+                }
+                Kind::Largest { groups } => {
+                    let count = cascade.lines(node, *row, pass, &mut lines);
+                    let lines = &lines[..count];
+                    each::<M>(
+                        groups,
+                        &Largest {
+                            lines,
+                            sizes,
+                            count: shape.width,
+                            output,
+                        },
+                    );
+                }
+            }
+            if *index == last {
+                let (channels, count) = (node.channels, shape.width);
+                match pass.output {
+                    Output::Planes(planes) => {
+                        let to = planes.add(row * count);
+                        to_planes(output, channels, count, to, shape.height * count);
+                    }
+                    Output::Cells(cells) => {
+                        let to = cells.add(row * count * channels);
+                        std::ptr::copy_nonoverlapping(output, to, count * channels);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Cells of a row, channels last, into planes `pitch` apart.
+///
+/// # Safety
+/// There are as many, and may be written.
+#[inline(always)]
+unsafe fn to_planes(cells: *const f32, channels: usize, count: usize, to: *mut f32, pitch: usize) {
+    // A line of the cache each at a time.
+    for first in (0..channels).step_by(LINE) {
+        for channel in first..(first + LINE).min(channels) {
+            for cell in 0..count {
+                // SAFETY: by this function's contract.
+                unsafe { *to.add(channel * pitch + cell) = *cells.add(cell * channels + channel) };
+            }
+        }
+    }
+}
+
+impl Cascade {
+    /// The lines that a row of a layer sees, in the order of its weights; gives their number.
+    ///
+    /// # Safety
+    /// `pass` has room for its plan.
+    unsafe fn lines(
+        &self,
+        node: &Node,
+        row: usize,
+        pass: &Pass<'_>,
+        all: &mut [Line; LINES],
+    ) -> usize {
+        let Conv {
+            kernel,
+            stride,
+            padding,
+            ..
+        } = node.window;
+        let mut count = 0;
+        for ky in 0..kernel {
+            let row = (row * stride + ky).wrapping_sub(padding);
+            for input in &node.inputs {
+                let shape = &pass.plan.shapes[*input];
+                let input = &self.nodes[*input];
+                let from = if row < shape.height {
+                    shape.row(row, 0) + (shape.left - padding) * input.channels
+                } else {
+                    0
+                };
+                // SAFETY: the room begins with zeros as many as the longest row has.
+                let start = unsafe { pass.room.add(from).cast_const() };
+                // As few lines as possible: one for each plane, or for each column of the kernel.
+                let (lines, apart, seen) = match input.kind {
+                    Kind::Planes(planes) if input.has_few_planes(&node.window) => {
+                        let seen = Seen {
+                            count: kernel,
+                            step: 1,
+                            pitch: stride,
+                        };
+                        (planes, shape.pitch, seen)
+                    }
+                    Kind::Planes(planes) => {
+                        let seen = Seen {
+                            count: planes,
+                            step: shape.pitch,
+                            pitch: stride,
+                        };
+                        (kernel, 1, seen)
+                    }
+                    _ => {
+                        let seen = Seen {
+                            count: kernel * input.channels,
+                            step: 1,
+                            pitch: stride * input.channels,
+                        };
+                        (1, 0, seen)
+                    }
+                };
+                for line in 0..lines {
+                    all[count] = Line {
+                        start: start.wrapping_add(line * apart),
+                        seen,
+                    };
+                    count += 1;
+                }
+            }
+        }
+        count
+    }
+}
+
+impl Work for Row<'_> {
+    // The last outputs are computed once more where blocks of `CELLS` do not divide the row.
+    #[inline(always)]
+    unsafe fn blocks<V: Lanes, const VECTORS: usize, const CELLS: usize, const PITCH: usize>(
+        &self,
+        group: Group,
+    ) {
+        let mut cell = 0;
+        // SAFETY: by the contract of `body`.
+        unsafe {
+            while cell < self.count {
+                if self.count >= CELLS {
+                    let at = cell.min(self.count - CELLS);
+                    block::<V, VECTORS, CELLS>(group, self, at);
+                    cell = at + CELLS;
+                } else {
+                    block::<V, VECTORS, 1>(group, self, cell);
+                    cell += 1;
+                }
+            }
+        }
+    }
+}
+
+/// `CELLS` outputs from column `first` on.
+///
+/// # Safety
+/// As [`Work::blocks`].
+#[inline(always)]
+unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
+    group: Group,
+    row: &Row<'_>,
+    first: usize,
+) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let bias = row.end.bias.numbers().as_ptr().add(group.first);
+        let bias: [V; VECTORS] = std::array::from_fn(|v| V::load(bias.add(v * V::COUNT)));
+        let mut sums = [bias; CELLS];
+        let mut weight = row.weight;
+        for line in row.lines {
+            let input = line.start.add(first * line.seen.pitch);
+            // Neighbours are a case of their own, whose addresses take fewer instructions.
+            let seen = Seen {
+                step: 1,
+                ..line.seen
+            };
+            weight = if line.seen.step == 1 {
+                add_products(&mut sums, weight, input, seen)
+            } else {
+                add_products(&mut sums, weight, input, line.seen)
+            };
+        }
+        for (cell, sums) in sums.into_iter().enumerate() {
+            let output = row.output.add((first + cell) * row.channels + group.first);
+            for (v, sum) in sums.into_iter().enumerate() {
+                row.end.of(sum).store(output.add(v * V::COUNT));
+            }
+        }
+    }
+}
+
+/// What is done for every vector of channels alone.
+trait Each {
+    /// # Safety
+    /// As [`body`]; the vector's channels are there.
+    unsafe fn channels<V: Lanes>(&self, first: usize);
+}
+
+#[inline(always)]
+unsafe fn each<M: Machine>(groups: &[Group], work: &impl Each) {
+    for group in groups {
+        for vector in 0..group.vectors {
+            // SAFETY: by the contract of `body`.
+            unsafe {
+                if group.wide {
+                    work.channels::<M::Wide>(group.first + vector * M::Wide::COUNT);
+                } else {
+                    work.channels::<M::Narrow>(group.first + vector * M::Narrow::COUNT);
+                }
+            }
+        }
+    }
+}
+
+/// A row of a depthwise layer.
+struct EachColumn<'a> {
+    lines: &'a [Line],
+    weight: *const f32,
+    end: &'a Finish,
+    /// Stride and channels.
+    sizes: [usize; 2],
+    count: usize,
+    output: *mut f32,
+}
+
+impl Each for EachColumn<'_> {
+    #[inline(always)]
+    unsafe fn channels<V: Lanes>(&self, first: usize) {
+        /// Outputs whose sums are in registers together.
+        const TOGETHER: usize = 4;
+        let [stride, channels] = self.sizes;
+        let kernel = self.lines.len();
+        // SAFETY: by the contract of `body`.
+        unsafe {
+            let bias = V::load(self.end.bias.numbers().as_ptr().add(first));
+            let mut cell = 0;
+            while cell < self.count {
+                let at = cell.min(self.count.saturating_sub(TOGETHER));
+                let together = TOGETHER.min(self.count);
+                let mut sums = [bias; TOGETHER];
+                for (ky, line) in self.lines.iter().enumerate() {
+                    let input = line.start.add(at * stride * channels + first);
+                    let weight = self.weight.add(ky * kernel * channels + first);
+                    for kx in 0..kernel {
+                        let weight = V::load(weight.add(kx * channels));
+                        for (cell, sum) in sums.iter_mut().enumerate().take(together) {
+                            let input = input.add((cell * stride + kx) * channels);
+                            *sum = sum.fma(V::load(input), weight);
+                        }
+                    }
+                }
+                for (cell, sum) in sums.into_iter().enumerate().take(together) {
+                    let output = self.output.add((at + cell) * channels + first);
+                    self.end.of(sum).store(output);
+                }
+                cell = at + together;
+            }
+        }
+    }
+}
+
+/// A row of the largest of windows.
+struct Largest<'a> {
+    lines: &'a [Line],
+    /// Stride and channels.
+    sizes: [usize; 2],
+    count: usize,
+    output: *mut f32,
+}
+
+impl Each for Largest<'_> {
+    #[inline(always)]
+    unsafe fn channels<V: Lanes>(&self, first: usize) {
+        let [stride, channels] = self.sizes;
+        // SAFETY: by the contract of `body`.
+        unsafe {
+            for cell in 0..self.count {
+                let start = cell * stride * channels + first;
+                let mut most = V::load(self.lines[0].start.add(start));
+                for line in self.lines {
+                    for column in 0..self.lines.len() {
+                        let at = line.start.add(start + column * channels);
+                        most = most.or_more(V::load(at));
+                    }
+                }
+                most.store(self.output.add(cell * channels + first));
+            }
+        }
+    }
+}
