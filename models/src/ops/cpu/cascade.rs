@@ -108,7 +108,9 @@ impl Finish {
         }
     }
 }
+
 thread_local! {
+    /// Room for rows, kept by its thread.
     static ROOM: RefCell<Aligned> = RefCell::default();
 }
 
