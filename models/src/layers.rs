@@ -75,9 +75,9 @@ impl Params {
         Self { precision, ..self }
     }
 
-    /// Whether it computes in f32 on the CPU.
-    pub fn is_f32_on_cpu(&self) -> bool {
-        self.device().is_cpu() && self.dtype() == DType::F32
+    /// Whether it is built for inference by the CPU's kernels, which take f32.
+    pub fn has_cpu_kernels(&self) -> bool {
+        !self.mode.is_plain() && self.device().is_cpu() && self.dtype() == DType::F32
     }
 
     /// What products are to be computed in.

@@ -349,14 +349,13 @@ impl Stage {
             let residual = block > 0;
             let input = if residual { stage.output } else { input };
             let params = own.pp("blocks").pp(block);
-            let squeezed = input + config.layers * stage.middle;
-            let sizes = [squeezed, stage.output];
+            let convs = aggregating(config, input, stage);
             let aggregated = params.pp("aggregation");
             let together = if last || stage.blocks > 1 {
                 None
             } else {
                 let next = stages.pp(index + 1).pp("downsample");
-                together::aggregation(config, sizes, &aggregated, &next)?
+                together::aggregation(config, convs, &aggregated, &next)?
             };
             blocks.push(Block {
                 layers: layers(
@@ -368,7 +367,7 @@ impl Stage {
                 )?,
                 aggregation: match together {
                     Some(cascade) => Aggregation::Together(cascade),
-                    None => Aggregation::new(config, sizes, &aggregated)?,
+                    None => Aggregation::new(config, convs, &aggregated)?,
                 },
                 residual,
             });
@@ -438,17 +437,19 @@ fn layers(
 }
 
 impl Aggregation {
-    /// The layers one by one: `sizes` are all channels that are squeezed, and those of the output.
-    fn new(config: &HgNetV2Config, sizes: [usize; 2], params: &Params) -> Result<Self> {
+    /// The layers one by one.
+    fn new(config: &HgNetV2Config, convs: [Conv; 2], params: &Params) -> Result<Self> {
         let layer = |conv, index: usize| ConvLayer::new(conv, config.affine, &params.pp(index));
-        let [squeeze, excite] = aggregating(sizes);
+        let [squeeze, excite] = convs;
         let layers = [layer(squeeze, 0)?, layer(excite, 1)?];
         Ok(Self::Layers(Box::new(layers)))
     }
 }
 
-/// The convolutions of an aggregation.
-fn aggregating([squeezed, output]: [usize; 2]) -> [Conv; 2] {
+/// The convolutions of the aggregation of a block on `input` channels.
+fn aggregating(config: &HgNetV2Config, input: usize, stage: &StageConfig) -> [Conv; 2] {
+    let squeezed = input + config.layers * stage.middle;
+    let output = stage.output;
     let pointwise = |input, output| Conv::new(input, output, 1).activation(Activation::Relu);
     [
         pointwise(squeezed, output / 2),

@@ -19,7 +19,7 @@ pub(super) fn beginning(
     config: &HgNetV2Config,
     params: &Params,
 ) -> Result<Option<(Cascade, usize)>> {
-    if !is_quick(params) {
+    if !params.has_cpu_kernels() {
         return Ok(None);
     }
     let mut recorder = Recorder::new(config);
@@ -42,30 +42,25 @@ pub(super) fn beginning(
     Ok(Cascade::new(3, recorder.layers).map(|cascade| (cascade, done)))
 }
 
-/// The aggregation `params` of a stage's only block, and what halves its output, `next`; `sizes` are all channels
-/// that are squeezed, and those of the output. `None` where layers are computed one by one.
+/// The aggregation `params` of a stage's only block, and what halves its output, `next`. `None` where layers are
+/// computed one by one.
 ///
 /// # Errors
 /// A tensor is missing or has the wrong shape.
 pub(super) fn aggregation(
     config: &HgNetV2Config,
-    sizes: [usize; 2],
+    convs: [Conv; 2],
     params: &Params,
     next: &Params,
 ) -> Result<Option<Cascade>> {
     // In bfloat16 products are quicker one by one.
-    if !is_quick(params) || params.precision_of_products() != Precision::F32 {
+    if !params.has_cpu_kernels() || params.precision_of_products() != Precision::F32 {
         return Ok(None);
     }
     let mut recorder = Recorder::new(config);
-    let top = recorder.aggregation(&[0], sizes, params)?;
-    recorder.push(&[top], halving(sizes[1]), next)?;
-    Ok(Cascade::new(sizes[0], recorder.layers))
-}
-
-/// Whether there are kernels for that.
-fn is_quick(params: &Params) -> bool {
-    !params.mode().is_plain() && params.is_f32_on_cpu()
+    let top = recorder.aggregation(&[0], convs, params)?;
+    recorder.push(&[top], halving(convs[1].output), next)?;
+    Ok(Cascade::new(convs[0].input, recorder.layers))
 }
 
 /// Layers for a [`Cascade`], by the names of their weights.
@@ -131,22 +126,17 @@ impl<'a> Recorder<'a> {
             let last = outputs[index];
             outputs.push(self.push(&[last], conv, &params.pp("layers").pp(index))?);
         }
-        let squeezed = self.config.stem.1 + self.config.layers * stage.middle;
-        self.aggregation(
-            &outputs,
-            [squeezed, stage.output],
-            &params.pp("aggregation"),
-        )
+        let convs = aggregating(self.config, self.config.stem.1, stage);
+        self.aggregation(&outputs, convs, &params.pp("aggregation"))
     }
 
     /// As [`super::Aggregation`].
     fn aggregation(
         &mut self,
         inputs: &[usize],
-        sizes: [usize; 2],
+        [squeeze, excite]: [Conv; 2],
         params: &Params,
     ) -> Result<usize> {
-        let [squeeze, excite] = aggregating(sizes);
         let y = self.push(inputs, squeeze, &params.pp(0))?;
         self.push(&[y], excite, &params.pp(1))
     }

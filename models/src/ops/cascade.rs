@@ -8,10 +8,10 @@ use super::cpu::product::Source;
 use super::cpu::simd::Level;
 use super::cpu::{cascade, simd};
 use super::planes::with_numbers;
-use super::{Folded, Window, profile};
+use super::{Window, profile};
 use crate::layers::Conv;
 
-pub use super::cpu::cascade::{Layer, Step};
+pub use super::cpu::cascade::{Folded, Layer, Step};
 
 /// Layers that are computed together.
 pub struct Cascade(cascade::Cascade);

@@ -29,7 +29,7 @@ mod upsample;
 
 pub use activation::Activation;
 pub use attention::attention;
-pub(crate) use cascade::{Cascade, Layer as CascadeLayer, Step as CascadeStep};
+pub(crate) use cascade::{Cascade, Folded, Layer as CascadeLayer, Step as CascadeStep};
 pub use conv::Conv2d;
 pub(crate) use conv::conv2d_with_gradients;
 pub use cpu::block::Precision;
@@ -38,7 +38,7 @@ pub use deformable::{SampleShape, ValueProjection, box_locations, deformable_att
 pub use linear::{Dense, add_bias};
 pub use nms::non_maximum_suppression;
 pub use norm::layer_norm;
-pub(crate) use omni::{BlockWeights, Folded, OmniScale, STREAMS, Weights as OmniScaleWeights};
+pub(crate) use omni::{BlockWeights, OmniScale, STREAMS, Weights as OmniScaleWeights};
 pub use panels::{PANEL, Panels, Queries};
 pub use planes::{add_relu, add_upsampled, gated_sum, halve, plane_means, with_planes};
 pub use pool::{Window, max_of_four, max_pool2d};

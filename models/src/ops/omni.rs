@@ -7,7 +7,7 @@ use super::cpu::conv::Size;
 use super::cpu::{omni, simd};
 use super::planes::with_numbers;
 
-pub use super::cpu::omni::{BlockWeights, Folded, STREAMS, Weights};
+pub use super::cpu::omni::{BlockWeights, STREAMS, Weights};
 
 /// From images to the means of the last planes.
 pub struct OmniScale(omni::OmniScale);

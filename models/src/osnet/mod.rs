@@ -11,12 +11,11 @@
 mod block;
 mod fused;
 
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor};
 
 use crate::embed::EmbeddingNetwork;
 use crate::layers::{
-    Activation, Conv, ConvNormAct, InstanceNorm, LinearNormAct, Mode, Params, Precision,
-    forward_all,
+    Activation, Conv, ConvNormAct, InstanceNorm, LinearNormAct, Params, Precision, forward_all,
 };
 use crate::ops::{OmniScale, Window, halve, max_pool2d, on_threads, plane_means};
 
@@ -129,11 +128,7 @@ impl OsNet {
         // In bfloat16 vectors turn too far: a cosine of 0.998 to those in f32 with the published
         // weights of MSMT17, where the largest part of the time goes into other work anyway.
         let params = &params.clone().precision(Precision::F32);
-        let fuses = params.mode() == Mode::Inference
-            && params.device().is_cpu()
-            && params.dtype() == DType::F32
-            && config.instances == Instances::None;
-        let fused = if fuses {
+        let fused = if params.has_cpu_kernels() && config.instances == Instances::None {
             fused::convolutions(config, params)?
         } else {
             None

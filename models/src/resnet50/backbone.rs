@@ -29,8 +29,7 @@ impl Beginning {
         };
         let conv = Conv::new(3, width, 7).stride(2).activation(activation);
         let (own, norm) = (params.pp("conv1"), params.pp("bn1"));
-        let quick = !params.mode().is_plain() && params.is_f32_on_cpu();
-        if quick && stem == Stem::Standard {
+        if params.has_cpu_kernels() && stem == Stem::Standard {
             let folded = folded_convolution(&conv, &own, &norm)?;
             if let Some(cascade) = Cascade::with_pool(conv, folded, window(1)) {
                 return Ok(Self::Together(cascade));

@@ -16,7 +16,6 @@ use super::aligned::Aligned;
 use super::cells::{EIGHT, Group, groups};
 use super::conv::{Shared, Size};
 use super::lanes::Lanes;
-use super::omni::Folded;
 use super::product::Source;
 use super::simd::Level;
 use super::threads::share;
@@ -33,6 +32,15 @@ const LINES: usize = 32;
 
 /// Numbers of a line of the cache.
 const LINE: usize = 16;
+
+/// A convolution with its norm folded in.
+#[derive(Debug, Clone, Default)]
+pub struct Folded {
+    /// `[output, input / groups, kernel, kernel]`.
+    pub weight: Vec<f32>,
+    /// `[output]`.
+    pub bias: Vec<f32>,
+}
 
 /// A layer, and which ones it follows.
 #[derive(Clone)]
@@ -65,6 +73,8 @@ struct Node {
     kind: Kind,
     /// Of the output; of a plane of the image 1.
     channels: usize,
+    /// The channels; of the image none.
+    groups: Vec<Group>,
     /// What a row sees: kernel, stride, padding.
     window: Conv,
 }
@@ -73,20 +83,16 @@ enum Kind {
     /// The image, its planes apart from each other.
     Planes(usize),
     Dense {
-        groups: Vec<Group>,
         /// Group by group, `[kernel row, input, kernel column, input channel, channels of the group]`.
         weight: Aligned,
         end: Finish,
     },
     Depthwise {
-        groups: Vec<Group>,
         /// `[kernel row, kernel column, channels]`.
         weight: Aligned,
         end: Finish,
     },
-    Largest {
-        groups: Vec<Group>,
-    },
+    Largest,
 }
 
 /// What precedes sums and what follows them.
@@ -122,6 +128,7 @@ impl Cascade {
             inputs: Vec::new(),
             kind: Kind::Planes(planes),
             channels: 1,
+            groups: Vec::new(),
             window: Conv::new(planes, planes, 1),
         };
         let mut nodes = vec![image];
@@ -194,7 +201,7 @@ impl Cascade {
             return 0.0;
         };
         let of = |(node, (height, width)): (&Node, &(usize, usize))| match node.kind {
-            Kind::Planes(_) | Kind::Largest { .. } => 0.0,
+            Kind::Planes(_) | Kind::Largest => 0.0,
             Kind::Dense { .. } | Kind::Depthwise { .. } => {
                 let Conv {
                     input,
@@ -315,9 +322,7 @@ impl Node {
             Step::Largest(window, far) => {
                 let channels = single?;
                 let shape = Conv::depthwise(channels, window.kernel).stride(window.stride);
-                let groups = groups(channels, level);
-                let window = shape.padding(window.padding).far(far);
-                (Kind::Largest { groups }, window)
+                (Kind::Largest, shape.padding(window.padding).far(far))
             }
             Step::Conv(conv, weights, scale) => {
                 let end = Finish {
@@ -332,17 +337,15 @@ impl Node {
                 if !fits(&conv, &weights, &all) {
                     return None;
                 }
-                let groups = groups(conv.output, level);
                 let kind = if conv.groups == 1 {
+                    let groups = groups(conv.output, level);
                     Kind::Dense {
                         weight: dense(&conv, &weights.weight, &all, &groups),
-                        groups,
                         end,
                     }
                 } else if Some(conv.groups) == single && conv.groups == conv.output {
                     Kind::Depthwise {
                         weight: depthwise(&conv, &weights.weight),
-                        groups,
                         end,
                     }
                 } else {
@@ -360,6 +363,7 @@ impl Node {
             inputs,
             kind,
             channels: window.output,
+            groups: groups(window.output, level),
             window,
         })
     }

@@ -97,6 +97,35 @@ pub(super) trait Work {
     );
 }
 
+/// What is done for every vector of channels alone.
+pub(super) trait Each {
+    /// The vector of channels from `first` on.
+    ///
+    /// # Safety
+    /// The machine has the vectors; its channels are there.
+    unsafe fn channels<V: Lanes>(&self, first: usize);
+}
+
+/// Does the `work` of all vectors of the groups.
+///
+/// # Safety
+/// As the work says; the machine has the units.
+#[inline(always)]
+pub(super) unsafe fn each<M: Machine>(groups: &[Group], work: &impl Each) {
+    for group in groups {
+        for vector in 0..group.vectors {
+            // SAFETY: by this function's contract.
+            unsafe {
+                if group.wide {
+                    work.channels::<M::Wide>(group.first + vector * M::Wide::COUNT);
+                } else {
+                    work.channels::<M::Narrow>(group.first + vector * M::Narrow::COUNT);
+                }
+            }
+        }
+    }
+}
+
 /// AVX-512: 32 registers.
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Avx512;

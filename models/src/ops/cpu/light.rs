@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // vector instructions
 
 use super::aligned::Aligned;
-use super::cells::{Cells, Machine, Product};
+use super::cells::{Cells, Each, Machine, Product, each};
 use super::lanes::{Lanes, by_level};
 use super::simd::Level;
 
@@ -118,79 +118,71 @@ unsafe fn body<M: Machine>(light: &Light, pass: &Pass) {
                 },
             ];
             let output = pass.output.add(y * width * channels);
-            depthwise::<M>(light, rows, width, output, pass.sums);
+            let row = Row {
+                light,
+                rows,
+                width,
+                output,
+                sums: pass.sums,
+            };
+            each::<M>(light.pointwise.groups(), &row);
         }
     }
 }
 
 /// One row of outputs out of three rows of `width` cells, with one more on either side.
-#[inline(always)]
-unsafe fn depthwise<M: Machine>(
-    light: &Light,
+struct Row<'a> {
+    light: &'a Light,
     rows: [*const f32; SIDE],
     width: usize,
     output: *mut f32,
     sums: *mut f32,
-) {
-    for group in light.pointwise.groups() {
-        for vector in 0..group.vectors {
-            // SAFETY: vectors of this group lie within the channels.
-            unsafe {
-                if group.wide {
-                    let first = group.first + vector * M::Wide::COUNT;
-                    channels::<M::Wide>(light, rows, first, width, output, sums);
-                } else {
-                    let first = group.first + vector * M::Narrow::COUNT;
-                    channels::<M::Narrow>(light, rows, first, width, output, sums);
-                }
-            }
-        }
-    }
 }
 
-/// One vector of channels from `first` on.
-#[inline(always)]
-unsafe fn channels<V: Lanes>(
-    light: &Light,
-    rows: [*const f32; SIDE],
-    first: usize,
-    width: usize,
-    output: *mut f32,
-    sums: *mut f32,
-) {
-    let pitch = light.pointwise.output();
-    // SAFETY: by the contract of `Light::run`.
-    unsafe {
-        let taps: [[V; SIDE]; SIDE] = std::array::from_fn(|ky| {
-            std::array::from_fn(|kx| {
-                V::load(
-                    light
-                        .taps
-                        .numbers()
-                        .as_ptr()
-                        .add((ky * SIDE + kx) * pitch + first),
-                )
-            })
-        });
-        let bias = V::load(light.bias.numbers().as_ptr().add(first));
-        let rows = rows.map(|row| row.add(first));
-        let output = output.add(first);
-        let mut sum = if sums.is_null() {
-            V::splat(0.0)
-        } else {
-            V::load(sums.add(first))
-        };
-        let mut x = 0;
-        while x + TOGETHER <= width {
-            outputs::<V, TOGETHER>(&taps, bias, rows, pitch, x, output, &mut sum);
-            x += TOGETHER;
-        }
-        while x < width {
-            outputs::<V, 1>(&taps, bias, rows, pitch, x, output, &mut sum);
-            x += 1;
-        }
-        if !sums.is_null() {
-            sum.store(sums.add(first));
+impl Each for Row<'_> {
+    #[inline(always)]
+    unsafe fn channels<V: Lanes>(&self, first: usize) {
+        let Row {
+            light,
+            rows,
+            width,
+            output,
+            sums,
+        } = *self;
+        let pitch = light.pointwise.output();
+        // SAFETY: by the contract of `Light::run`.
+        unsafe {
+            let taps: [[V; SIDE]; SIDE] = std::array::from_fn(|ky| {
+                std::array::from_fn(|kx| {
+                    V::load(
+                        light
+                            .taps
+                            .numbers()
+                            .as_ptr()
+                            .add((ky * SIDE + kx) * pitch + first),
+                    )
+                })
+            });
+            let bias = V::load(light.bias.numbers().as_ptr().add(first));
+            let rows = rows.map(|row| row.add(first));
+            let output = output.add(first);
+            let mut sum = if sums.is_null() {
+                V::splat(0.0)
+            } else {
+                V::load(sums.add(first))
+            };
+            let mut x = 0;
+            while x + TOGETHER <= width {
+                outputs::<V, TOGETHER>(&taps, bias, rows, pitch, x, output, &mut sum);
+                x += TOGETHER;
+            }
+            while x < width {
+                outputs::<V, 1>(&taps, bias, rows, pitch, x, output, &mut sum);
+                x += 1;
+            }
+            if !sums.is_null() {
+                sum.store(sums.add(first));
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::cascade::Cascade;
+use super::cascade::{Cascade, Folded};
 use super::cells::{Cells, EIGHT, Product};
 use super::conv::{Shared, Size};
 use super::light::{self, Light};
@@ -28,15 +28,6 @@ pub const STREAMS: usize = 4;
 
 /// Cells that pass through two steps together: what lies between stays in the first-level cache.
 const TOGETHER: usize = 96;
-
-/// A convolution with its norm folded in.
-#[derive(Debug, Clone, Default)]
-pub struct Folded {
-    /// `[output, input / groups, kernel, kernel]`.
-    pub weight: Vec<f32>,
-    /// `[output]`.
-    pub bias: Vec<f32>,
-}
 
 /// A block's weights.
 pub struct BlockWeights {

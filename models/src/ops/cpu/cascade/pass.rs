@@ -3,7 +3,7 @@
 use super::plan::{Plan, Shape};
 use super::{Cascade, Finish, Kind, LINE, LINES, Node};
 use crate::layers::Conv;
-use crate::ops::cpu::cells::{Group, Machine, Seen, Work, add_products};
+use crate::ops::cpu::cells::{Each, Group, Machine, Seen, Work, add_products, each};
 use crate::ops::cpu::lanes::{Lanes, by_level};
 
 /// One run.
@@ -72,6 +72,8 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
             let output = pass
                 .room
                 .add(shape.row(*row, 0) + shape.left * node.channels);
+            let seen = cascade.lines(node, *row, pass, &mut lines);
+            let (lines, count) = (&lines[..seen], shape.width);
             match &node.kind {
                 Kind::Planes(planes) => {
                     for plane in 0..*planes {
@@ -80,62 +82,44 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
                         std::ptr::copy_nonoverlapping(from.as_ptr(), to, shape.width);
                     }
                 }
-                Kind::Dense {
-                    groups,
-                    weight,
-                    end,
-                } => {
-                    let count = cascade.lines(node, *row, pass, &mut lines);
-                    let lines = &lines[..count];
+                Kind::Dense { weight, end } => {
                     let depth: usize = lines.iter().map(|line| line.seen.count).sum();
-                    for group in groups {
+                    for group in &node.groups {
                         let row = Row {
                             lines,
                             weight: weight.numbers().as_ptr().add(group.first * depth),
                             end,
-                            count: shape.width,
+                            count,
                             channels: node.channels,
                             output,
                         };
                         M::group(*group, false, &row);
                     }
                 }
-                Kind::Depthwise {
-                    groups,
-                    weight,
-                    end,
-                } => {
-                    let count = cascade.lines(node, *row, pass, &mut lines);
-                    let lines = &lines[..count];
+                Kind::Depthwise { weight, end } => {
                     let weight = weight.numbers().as_ptr();
-                    each::<M>(
-                        groups,
-                        &EachColumn {
-                            lines,
-                            weight,
-                            end,
-                            sizes,
-                            count: shape.width,
-                            output,
-                        },
-                    );
+                    let row = EachColumn {
+                        lines,
+                        weight,
+                        end,
+                        sizes,
+                        count,
+                        output,
+                    };
+                    each::<M>(&node.groups, &row);
                 }
-                Kind::Largest { groups } => {
-                    let count = cascade.lines(node, *row, pass, &mut lines);
-                    let lines = &lines[..count];
-                    each::<M>(
-                        groups,
-                        &Largest {
-                            lines,
-                            sizes,
-                            count: shape.width,
-                            output,
-                        },
-                    );
+                Kind::Largest => {
+                    let row = Largest {
+                        lines,
+                        sizes,
+                        count,
+                        output,
+                    };
+                    each::<M>(&node.groups, &row);
                 }
             }
             if *index == last {
-                let (channels, count) = (node.channels, shape.width);
+                let channels = node.channels;
                 match pass.output {
                     Output::Planes(planes) => {
                         let to = planes.add(row * count);
@@ -296,29 +280,6 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
             let output = row.output.add((first + cell) * row.channels + group.first);
             for (v, sum) in sums.into_iter().enumerate() {
                 row.end.of(sum).store(output.add(v * V::COUNT));
-            }
-        }
-    }
-}
-
-/// What is done for every vector of channels alone.
-trait Each {
-    /// # Safety
-    /// As [`body`]; the vector's channels are there.
-    unsafe fn channels<V: Lanes>(&self, first: usize);
-}
-
-#[inline(always)]
-unsafe fn each<M: Machine>(groups: &[Group], work: &impl Each) {
-    for group in groups {
-        for vector in 0..group.vectors {
-            // SAFETY: by the contract of `body`.
-            unsafe {
-                if group.wide {
-                    work.channels::<M::Wide>(group.first + vector * M::Wide::COUNT);
-                } else {
-                    work.channels::<M::Narrow>(group.first + vector * M::Narrow::COUNT);
-                }
             }
         }
     }
