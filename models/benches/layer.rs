@@ -2,9 +2,11 @@
 //! convolution, three a linear layer.
 //!
 //! ```text
-//! cargo bench -p mtmc-models --bench layer -- INPUT,OUTPUT,KERNEL,STRIDE,HEIGHT,WIDTH … [threads=N] [batch=N] [bf16]
-//! cargo bench -p mtmc-models --bench layer -- ROWS,INPUT,OUTPUT … [threads=N] [batch=N] [bf16]
+//! cargo bench -p mtmc-models --bench layer -- INPUT,OUTPUT,KERNEL,STRIDE,HEIGHT,WIDTH … [threads=N] [batch=N] [bf16] [cold]
+//! cargo bench -p mtmc-models --bench layer -- ROWS,INPUT,OUTPUT … [threads=N] [batch=N] [bf16] [cold]
 //! ```
+//!
+//! With `cold` the caches are swept before every run: inputs and weights come from memory, as many do in a network.
 
 #![allow(clippy::print_stdout)]
 
@@ -19,11 +21,15 @@ const SECONDS: f64 = 1.5;
 
 type Error = Box<dyn std::error::Error>;
 
+/// Numbers that fill all caches.
+const SWEPT: usize = 32 << 20;
+
 /// What is asked for.
 struct Options {
     threads: usize,
     batch: usize,
     precision: Precision,
+    cold: bool,
 }
 
 fn main() -> Result<(), Error> {
@@ -31,6 +37,7 @@ fn main() -> Result<(), Error> {
         threads: 1,
         batch: 1,
         precision: Precision::F32,
+        cold: false,
     };
     let mut layers = Vec::new();
     for argument in std::env::args().skip(1) {
@@ -40,6 +47,8 @@ fn main() -> Result<(), Error> {
             options.batch = images.parse()?;
         } else if argument == "bf16" {
             options.precision = Precision::Bf16;
+        } else if argument == "cold" {
+            options.cold = true;
         } else if argument.contains(',') {
             let numbers: Result<Vec<usize>, _> = argument.split(',').map(str::parse).collect();
             layers.push(numbers?);
@@ -85,7 +94,7 @@ fn convolution(
     let name = format!(
         "{input} → {output}, {kernel}×{kernel} /{stride}, {batch} × {height}×{width}, {precision:?}"
     );
-    report(&name, products, || layer.forward(&x))
+    report(&name, products, options.cold, || layer.forward(&x))
 }
 
 fn linear(rows: usize, (input, output): (usize, usize), options: &Options) -> Result<(), Error> {
@@ -98,7 +107,7 @@ fn linear(rows: usize, (input, output): (usize, usize), options: &Options) -> Re
         .ok_or("this machine has no kernel for packed linear layers")?;
     let x = Tensor::randn(0.0_f32, 1.0, (batch, rows, input), &Device::Cpu)?;
     let name = format!("linear {input} → {output}, {batch} × {rows} rows, {precision:?}");
-    report(&name, batch * rows * input * output, || {
+    report(&name, batch * rows * input * output, options.cold, || {
         layer.forward(&x, Activation::Relu)
     })
 }
@@ -107,10 +116,16 @@ fn linear(rows: usize, (input, output): (usize, usize), options: &Options) -> Re
 fn report(
     name: &str,
     products: usize,
+    cold: bool,
     forward: impl Fn() -> candle_core::Result<Tensor>,
 ) -> Result<(), Error> {
     let (start, mut rounds) = (Instant::now(), Vec::new());
+    let mut swept = vec![0_u32; if cold { SWEPT } else { 0 }];
     while start.elapsed().as_secs_f64() < SECONDS || rounds.len() < 3 {
+        for number in &mut swept {
+            *number += 1;
+        }
+        std::hint::black_box(&swept);
         let round = Instant::now();
         std::hint::black_box(forward()?);
         rounds.push(round.elapsed().as_secs_f64());

@@ -98,11 +98,15 @@ mod avx512 {
     };
 
     use super::super::block::Target;
-    use super::super::finish::{self, End};
+    use super::super::finish::{self, Bias, End};
     use super::super::simd::within;
     use super::PlaneShape;
 
     const LANES: usize = 16;
+
+    /// Rows of outputs whose sums are in registers together: as many additions run at once as a unit
+    /// takes cycles for one.
+    const TOGETHER: usize = 4;
 
     /// `SIDE`×`SIDE` taps at stride `STRIDE`, 1 or 2, into `output`.
     ///
@@ -127,16 +131,26 @@ mod avx512 {
         }
         let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
         let padding = shape.conv.padding as isize;
+        // All rows are of one channel.
+        let bias = match end.bias {
+            Bias::Rows(bias) => [bias[0]; LANES],
+            Bias::Columns(_) => unreachable!("channels have a bias each"),
+        };
+        let end = &End {
+            bias: Bias::Columns(&bias),
+            ..*end
+        };
         for first in (0..shape.out_width).step_by(LANES) {
             let starts: [isize; SIDE] =
                 std::array::from_fn(|kx| (first * STRIDE + kx) as isize - padding);
             let low = starts.map(|start| within(start, width));
             let high = starts.map(|start| within(start + LANES as isize, width));
             let kept = u16::MAX >> (LANES - LANES.min(shape.out_width - first));
-            for y in 0..shape.out_height {
-                let mut sum = _mm512_setzero_ps();
-                for (ky, taps) in taps.iter().enumerate() {
-                    let row = (y * STRIDE + ky).wrapping_sub(padding as usize);
+            for y in (0..shape.out_height).step_by(TOGETHER) {
+                let mut sums = [[_mm512_setzero_ps(); 1]; TOGETHER];
+                // Every row of the input meets the outputs that see it while it is in registers.
+                for seen in 0..(TOGETHER - 1) * STRIDE + SIDE {
+                    let row = (y * STRIDE + seen).wrapping_sub(padding as usize);
                     if row >= height {
                         continue;
                     }
@@ -154,16 +168,20 @@ mod avx512 {
                                 _mm512_permutex2var_ps(values, even, more)
                             }
                         };
-                        sum = _mm512_fmadd_ps(values, taps[kx], sum);
+                        for (output, [sum]) in sums.iter_mut().enumerate() {
+                            let ky = seen.wrapping_sub(output * STRIDE);
+                            if ky < SIDE {
+                                *sum = _mm512_fmadd_ps(values, taps[ky][kx], *sum);
+                            }
+                        }
                     }
                 }
-                let mut sums = [[sum]];
                 // SAFETY: nothing is added but bias; the mask leaves out what is beyond the row.
                 unsafe {
                     let target = Target {
                         start: output.add(y * shape.out_width + first),
                         pitch: shape.out_width,
-                        rows: 1,
+                        rows: TOGETHER.min(shape.out_height - y),
                         columns: LANES,
                         resumed: false,
                     };
