@@ -377,13 +377,19 @@ impl ConvNormAct {
         }
     }
 
-    /// An inference convolution from weights that are final already.
+    /// An inference convolution from weights that are final already, with products in `precision`.
     ///
     /// # Errors
     /// The shapes do not fit `conv`.
-    pub fn fused(conv: Conv, weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+    pub fn fused(
+        conv: Conv,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        precision: Precision,
+    ) -> Result<Self> {
+        let conv = ops::Conv2d::with_precision(conv, weight, bias, precision)?;
         Ok(Self {
-            form: ConvForm::Fused(ops::Conv2d::new(conv, weight, bias)?),
+            form: ConvForm::Fused(conv),
         })
     }
 }

@@ -128,7 +128,12 @@ impl DownSample {
             let conv = Conv::depthwise(hidden, 3).stride(2);
             let ninth = Tensor::full(1.0_f32 / 9.0, conv.weight_shape(), params.device())?;
             let ninth = ninth.to_dtype(params.dtype())?;
-            Some(ConvNormAct::fused(conv, &ninth, None)?)
+            Some(ConvNormAct::fused(
+                conv,
+                &ninth,
+                None,
+                params.precision_of_products(),
+            )?)
         };
         Ok(Self {
             means,

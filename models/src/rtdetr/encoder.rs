@@ -260,6 +260,7 @@ impl RepConv {
             three.activation(Activation::Silu),
             &(weight3 + weight1)?,
             Some(&(bias3 + bias1)?),
+            params.precision_of_products(),
         )?;
         Ok(Self::Merged(Box::new(merged)))
     }

@@ -15,6 +15,7 @@ mod depthwise;
 mod direct;
 mod few;
 pub mod finish;
+mod fixed;
 mod lanes;
 mod light;
 pub mod linear;

@@ -461,27 +461,18 @@ impl Product {
             });
             return;
         }
-        let mut each = |row: &[f32], convert: &mut dyn FnMut(&mut [u32], Range<usize>)| {
-            let starts = (0..row.len()).step_by(COLUMNS);
-            for (panel, start) in panels.chunks_exact_mut(PANEL).zip(starts) {
-                let part = start..(start + COLUMNS).min(row.len());
-                convert(&mut panel[step * COLUMNS..][..part.len()], part);
-            }
-            step += 1;
-        };
         let packed = Precision::Bf16.steps(numbers.len());
         let mut before: Option<&[f32]> = None;
         rows.each(numbers, |row| {
-            let Some(first) = before.take() else {
+            if let Some(first) = before.take() {
+                words::deal_pairs(&mut panels[step * COLUMNS..], PANEL, first, Some(row));
+                step += 1;
+            } else {
                 before = Some(row);
-                return;
-            };
-            each(row, &mut |words, part| {
-                words::pairs(words, &first[part.clone()], &row[part]);
-            });
+            }
         });
         if let Some(last) = before {
-            each(last, &mut |words, part| words::singles(words, &last[part]));
+            words::deal_pairs(&mut panels[step * COLUMNS..], PANEL, last, None);
         }
         // Tiles are filled up.
         for panel in panels.chunks_exact_mut(PANEL) {

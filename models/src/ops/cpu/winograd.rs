@@ -5,6 +5,7 @@
 //! Tiles of 6×6 or 9×9 inputs are transformed, multiplied with the transformed weights, 36 or 25 matrix
 //! products one after the other, and transformed to 4×4 outputs. A job takes some panels of tiles
 //! through all of it. Rounding errors are some ten times those of plain sums, about 1e-6 of the output's size.
+//! Where products may be less exact, they are taken of 16-bit integers, see [`super::fixed`].
 
 #![allow(unsafe_code)] // vector instructions, and threads write into one output
 
@@ -13,10 +14,11 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
-use super::block::{self, COLUMNS, Factors, Next, Operands, ROWS, Target, Unit};
+use super::block::{self, COLUMNS, Factors, Next, Operands, Precision, ROWS, Target, Unit};
 use super::conv::{Added, Shared, Size};
 use super::few::{self, FEW};
 use super::finish::{self, Bias, End, Finish};
+use super::fixed;
 use super::pages::keep_in_large_pages;
 use super::simd::Level;
 use super::tiles::{self, Form, Line, TILE};
@@ -31,7 +33,15 @@ pub struct Winograd {
     /// By pairs of lines, see [`Form::lines`]: their position, and how many others come before them in the
     /// order of positions.
     terms: Vec<(usize, usize)>,
-    weight: Aligned, // of each position [output / ROWS, depth, ROWS]
+    weight: Weight,
+}
+
+enum Weight {
+    /// Of each position `[output / ROWS, depth, ROWS]`.
+    Exact(Aligned),
+    /// As 16-bit integers, two a word, of each position `[output / ROWS, depth / 2, ROWS]`; the units of rows,
+    /// `[positions, output / ROWS]`.
+    Fixed(Aligned, Vec<[f32; ROWS]>),
 }
 
 /// One of the products of a tile: a sum over all channels, or over those of several pairs of lines.
@@ -76,6 +86,7 @@ struct Room {
     columns: usize,
     places: Vec<usize>, // of the values of pairs of lines
     values: Aligned,    // of each position [depth, columns], and a gap
+    words: Aligned,     // [depth / 2, columns] of one position, where products are of integers
     products: Aligned,  // [positions, blocks, ROWS, columns], see `products_pitch`
     scratch: tiles::Scratch,
 }
@@ -108,7 +119,8 @@ impl Winograd {
         shape && pays && conv.input >= least && conv.output >= least
     }
 
-    /// `weight`: `[output, input, 3, 3]`; `unit`: one for f32.
+    /// `weight`: `[output, input, 3, 3]`. In bfloat16 products are of integers where `unit` has those, and
+    /// f32 otherwise.
     pub fn new(unit: Unit, conv: &Conv, weight: &[f32]) -> Self {
         let form = if conv.stride == 1 {
             Form::Single
@@ -128,14 +140,26 @@ impl Winograd {
                 numbers[place + output % ROWS] = value;
             }
         }
-        keep_in_large_pages(&packed);
+        let fixed = unit.precision == Precision::Bf16
+            && fixed::available(unit.level)
+            && conv.input.is_multiple_of(2);
+        let weight = if fixed {
+            integers(&positions, &packed, rows)
+        } else {
+            Weight::Exact(packed)
+        };
+        let (Weight::Exact(words) | Weight::Fixed(words, _)) = &weight;
+        keep_in_large_pages(words);
         Self {
-            unit,
+            unit: Unit {
+                precision: Precision::F32,
+                ..unit
+            },
             conv: *conv,
             form,
             positions,
             terms,
-            weight: packed,
+            weight,
         }
     }
 
@@ -190,10 +214,14 @@ impl Winograd {
                         let first = (first + panel) * COLUMNS;
                         let count = COLUMNS.min(tiles - first);
                         room.tiles.set(first, count, extent.rows, extent.columns);
-                        room.columns = if count <= FEW_TILES && self.unit.level == Level::Avx512 {
-                            count.next_multiple_of(FEW)
-                        } else {
-                            COLUMNS
+                        room.columns = match &self.weight {
+                            Weight::Fixed(..) => count.next_multiple_of(fixed::LANES),
+                            Weight::Exact(_)
+                                if count <= FEW_TILES && self.unit.level == Level::Avx512 =>
+                            {
+                                count.next_multiple_of(FEW)
+                            }
+                            Weight::Exact(_) => COLUMNS,
                         };
                         self.transform_inputs(room, input, extent);
                     }
@@ -255,73 +283,130 @@ impl Winograd {
         }
     }
 
-    /// The transformed weights of a position, `[output / ROWS, depth, ROWS]`.
-    fn weights(&self, position: Position) -> &[u32] {
-        let rows = self.conv.output.next_multiple_of(ROWS);
-        &self.weight[position.before * rows..][..position.depth * rows]
-    }
-
     fn multiply(&self, rooms: &mut [Room], part: std::ops::Range<usize>) {
         for room in rooms.iter_mut() {
             let pitch = products_pitch(part.len(), room.columns);
             room.products.grow(self.positions.len() * pitch);
-            if room.columns < COLUMNS {
-                self.multiply_few(room, part.clone());
-            }
         }
-        let pitch = products_pitch(part.len(), COLUMNS);
+        let rows = self.conv.output.next_multiple_of(ROWS);
         for (index, position) in self.positions.iter().enumerate() {
             let Position { depth, before } = *position;
-            let weights = self.weights(*position);
-            let taken = block::part_of(depth);
-            for from in (0..depth).step_by(taken) {
-                let to = (from + taken).min(depth);
-                let blocks = weights.chunks_exact(depth * ROWS).skip(part.start);
-                for (block, weight) in blocks.take(part.len()).enumerate() {
-                    for room in rooms.iter_mut().filter(|room| room.columns == COLUMNS) {
-                        let panel = &room.values[before * COLUMNS + index * GAP..];
-                        let factors = &weight[from * ROWS..to * ROWS];
-                        let operands = Operands {
-                            panel: &panel[from * COLUMNS..to * COLUMNS],
-                            factors: Factors::Packed(factors),
-                            steps: to - from,
-                            next: Next::behind(factors, weight.len()),
-                        };
-                        let start = index * pitch + block * ROWS * COLUMNS;
-                        let products =
-                            &mut room.products.numbers_mut()[start..start + ROWS * COLUMNS];
-                        let target = Target {
-                            start: products.as_mut_ptr(),
-                            pitch: COLUMNS,
-                            rows: ROWS,
-                            columns: room.tiles.lanes(),
-                            resumed: from > 0,
-                        };
-                        // SAFETY: the target is a whole block.
-                        unsafe { block::multiply(self.unit, &operands, target, None) };
-                    }
+            match &self.weight {
+                Weight::Exact(weight) => {
+                    let weight = &weight[before * rows..][..depth * rows];
+                    self.multiply_exact(rooms, part.clone(), index, weight);
+                }
+                Weight::Fixed(weight, units) => {
+                    let weight = &weight[before / 2 * rows..][..depth / 2 * rows];
+                    let units = &units[index * (rows / ROWS)..];
+                    self.multiply_integers(rooms, part.clone(), index, (weight, units));
+                }
+            }
+        }
+    }
+
+    /// The products of position `index`, whose weights are `[output / ROWS, depth, ROWS]`.
+    fn multiply_exact(
+        &self,
+        rooms: &mut [Room],
+        part: std::ops::Range<usize>,
+        index: usize,
+        weights: &[u32],
+    ) {
+        let Position { depth, before } = self.positions[index];
+        let pitch = products_pitch(part.len(), COLUMNS);
+        for room in rooms.iter_mut().filter(|room| room.columns < COLUMNS) {
+            self.multiply_few(room, part.clone(), index, weights);
+        }
+        let taken = block::part_of(depth);
+        for from in (0..depth).step_by(taken) {
+            let to = (from + taken).min(depth);
+            let blocks = weights.chunks_exact(depth * ROWS).skip(part.start);
+            for (block, weight) in blocks.take(part.len()).enumerate() {
+                for room in rooms.iter_mut().filter(|room| room.columns == COLUMNS) {
+                    let panel = &room.values[before * COLUMNS + index * GAP..];
+                    let factors = &weight[from * ROWS..to * ROWS];
+                    let operands = Operands {
+                        panel: &panel[from * COLUMNS..to * COLUMNS],
+                        factors: Factors::Packed(factors),
+                        steps: to - from,
+                        next: Next::behind(factors, weight.len()),
+                    };
+                    let start = index * pitch + block * ROWS * COLUMNS;
+                    let products = &mut room.products.numbers_mut()[start..start + ROWS * COLUMNS];
+                    let target = Target {
+                        start: products.as_mut_ptr(),
+                        pitch: COLUMNS,
+                        rows: ROWS,
+                        columns: room.tiles.lanes(),
+                        resumed: from > 0,
+                    };
+                    // SAFETY: the target is a whole block.
+                    unsafe { block::multiply(self.unit, &operands, target, None) };
+                }
+            }
+        }
+    }
+
+    /// The same of integers, with the units of rows.
+    fn multiply_integers(
+        &self,
+        rooms: &mut [Room],
+        part: std::ops::Range<usize>,
+        index: usize,
+        (weights, units): (&[u32], &[[f32; ROWS]]),
+    ) {
+        let Position { depth, before } = self.positions[index];
+        let mut panels = rooms.iter_mut().map(|room| {
+            let Room {
+                columns,
+                values,
+                words,
+                products,
+                ..
+            } = room;
+            let pitch = products_pitch(part.len(), *columns);
+            let values = &values.numbers()[before * *columns + index * GAP..][..depth * *columns];
+            words.grow(depth / 2 * *columns);
+            let products = &mut products.numbers_mut()[index * pitch..][..pitch - GAP];
+            let panel = fixed::Panel::pack(values, *columns, words);
+            (panel, products.chunks_exact_mut(ROWS * *columns))
+        });
+        let mut panels: [_; GROUP] = std::array::from_fn(|_| panels.next());
+        let blocks = weights.chunks_exact(depth / 2 * ROWS).zip(units);
+        for (weight, units) in blocks.skip(part.start).take(part.len()) {
+            for (panel, products) in panels.iter_mut().flatten() {
+                if let Some(products) = products.next() {
+                    panel.multiply(weight, units, products);
                 }
             }
         }
     }
 
     /// The same for a panel of up to [`FEW_TILES`].
-    fn multiply_few(&self, room: &mut Room, part: std::ops::Range<usize>) {
+    fn multiply_few(
+        &self,
+        room: &mut Room,
+        part: std::ops::Range<usize>,
+        index: usize,
+        weights: &[u32],
+    ) {
+        let Position { depth, before } = self.positions[index];
         let columns = room.columns;
         let pitch = products_pitch(part.len(), columns);
-        let products = room.products.numbers_mut().chunks_exact_mut(pitch);
-        let values = room.values.numbers();
-        for ((index, position), products) in self.positions.iter().enumerate().zip(products) {
-            let Position { depth, before } = *position;
-            let weights = &self.weights(*position)[part.start * depth * ROWS..];
-            let sizes = few::Sizes {
-                columns,
-                steps: depth,
-                blocks: part.len(),
-            };
-            let values = &values[before * columns + index * GAP..][..depth * columns];
-            few::multiply(values, weights, sizes, products);
-        }
+        let sizes = few::Sizes {
+            columns,
+            steps: depth,
+            blocks: part.len(),
+        };
+        let values = &room.values.numbers()[before * columns + index * GAP..][..depth * columns];
+        let products = &mut room.products.numbers_mut()[index * pitch..][..pitch];
+        few::multiply(
+            values,
+            &weights[part.start * depth * ROWS..],
+            sizes,
+            products,
+        );
     }
 
     /// # Safety
@@ -415,6 +500,27 @@ fn order(form: Form, channels: usize) -> (Vec<Position>, Vec<(usize, usize)>) {
     (positions, terms)
 }
 
+/// Packed weights of so many `rows` as integers.
+fn integers(positions: &[Position], packed: &Aligned, rows: usize) -> Weight {
+    let mut words = Aligned::new(packed.len() / 2);
+    let mut units = vec![[0.0; ROWS]; positions.len() * (rows / ROWS)];
+    let mut row = Vec::new();
+    for (Position { depth, before }, units) in
+        positions.iter().zip(units.chunks_exact_mut(rows / ROWS))
+    {
+        let blocks = packed.numbers()[before * rows..].chunks_exact(depth * ROWS);
+        let words = words[before / 2 * rows..].chunks_exact_mut(depth / 2 * ROWS);
+        for ((block, words), units) in blocks.zip(words).zip(units) {
+            for (index, unit) in units.iter_mut().enumerate() {
+                row.clear();
+                row.extend(block[index..].iter().step_by(ROWS));
+                *unit = fixed::pack_row(&mut words[index..], &row);
+            }
+        }
+    }
+    Weight::Fixed(words, units)
+}
+
 /// What a kernel counts in each pair of lines, in double precision, rounded once.
 fn transformed(form: Form, kernel: &[f32; 9]) -> impl Iterator<Item = f32> {
     let of = |row: &Line, column: &Line| {
@@ -447,10 +553,11 @@ mod tests {
         fn few_tiles_give_what_many_give(
             input in 16_usize..50, output in 16_usize..60, padding in 0_usize..3,
             batch in 2_usize..7, height in 3_usize..22, width in 3_usize..22,
-            stride in 1_usize..3, threads in prop_oneof![Just(1), Just(3)],
+            stride in 1_usize..3, threads in prop_oneof![Just(1), Just(3)], integers: bool,
         ) {
             let conv = Conv::new(input, output, 3).padding(padding).stride(stride);
-            let Some(unit) = Unit::at(Precision::F32, Level::Avx512) else { return Ok(()) };
+            let precision = if integers { Precision::Bf16 } else { Precision::F32 };
+            let Some(unit) = Unit::at(precision, Level::Avx512) else { return Ok(()) };
             let layer = Winograd::new(unit, &conv, &made_up_numbers(output * input * 9, 1));
             let bias = made_up_numbers(output.next_multiple_of(ROWS), 2);
             let (rows, columns) = conv.output_size(height, width).unwrap();

@@ -93,6 +93,33 @@ pub fn deal(words: &mut [u32], pitch: usize, row: &[f32]) {
     }
 }
 
+/// The same with pairs of numbers, as bfloat16, of two rows, or of one row and zeros.
+///
+/// # Panics
+/// As [`deal`], or if rows differ in length.
+pub fn deal_pairs(words: &mut [u32], pitch: usize, first: &[f32], second: Option<&[f32]>) {
+    let Some(second) = second else {
+        for (index, part) in first.chunks(COLUMNS).enumerate() {
+            singles(&mut words[index * pitch..][..part.len()], part);
+        }
+        return;
+    };
+    assert_eq!(first.len(), second.len());
+    let whole = first.len() / COLUMNS;
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if by_vectors(COLUMNS) > 0 {
+        assert!(whole == 0 || words.len() >= (whole - 1) * pitch + COLUMNS);
+        // SAFETY: the instructions are there, and the panels have room.
+        unsafe { x86::deal_pairs(words, pitch, first, second) };
+        done = whole;
+    }
+    let rows = first.chunks(COLUMNS).zip(second.chunks(COLUMNS));
+    for (index, (first, second)) in rows.enumerate().skip(done) {
+        pairs(&mut words[index * pitch..][..first.len()], first, second);
+    }
+}
+
 #[inline(always)]
 fn twice_body(target: &mut [f32], numbers: &[f32]) {
     for (pair, number) in target.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
@@ -254,8 +281,29 @@ mod x86 {
         }
     }
 
+    /// Whole panels only.
+    ///
+    /// # Safety
+    /// There are as many panels as whole ones in the rows, which are of the same length.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn deal_pairs(words: &mut [u32], pitch: usize, first: &[f32], second: &[f32]) {
+        let rows = first.as_chunks::<COLUMNS>().0.iter();
+        for (index, (first, second)) in rows.zip(second.as_chunks::<COLUMNS>().0).enumerate() {
+            // SAFETY: by this function's contract.
+            unsafe {
+                let panel = words.as_mut_ptr().add(index * pitch);
+                pairs(
+                    std::slice::from_raw_parts_mut(panel, COLUMNS),
+                    first,
+                    second,
+                );
+            }
+        }
+    }
+
     /// # Safety
     /// All have the same length, a multiple of [`LANES`].
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub unsafe fn pairs(words: &mut [u32], first: &[f32], second: &[f32]) {
         // Of 32 numbers, sixteen of each row, one of each in turn.
