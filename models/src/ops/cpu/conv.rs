@@ -14,7 +14,7 @@ use super::block::{Precision, ROWS, Unit};
 use super::depthwise::{self, PlaneShape};
 use super::direct;
 use super::finish::{self, Bias, End, Finish};
-use super::product::{Begun, Grid, Product, Source, is_pointwise};
+use super::product::{Begun, Grid, Product, Source, is_pointwise, sees_one_cell};
 use super::simd::{self, Level};
 use super::winograd::Winograd;
 use crate::layers::Conv;
@@ -138,7 +138,7 @@ impl Packed {
         };
         let unit = Unit::at(precision, level).or(exact);
         let tiles = unit.and_then(Tiles::of);
-        let weight = if is_pointwise(conv)
+        let weight = if sees_one_cell(conv)
             && let Some(unit) = unit
         {
             Weight::Product(Product::new(unit, &weight, conv))
@@ -150,11 +150,6 @@ impl Packed {
             && Winograd::suits(conv, exact.level)
         {
             Weight::Winograd(Winograd::new(filtering.unwrap_or(exact), conv, &weight))
-        } else if prefers_product(conv)
-            && let Some(unit) = tiles.and(unit).or(exact)
-        {
-            // Few layers: shortcuts that halve the resolution. Only tiles make them quicker in bfloat16.
-            Weight::Product(Product::new(unit, &weight, conv))
         } else if prefers_direct(conv)
             && let Some(unit) = unit
         {
@@ -190,8 +185,7 @@ impl Packed {
     /// Whether [`Packed::run`] takes an input whose channels lie in several tensors.
     pub fn takes_parts(&self) -> bool {
         match &self.weight {
-            Weight::Product(_) => is_pointwise(&self.conv),
-            Weight::Tiles(_) | Weight::Direct(..) => true,
+            Weight::Product(_) | Weight::Tiles(_) | Weight::Direct(..) => true,
             Weight::Winograd(_) | Weight::Rows(_) => false,
         }
     }
@@ -437,12 +431,6 @@ impl Packed {
             }
         }
     }
-}
-
-/// Whether a product with gathered cells is the best way: for strides of 1×1. The direct way gains
-/// nothing there, and takes 0.7 to 0.9 of the time of gathered products for larger kernels.
-fn prefers_product(conv: &Conv) -> bool {
-    conv.groups == 1 && conv.kernel == 1 && conv.input > 1
 }
 
 /// Whether a convolution runs without unfolding its input, which takes a quarter to two thirds of

@@ -1,6 +1,5 @@
-//! Convolution as a matrix product of the weights with panels of cells. For pointwise ones, 1×1 at
-//! stride 1, these are the cells of the images, whose channels may lie in several tensors; for
-//! others what the outputs see is gathered while panels are packed.
+//! 1×1 convolution as a matrix product of the weights with panels of cells: those of the images, whose
+//! channels may lie in several tensors; at larger strides those that are seen, copied first.
 //!
 //! A part of a few panels stays in the second-level cache while weights of that part pass by.
 
@@ -36,11 +35,9 @@ const PANELS_TOGETHER: usize = 4;
 /// Bytes of outputs that stay in the second-level cache from one part of their sums to the next.
 const OUTPUT_BYTES: usize = 256 * 1024;
 
-/// The same part of some panels, and numbers gathered for it.
+/// The same part of some panels.
 struct Room {
     panels: Aligned, // [PANELS_TOGETHER, STEPS, COLUMNS]
-    gathered: [[f32; COLUMNS]; 2],
-    runs: Vec<Run>,
     ahead: Ahead,
 }
 
@@ -50,32 +47,27 @@ const PANEL: usize = STEPS * COLUMNS;
 thread_local! {
     static ROOM: RefCell<Room> = RefCell::new(Room {
         panels: Aligned::new(PANELS_TOGETHER * PANEL),
-        gathered: [[0.0; COLUMNS]; 2],
-        runs: Vec::new(),
         ahead: Ahead::default(),
     });
 }
 
-/// Weights of a convolution without groups.
+/// Weights of a 1×1 convolution without groups and padding.
 pub struct Product {
     unit: Unit,
     /// By tiles, in place of blocks of vectors.
     tiles: Option<Box<amx::Weights>>,
     conv: Conv,
-    /// Numbers that an output sees: input channels × kernel × kernel.
-    depth: usize,
     weight: Vec<u32>, // see `pack_weight`
+}
+
+/// Whether outputs see one cell each.
+pub fn sees_one_cell(conv: &Conv) -> bool {
+    (conv.kernel, conv.padding, conv.far, conv.groups) == (1, 0, 0, 1)
 }
 
 /// Whether the input's cells are the matrix already.
 pub fn is_pointwise(conv: &Conv) -> bool {
-    (
-        conv.kernel,
-        conv.stride,
-        conv.padding,
-        conv.far,
-        conv.groups,
-    ) == (1, 1, 0, 0, 1)
+    sees_one_cell(conv) && conv.stride == 1
 }
 
 /// Channels of the input that lie in one tensor.
@@ -236,12 +228,12 @@ impl Product {
 
     /// The same by tiles, if any.
     pub(super) fn by(unit: Unit, tiles: Option<Tiles>, weight: &[f32], conv: &Conv) -> Self {
-        let depth = conv.input * conv.kernel * conv.kernel;
+        assert!(sees_one_cell(conv));
+        let depth = conv.input;
         let tiles = tiles.map(|tiles| Box::new(amx::Weights::new(tiles, weight, depth)));
         Self {
             unit,
             conv: *conv,
-            depth,
             weight: match tiles {
                 Some(_) => Vec::new(),
                 None => pack_weight(unit.precision, weight, depth),
@@ -260,12 +252,11 @@ impl Product {
         if let Some(tiles) = &self.tiles {
             return tiles.steps();
         }
-        let steps = self.unit.precision.steps(self.depth);
+        let steps = self.unit.precision.steps(self.conv.input);
         (steps, block::part_of(steps))
     }
 
-    /// Convolves images whose channels are those of all `sources`, one after the other; only for
-    /// pointwise convolutions more than one. `bias` is filled up to whole blocks of [`ROWS`];
+    /// Convolves images whose channels are those of all `sources`, one after the other. `bias` is filled up to whole blocks of [`ROWS`];
     /// `output`: `[batch, output, cells]`, and so is what is added; what sums go on
     /// from fits them.
     ///
@@ -287,8 +278,18 @@ impl Product {
         if let Some(added) = joined.added {
             assert_eq!(added.data.len(), batch * self.conv.output * cells);
         }
+        let seen: Vec<Vec<f32>> = if self.conv.stride > 1 {
+            let seen = |source| seen(source, grid, self.conv.stride);
+            sources.iter().map(seen).collect()
+        } else {
+            Vec::new()
+        };
+        let copied = sources.iter().zip(&seen);
+        let copied: Vec<Source<'_>> = copied
+            .map(|(source, data)| Source { data, ..*source })
+            .collect();
         let run = Pass {
-            sources,
+            sources: if seen.is_empty() { sources } else { &copied },
             grid,
             bias,
             finish,
@@ -311,7 +312,7 @@ impl Product {
         let threads = rayon::current_num_threads();
         let panels = batch * cells.div_ceil(COLUMNS);
         let blocks = self.conv.output.div_ceil(self.height());
-        let products = batch * cells * self.depth * self.conv.output;
+        let products = batch * cells * self.conv.input * self.conv.output;
         let wanted = if threads == 1 {
             1
         } else {
@@ -345,13 +346,9 @@ impl Product {
             .peekable();
             while let Some(portion) = portions.next() {
                 room.ahead.clear();
-                if is_pointwise(&self.conv) {
-                    self.pack(run, &portion, &mut room.panels);
-                    if let Some(next) = portions.peek() {
-                        self.look_ahead(run, next, &mut room.ahead);
-                    }
-                } else {
-                    self.gather_all(run, &portion, room);
+                self.pack(run, &portion, &mut room.panels);
+                if let Some(next) = portions.peek() {
+                    self.look_ahead(run, next, &mut room.ahead);
                 }
                 let panels = portion.place.len().div_ceil(COLUMNS);
                 room.ahead.share(panels * blocks.len());
@@ -422,7 +419,7 @@ impl Product {
         }
     }
 
-    /// The rows that a portion takes from its image, where the input is the matrix.
+    /// The rows that a portion takes from its image.
     fn rows<'a>(&self, run: &Pass<'a>, portion: &Portion) -> (Rows<'a>, Range<usize>) {
         let Portion {
             image,
@@ -431,12 +428,12 @@ impl Product {
         } = portion;
         let numbers = match self.unit.precision {
             Precision::F32 => taken.clone(),
-            Precision::Bf16 => 2 * taken.start..(2 * taken.end).min(self.depth),
+            Precision::Bf16 => 2 * taken.start..(2 * taken.end).min(self.conv.input),
         };
         let rows = Rows {
             sources: run.sources,
             image: *image,
-            cells: run.grid.size.cells(),
+            cells: run.grid.output.0 * run.grid.output.1,
             first: place.start,
             count: place.len(),
         };
@@ -449,7 +446,7 @@ impl Product {
         rows.each(numbers, |row| ahead.expect(row));
     }
 
-    /// Packs a portion into panels, where the input is the matrix.
+    /// Packs a portion into panels.
     fn pack(&self, run: &Pass<'_>, portion: &Portion, panels: &mut [u32]) {
         let (rows, numbers) = self.rows(run, portion);
         // The words of one step lie in all panels at the same place.
@@ -479,67 +476,23 @@ impl Product {
             panel[packed * COLUMNS..portion.taken.len() * COLUMNS].fill(0);
         }
     }
+}
 
-    /// Gathers a portion into panels.
-    fn gather_all(&self, run: &Pass<'_>, portion: &Portion, room: &mut Room) {
-        let [source] = run.sources else {
-            unreachable!("what is gathered lies in one tensor");
-        };
-        let size = self.conv.input * run.grid.size.cells();
-        let image = &source.data[portion.image * size..(portion.image + 1) * size];
-        for (index, start) in portion.place.clone().step_by(COLUMNS).enumerate() {
-            let place = start..(start + COLUMNS).min(portion.place.end);
-            self.gather(image, run.grid, place, portion.taken.clone(), room, index);
-        }
-    }
-
-    /// Gathers the steps `taken` of what the outputs at `place` see into a panel.
-    fn gather(
-        &self,
-        image: &[f32],
-        grid: Grid,
-        place: Range<usize>,
-        taken: Range<usize>,
-        room: &mut Room,
-        panel: usize,
-    ) {
-        let Room {
-            panels,
-            gathered: [even, odd],
-            runs,
-            ..
-        } = room;
-        runs.clear();
-        let mut cell = place.start;
-        while cell < place.end {
-            let (y, x) = (cell / grid.output.1, cell % grid.output.1);
-            let count = (grid.output.1 - x).min(place.end - cell);
-            runs.push(Run { y, x, count });
-            cell += count;
-        }
-        let conv = &self.conv;
-        let panel = &mut panels[panel * PANEL..(panel + 1) * PANEL];
-        let panel = panel.chunks_exact_mut(COLUMNS).take(taken.len());
-        for (target, step) in panel.zip(taken) {
-            let target = &mut target[..place.len()];
-            match self.unit.precision {
-                Precision::F32 => {
-                    gather_row(even, image, grid.size, conv, runs, step);
-                    words::deal(target, COLUMNS, &even[..place.len()]);
-                }
-                Precision::Bf16 if 2 * step >= self.depth => target.fill(0),
-                Precision::Bf16 => {
-                    gather_row(even, image, grid.size, conv, runs, 2 * step);
-                    if 2 * step + 1 < self.depth {
-                        gather_row(odd, image, grid.size, conv, runs, 2 * step + 1);
-                        words::pairs(target, &even[..place.len()], &odd[..place.len()]);
-                    } else {
-                        words::singles(target, &even[..place.len()]);
-                    }
-                }
+/// The cells that outputs see at a stride, in the order of the outputs.
+fn seen(source: &Source<'_>, grid: Grid, stride: usize) -> Vec<f32> {
+    let ((height, width), cells) = (grid.output, grid.size.cells());
+    let mut seen = vec![0.0; grid.size.batch * source.channels * height * width];
+    let planes = seen.par_chunks_exact_mut((height * width).max(1));
+    planes
+        .zip(source.data.par_chunks_exact(cells.max(1)))
+        .with_min_len(64)
+        .for_each(|(seen, plane)| {
+            let rows = plane.chunks_exact(grid.size.width).step_by(stride);
+            for (seen, row) in seen.chunks_exact_mut(width).zip(rows) {
+                words::every(seen, row, stride);
             }
-        }
-    }
+        });
+    seen
 }
 
 /// Writes what is begun to a target, whose first row is of `plane`, from cell `start` on.
@@ -584,57 +537,5 @@ impl<'a> Rows<'a> {
             }
             before = channels.end;
         }
-    }
-}
-
-/// Neighbouring outputs of one row.
-#[derive(Clone, Copy)]
-struct Run {
-    y: usize,
-    x: usize,
-    count: usize,
-}
-
-/// The numbers that the outputs of `runs` see through one place of the kernel in one channel;
-/// `index` counts places, then channels.
-fn gather_row(
-    row: &mut [f32; COLUMNS],
-    image: &[f32],
-    size: Size,
-    conv: &Conv,
-    runs: &[Run],
-    index: usize,
-) {
-    let Conv {
-        kernel,
-        stride,
-        padding,
-        ..
-    } = *conv;
-    let taps = kernel * kernel;
-    let plane = &image[index / taps * size.cells()..][..size.cells()];
-    let (ky, kx) = (index % taps / kernel, index % kernel);
-    let mut done = 0;
-    for run in runs {
-        let segment = &mut row[done..done + run.count];
-        done += run.count;
-        let y = (run.y * stride + ky).wrapping_sub(padding);
-        if y >= size.height {
-            segment.fill(0.0);
-            continue;
-        }
-        let line = &plane[y * size.width..(y + 1) * size.width];
-        // Outputs whose column lies inside the line: all but some at its ends.
-        let start = run.x * stride + kx;
-        let before = padding
-            .saturating_sub(start)
-            .div_ceil(stride)
-            .min(run.count);
-        let first = (start + before * stride).saturating_sub(padding);
-        let numbers = line.get(first..).unwrap_or_default();
-        let inside = numbers.len().div_ceil(stride).min(run.count - before);
-        segment[..before].fill(0.0);
-        segment[before + inside..].fill(0.0);
-        words::every(&mut segment[before..before + inside], numbers, stride);
     }
 }
