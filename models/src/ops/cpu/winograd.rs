@@ -188,8 +188,9 @@ impl Winograd {
         let part = blocks.div_ceil(parts.clamp(1, (blocks / 4).max(1)));
         let parts = blocks.div_ceil(part.max(1));
         // Weights are read once for a group, but there must be work for all threads. At stride 2 one panel's
-        // values fill the second-level cache.
-        let group = if self.form == Form::Single && panels >= 4 * rayon::current_num_threads() {
+        // values fill the second-level cache; weights that are integers are half as many.
+        let shares = self.form == Form::Single && matches!(self.weight, Weight::Exact(_));
+        let group = if shares && panels >= 4 * rayon::current_num_threads() {
             GROUP
         } else {
             1
@@ -357,7 +358,7 @@ impl Winograd {
         (weights, units): (&[u32], &[[f32; ROWS]]),
     ) {
         let Position { depth, before } = self.positions[index];
-        let mut panels = rooms.iter_mut().map(|room| {
+        for room in rooms {
             let Room {
                 columns,
                 values,
@@ -368,17 +369,12 @@ impl Winograd {
             let pitch = products_pitch(part.len(), *columns);
             let values = &values.numbers()[before * *columns + index * GAP..][..depth * *columns];
             words.grow(depth / 2 * *columns);
-            let products = &mut products.numbers_mut()[index * pitch..][..pitch - GAP];
             let panel = fixed::Panel::pack(values, *columns, words);
-            (panel, products.chunks_exact_mut(ROWS * *columns))
-        });
-        let mut panels: [_; GROUP] = std::array::from_fn(|_| panels.next());
-        let blocks = weights.chunks_exact(depth / 2 * ROWS).zip(units);
-        for (weight, units) in blocks.skip(part.start).take(part.len()) {
-            for (panel, products) in panels.iter_mut().flatten() {
-                if let Some(products) = products.next() {
-                    panel.multiply(weight, units, products);
-                }
+            let products = &mut products.numbers_mut()[index * pitch..][..pitch - GAP];
+            let products = products.chunks_exact_mut(ROWS * *columns);
+            let blocks = weights.chunks_exact(depth / 2 * ROWS).zip(units);
+            for ((weight, units), products) in blocks.skip(part.start).zip(products) {
+                panel.multiply(weight, units, products);
             }
         }
     }
