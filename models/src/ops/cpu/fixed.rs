@@ -45,7 +45,7 @@ pub fn pack_row(words: &mut [u32], numbers: &[f32]) -> f32 {
     // Of nothing but zeros any unit is one.
     let scale = if unit > 0.0 { 1.0 / unit } else { 0.0 };
     let integer = |number: f32| {
-        let integer = (f64::from(number) * scale).round() as i16;
+        let integer = (f64::from(number) * scale).round_ties_even() as i16;
         u32::from(integer.cast_unsigned())
     };
     let words = words.iter_mut().step_by(ROWS);
