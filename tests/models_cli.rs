@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use mtmc_models::layers::Precision;
 use mtmc_models::testing::shared;
 use mtmc_models::weights::read_description;
 use tempfile::TempDir;
@@ -127,4 +128,30 @@ fn offline_it_says_what_to_download_and_where_to_put_it() {
         said.contains(address) && said.contains(place.to_str().unwrap()),
         "{said}"
     );
+}
+
+// As `Description::keeps_results_in_bf16` says, which `tools/tests/precision.rs` proves.
+#[test]
+fn auto_takes_bf16_where_results_stay() {
+    let run = Command::new(env!("CARGO_BIN_EXE_mtmc"))
+        .args(["bench", "--device", "cpu", "--precision", "auto", "--json"])
+        .args(["--network", "deimv2-atto,osnet-x0.25"])
+        .args(["--batch", "1", "--seconds", "0.01"])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", text(&run.stderr));
+    let rows = text(&run.stdout);
+    let rows: Vec<serde_json::Value> = rows
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let quick = if Precision::Bf16.available() {
+        "bf16"
+    } else {
+        "f32"
+    };
+    for (network, expected) in [("deimv2-atto", quick), ("osnet-x0.25", "f32")] {
+        let mut rows = rows.iter().filter(|row| row["network"] == network);
+        assert_eq!(rows.next().unwrap()["precision"], expected, "{network}");
+    }
 }

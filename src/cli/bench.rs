@@ -15,7 +15,7 @@ use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
 use mtmc_models::{DetectOptions, Detector as _, LoadedDetector, LoadedEmbedder, expected_tensors};
 use serde::Serialize;
 
-use super::options::ComputeArgs;
+use super::options::{ComputeArgs, names};
 
 mod training;
 
@@ -95,7 +95,7 @@ struct Row {
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     args.compute.start_threads()?;
     let (device, dtype) = args.compute.device()?;
-    let (name, precision) = args.compute.names()?;
+    let (name, precision) = names((&device, dtype));
     let mut out = std::io::stdout().lock();
     if !args.json {
         let (side, rate) = matrix_rate(&device, dtype, args.seconds)?;
@@ -110,6 +110,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         )?;
     }
     for (network, batches) in wanted(args) {
+        let (device, dtype) = args.compute.for_network(&made_up_description(&network))?;
+        let (name, precision) = names((&device, dtype));
         let row = |what, batch, times: &[f64]| {
             let seconds = times[times.len() / 2];
             Row {

@@ -11,7 +11,7 @@ use clap::Args;
 use super::keeping::KeepingArgs;
 use super::live::LiveArgs;
 use super::operating::{OperatingArgs, told_to_stop};
-use super::options::{DetectionArgs, ModelArgs, weights_path};
+use super::options::{DetectionArgs, ModelArgs, names, weights_path};
 use super::security::SecurityArgs;
 use super::uploads::UploadArgs;
 use super::world;
@@ -128,7 +128,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     } else {
         "http"
     };
-    let (device, precision) = args.model.compute.names()?;
+    let (device, dtype) = args.model.compute.for_network(detector.description())?;
+    let (device, precision) = names((&device, dtype));
     let mut about = vec![network("detector", &args.model.weights)?];
     if let Some(weights) = &reid {
         about.push(network("embedder", weights)?);

@@ -142,6 +142,8 @@ fn bf16_finds_what_f32_finds() {
         let Some(weights) = weights(&format!("deimv2/deimv2_hgnetv2_{size}_coco.onnx")) else {
             return;
         };
+        // What `--precision auto` goes by.
+        assert!(weights.description().keeps_results_in_bf16());
         let truth = detections(&weights, DType::F32, &pictures);
         let found = detections(&weights, DType::BF16, &pictures);
         assert_ne!(truth, found, "bfloat16 that changes nothing is none");

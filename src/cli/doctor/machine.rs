@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::super::options::names;
 use super::{DoctorArgs, Findings};
 use crate::service::disk::free_bytes;
 use crate::service::memory::{MemoryLimits, Probe};
@@ -57,8 +58,9 @@ fn processor(findings: &mut Findings) {
 }
 
 fn device(args: &DoctorArgs, findings: &mut Findings) {
-    match args.model.compute.names() {
-        Ok((device, precision)) => {
+    match args.model.compute.device() {
+        Ok((device, dtype)) => {
+            let (device, precision) = names((&device, dtype));
             let built = if cfg!(feature = "cuda") {
                 "with"
             } else {

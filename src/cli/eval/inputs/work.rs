@@ -124,7 +124,6 @@ impl<'a> Work<'a> {
             return Ok(Key::new(made_from.to_string()));
         }
         let args = self.args;
-        let (device, dtype) = args.model.compute.device()?;
         let made_from = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "frames": pictures(folder)?.identity,
@@ -133,7 +132,7 @@ impl<'a> Work<'a> {
             "score_floor": args.score_floor,
             "nms": args.nms,
             "classes": args.classes,
-            "numbers": format!("{dtype:?}, {}", if device.is_cpu() { "CPU" } else { "CUDA" }),
+            "numbers": args.model.compute.numbers()?,
         });
         let key = Key::new(made_from.to_string());
         let found: Option<Detections> = self.look_up(folder, &key)?;
@@ -145,14 +144,13 @@ impl<'a> Work<'a> {
     }
 
     fn embeddings_key(&self, folder: &Sequence, detections: &Key) -> anyhow::Result<Key> {
-        let (device, dtype) = self.args.model.compute.device()?;
         let made_from = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "frames": pictures(folder)?.identity,
             "detections": detections.digest(),
             "weights": self.embedder_weights,
             "above": self.args.embed_above,
-            "numbers": format!("{dtype:?}, {}", if device.is_cpu() { "CPU" } else { "CUDA" }),
+            "numbers": self.args.model.compute.numbers()?,
         });
         Ok(Key::new(made_from.to_string()))
     }
