@@ -1,10 +1,12 @@
-"""What minimal filtering of a 3x3 convolution costs in digits if its products are taken in bfloat16.
+"""What minimal filtering of a 3x3 convolution costs in digits if its products are taken in bfloat16, or of
+16-bit integers.
 
     python filtering.py
 
 Prints the root mean square error of plain sums and of filtered ones, F(2x2, 3x3) and F(4x4, 3x3) by the
 points that the library's own f32 kernel uses, relative to the exact sums: 200 tiles of 128 made-up
-channels, not negative as after a ReLU. Needs numpy.
+channels, not negative as after a ReLU. Integers are counted in units of their own for every tile and for
+every kernel at each of the filter's places, as many as let sums of all channels fit 32 bits. Needs numpy.
 """
 
 import numpy as np
@@ -17,6 +19,13 @@ def bfloat16(x):
     bits = np.asarray(x, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
     return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def integers(x, most):
+    """Rounded to units that are so many in the norm of all channels, the third axis from the right, at most."""
+    norm = np.sqrt((x**2).sum(axis=-3, keepdims=True))
+    unit = np.maximum(norm / most, np.abs(x).max(axis=-3, keepdims=True) / 32767)
+    return np.rint(x / unit) * unit
 
 
 def transforms(points, side):
@@ -55,24 +64,22 @@ def main():
         tiles = np.maximum(generator.standard_normal(shape), 0)
         kernel = generator.standard_normal((CHANNELS, 3, 3))
         exact = plain(tiles, kernel, side)
-        values = bfloat16(np.einsum("ij,tcjk,lk->tcil", inputs, tiles, inputs))
-        weights = bfloat16(np.einsum("ij,cjk,lk->cil", kernels, kernel, kernels))
-        products = np.einsum("tcil,cil->til", values, weights)
-        filtered = np.einsum("ij,tjk,lk->til", outputs, products, outputs)
-        check = np.einsum(
-            "ij,tjk,lk->til",
-            outputs,
-            np.einsum(
-                "tcil,cil->til",
-                np.einsum("ij,tcjk,lk->tcil", inputs, tiles, inputs),
-                np.einsum("ij,cjk,lk->cil", kernels, kernel, kernels),
-            ),
-            outputs,
-        )
-        assert np.allclose(check, exact), "the transforms are wrong"
+        values = np.einsum("ij,tcjk,lk->tcil", inputs, tiles, inputs)
+        weights = np.einsum("ij,cjk,lk->cil", kernels, kernel, kernels)
+
+        def back(values, weights):
+            products = np.einsum("tcil,cil->til", values, weights)
+            return np.einsum("ij,tjk,lk->til", outputs, products, outputs)
+
+        assert np.allclose(back(values, weights), exact), "the transforms are wrong"
+        halves = back(bfloat16(values), bfloat16(weights))
+        fixed = back(integers(values, 32700), integers(weights, 65000))
         error = lambda found: np.sqrt(((found - exact) ** 2).mean() / (exact**2).mean())
         rounded = plain(bfloat16(tiles), bfloat16(kernel), side)
-        print(f"F({side}x{side}, 3x3): plain {error(rounded):.4f}, filtered {error(filtered):.4f}")
+        print(
+            f"F({side}x{side}, 3x3): plain bfloat16 {error(rounded):.4f}, "
+            f"filtered {error(halves):.4f}, of integers {error(fixed):.4f}"
+        )
 
 
 if __name__ == "__main__":
