@@ -105,8 +105,8 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         )?;
         writeln!(
             out,
-            "{:<18} {:<7} {:>5} {:>10} {:>10}",
-            "network", "what", "batch", "ms", "images/s"
+            "{:<18} {:<7} {:<7} {:>5} {:>10} {:>10}",
+            "network", "numbers", "what", "batch", "ms", "images/s"
         )?;
     }
     for (network, batches) in wanted(args) {
@@ -159,8 +159,13 @@ fn print(row: &Row, json: bool, out: &mut impl std::io::Write) -> anyhow::Result
     } else {
         writeln!(
             out,
-            "{:<18} {:<7} {:>5} {:>10.2} {:>10.1}",
-            row.network, row.what, row.batch, row.milliseconds, row.images_per_second
+            "{:<18} {:<7} {:<7} {:>5} {:>10.2} {:>10.1}",
+            row.network,
+            row.precision,
+            row.what,
+            row.batch,
+            row.milliseconds,
+            row.images_per_second
         )?;
     }
     out.flush()?;

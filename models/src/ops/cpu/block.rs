@@ -34,7 +34,7 @@ pub enum Precision {
     /// One f32 a word.
     #[default]
     F32,
-    /// Two bfloat16 a word. Products of minimal filtering are of 16-bit integers then, see [`super::fixed`].
+    /// Two bfloat16 a word. Products of minimal filtering are of 16-bit integers then.
     Bf16,
 }
 

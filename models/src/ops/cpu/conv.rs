@@ -130,6 +130,7 @@ impl Packed {
         level: Level,
     ) -> Self {
         let exact = Unit::at(Precision::F32, level);
+        // What is filtered is exact enough with few channels too.
         let filtering = Unit::at(precision, level).or(exact);
         let precision = if conv.input < NARROW {
             Precision::F32
@@ -146,10 +147,10 @@ impl Packed {
             && let Some(tiles) = tiles
         {
             Weight::Tiles(amx::Direct::new(tiles, conv, &weight))
-        } else if let Some(exact) = exact
-            && Winograd::suits(conv, exact.level)
+        } else if let Some(unit) = filtering
+            && Winograd::suits(conv, unit.level)
         {
-            Weight::Winograd(Winograd::new(filtering.unwrap_or(exact), conv, &weight))
+            Weight::Winograd(Winograd::new(unit, conv, &weight))
         } else if prefers_direct(conv)
             && let Some(unit) = unit
         {

@@ -1,6 +1,6 @@
 //! Register blocks of matrix products in 16-bit integers with sums of 32 bits (AVX512-VNNI): as many products
-//! an instruction as in bfloat16, of numbers with some three more digits. Minimal filtering, which magnifies
-//! rounding errors tenfold, stays with them as near to f32 as bfloat16 is without it.
+//! an instruction as in bfloat16, of numbers with some three more bits. Minimal filtering, which magnifies
+//! rounding errors tenfold, stays nearer to f32 with them than bfloat16 is without filtering.
 //!
 //! Every column, and every row of factors, is counted in units of its own, so many that the norms of both
 //! are at most [`COLUMN_NORM`] and [`ROW_NORM`]. No sum then exceeds the product of these (Cauchy and Schwarz),
@@ -13,6 +13,7 @@ use super::block::{COLUMNS, ROWS};
 use super::simd::Level;
 
 /// Units of a column's norm, and so of its largest number at most: what 16 bits hold.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // wanted by AVX-512 alone
 const COLUMN_NORM: f32 = 32_700.0;
 
 /// Units of a row's norm at most. Rounding adds half of the root of a sum's length to either norm: their product
@@ -60,6 +61,7 @@ pub struct Panel<'a> {
     /// `[steps, columns]`, two numbers a word.
     words: &'a [u32],
     /// Of every column.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // wanted by AVX-512 alone
     units: [f32; COLUMNS],
     /// A multiple of a vector, at most [`COLUMNS`].
     columns: usize,
@@ -75,24 +77,26 @@ impl<'a> Panel<'a> {
     pub fn pack(values: &[f32], columns: usize, words: &'a mut [u32]) -> Self {
         let steps = values.len() / columns / 2;
         assert!(matches!(columns, 16 | 32 | 48) && words.len() >= steps * columns);
-        let mut panel = Self {
-            words: &[],
-            units: [0.0; COLUMNS],
-            columns,
-        };
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: panels are packed where `available`; values and words hold all steps.
-        unsafe {
-            let (values, words) = (values.as_ptr(), words.as_mut_ptr());
-            let units = &mut panel.units;
-            match columns {
-                16 => avx512::pack::<1>(values, steps, words, units),
-                32 => avx512::pack::<2>(values, steps, words, units),
-                _ => avx512::pack::<3>(values, steps, words, units),
+        {
+            let mut units = [0.0; COLUMNS];
+            // SAFETY: panels are packed where `available`; values and words hold all steps.
+            unsafe {
+                let (values, words) = (values.as_ptr(), words.as_mut_ptr());
+                match columns {
+                    16 => avx512::pack::<1>(values, steps, words, &mut units),
+                    32 => avx512::pack::<2>(values, steps, words, &mut units),
+                    _ => avx512::pack::<3>(values, steps, words, &mut units),
+                }
+            }
+            Self {
+                words: &words[..steps * columns],
+                units,
+                columns,
             }
         }
-        panel.words = &words[..steps * columns];
-        panel
+        #[cfg(not(target_arch = "x86_64"))]
+        unreachable!("there are no such panels");
     }
 
     /// Sums of the products with a block of `factors`, `[steps, ROWS]`, whose rows have these `units`, into

@@ -256,9 +256,9 @@ impl Product {
         (steps, block::part_of(steps))
     }
 
-    /// Convolves images whose channels are those of all `sources`, one after the other. `bias` is filled up to whole blocks of [`ROWS`];
-    /// `output`: `[batch, output, cells]`, and so is what is added; what sums go on
-    /// from fits them.
+    /// Convolves images whose channels are those of all `sources`, one after the other. `bias` is filled
+    /// up to whole blocks of [`ROWS`]; `output`: `[batch, output, cells]`, and so is what is added; what
+    /// sums go on from fits them.
     ///
     /// # Safety
     /// The output may be written, all of it, by nobody else.
