@@ -105,14 +105,14 @@ pub fn deal_pairs(words: &mut [u32], pitch: usize, first: &[f32], second: Option
         return;
     };
     assert_eq!(first.len(), second.len());
+    // Panels that the instructions for it fill.
     let whole = first.len() / COLUMNS;
-    let mut done = 0;
+    let done = by_vectors(COLUMNS) / COLUMNS * whole;
     #[cfg(target_arch = "x86_64")]
-    if by_vectors(COLUMNS) > 0 {
-        assert!(whole == 0 || words.len() >= (whole - 1) * pitch + COLUMNS);
+    if done > 0 {
+        assert!(words.len() >= (done - 1) * pitch + COLUMNS);
         // SAFETY: the instructions are there, and the panels have room.
         unsafe { x86::deal_pairs(words, pitch, first, second) };
-        done = whole;
     }
     let rows = first.chunks(COLUMNS).zip(second.chunks(COLUMNS));
     for (index, (first, second)) in rows.enumerate().skip(done) {
