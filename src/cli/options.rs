@@ -24,7 +24,7 @@ pub struct ComputeArgs {
     #[arg(long, env = "MTMC_DEVICE", default_value = "auto")]
     pub device: String,
 
-    /// Numbers to compute with. On CPUs with AVX512-BF16 or AMX, bf16 is faster by a quarter to two fifths and
+    /// Numbers to compute with. On CPUs with AVX512-BF16, bf16 takes a quarter to two fifths less time and
     /// changes results a little; `auto` takes it for networks that are known to find the same with it
     #[arg(long, env = "MTMC_PRECISION", default_value = "f32")]
     pub precision: Precision,
