@@ -110,8 +110,10 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         )?;
     }
     for (network, batches) in wanted(args) {
-        let (device, dtype) = args.compute.for_network(&made_up_description(&network))?;
-        let (name, precision) = names((&device, dtype));
+        let dtype = args
+            .compute
+            .dtype((&device, dtype), &made_up_description(&network));
+        let (_, precision) = names((&device, dtype));
         let row = |what, batch, times: &[f64]| {
             let seconds = times[times.len() / 2];
             Row {

@@ -187,30 +187,38 @@ impl ComputeArgs {
         Ok((device, dtype))
     }
 
-    /// The device, and the type of numbers for a network.
-    pub fn for_network(&self, network: &Description) -> anyhow::Result<(Device, DType)> {
-        let (device, dtype) = self.device()?;
-        let harmless = self.precision == Precision::Auto
-            && device.is_cpu()
-            && CpuPrecision::Bf16.available()
-            && network.keeps_results_in_bf16();
-        Ok((device, if harmless { DType::BF16 } else { dtype }))
+    /// Whether networks may be computed in bf16 that were not asked for so.
+    fn may_choose_bf16(&self, device: &Device) -> bool {
+        self.precision == Precision::Auto && device.is_cpu() && CpuPrecision::Bf16.available()
+    }
+
+    /// The type of numbers for a network, out of what [`ComputeArgs::device`] gives.
+    pub fn dtype(&self, (device, dtype): (&Device, DType), network: &Description) -> DType {
+        if self.may_choose_bf16(device) && network.keeps_results_in_bf16() {
+            DType::BF16
+        } else {
+            dtype
+        }
     }
 
     /// What numbers depend on, beside the weights.
     pub fn numbers(&self) -> anyhow::Result<String> {
         let (device, dtype) = self.device()?;
+        let choice = if self.may_choose_bf16(&device) {
+            " or BF16"
+        } else {
+            ""
+        };
         let device = if device.is_cpu() { "CPU" } else { "CUDA" };
-        let bf16 = self.precision == Precision::Auto && CpuPrecision::Bf16.available();
-        let auto = if bf16 { " or BF16" } else { "" };
-        Ok(format!("{dtype:?}{auto}, {device}"))
+        Ok(format!("{dtype:?}{choice}, {device}"))
     }
 
     /// Loads re-ID weights, fetching them if they are only named.
     pub fn embedder(&self, weights: &str) -> anyhow::Result<LoadedEmbedder> {
+        let (device, dtype) = self.device()?;
         let path = weights_path(weights)?;
-        let weights = Weights::load(&path, &self.device()?.0)?;
-        let (device, dtype) = self.for_network(weights.description())?;
+        let weights = Weights::load(&path, &device)?;
+        let dtype = self.dtype((&device, dtype), weights.description());
         LoadedEmbedder::new(&weights, &device, dtype)
             .with_context(|| format!("{} does not hold a usable re-ID encoder", path.display()))
     }
@@ -219,9 +227,10 @@ impl ComputeArgs {
 impl ModelArgs {
     /// Loads the detector, fetching its weights if they are only named.
     pub fn load(&self) -> anyhow::Result<LoadedDetector> {
+        let (device, dtype) = self.compute.device()?;
         let path = weights_path(&self.weights)?;
-        let mut weights = Weights::load(&path, &self.compute.device()?.0)?;
-        let (device, dtype) = self.compute.for_network(weights.description())?;
+        let mut weights = Weights::load(&path, &device)?;
+        let dtype = self.compute.dtype((&device, dtype), weights.description());
         if let Some(side) = self.input_size {
             weights.set_input_side(side);
         }

@@ -128,7 +128,9 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     } else {
         "http"
     };
-    let (device, dtype) = args.model.compute.for_network(detector.description())?;
+    let compute = &args.model.compute;
+    let (device, dtype) = compute.device()?;
+    let dtype = compute.dtype((&device, dtype), detector.description());
     let (device, precision) = names((&device, dtype));
     let mut about = vec![network("detector", &args.model.weights)?];
     if let Some(weights) = &reid {

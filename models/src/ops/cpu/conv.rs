@@ -1,8 +1,8 @@
 //! Convolution, channels first. Depthwise ones run plane by plane. Dense ones are matrix products if
 //! they are 1×1 ([`Product`]), run by tiles in bfloat16 where the machine has those
 //! ([`amx::Direct`]), are filtered with fewer products if they are 3×3 ([`Winograd`], in integers where
-//! bfloat16 would do), and run directly otherwise ([`direct`]); where the machine has no kernels for that, as tiles of im2col
-//! that stay in the cache, each multiplied by the weights and finished while it is warm.
+//! bfloat16 would do), and run directly otherwise ([`direct`]); where the machine has no kernels for that,
+//! as tiles of im2col that stay in the cache, each multiplied by the weights and finished while it is warm.
 
 #![allow(unsafe_code)] // `gemm` takes raw pointers, and threads write into one output
 
@@ -26,9 +26,9 @@ const TILE_BYTES: usize = 512 * 1024;
 /// than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 17;
 
-/// Input channels below which products that are not filtered stay in f32: few numbers average fewer rounding errors out,
-/// and take little time. With all layers in bfloat16 DEIMv2's scores are off by 0.012 in the mean,
-/// with this by 0.007.
+/// Input channels below which products that are not filtered stay in f32: few numbers average fewer
+/// rounding errors out, and take little time. With all of them in bfloat16 DEIMv2-femto has an mAP of 0.9898
+/// against its own in f32, with this 0.9938.
 const NARROW: usize = 96;
 
 /// Weights prepared for [`Packed::run`].
@@ -503,7 +503,7 @@ pub(super) mod tests {
     use candle_core::{DType, Device, Tensor};
     use proptest::prelude::*;
 
-    use super::{Level, NARROW, simd};
+    use super::{Level, NARROW, Winograd, simd};
     use crate::layers::{Activation, Conv};
     use crate::ops::{Conv2d, Precision, reference};
 
@@ -617,7 +617,7 @@ pub(super) mod tests {
                 let conv = Conv::new(parts.iter().sum(), output, kernel).stride(stride);
                 let conv = conv.activation(Activation::Silu);
                 // What is filtered has products of other numbers, see `filtered_as_near_as_bf16`.
-                let filtered = kernel == 3 && !simd::tiles();
+                let filtered = Winograd::suits(&conv, simd::level()) && !simd::tiles();
                 let bf16 = bf16 && conv.input >= NARROW && !filtered;
                 let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
                 let device = Device::Cpu;
@@ -658,6 +658,9 @@ pub(super) mod tests {
         }
         let device = Device::Cpu;
         for (input, output, stride) in [(16, 32, 1), (64, 64, 1), (256, 128, 1), (128, 64, 2)] {
+            if simd::tiles() && input >= NARROW {
+                continue; // Tiles multiply these, not filtered.
+            }
             let conv = Conv::new(input, output, 3).stride(stride);
             let x = Tensor::randn(0_f32, 1.0, (2, input, 32, 24), &device)?;
             let weight = Tensor::randn(0_f32, 1.0, conv.weight_shape(), &device)?;
