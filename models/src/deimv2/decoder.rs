@@ -153,7 +153,8 @@ impl Decoder {
     fn select(&self, memory: &Tensor, shape: &SampleShape) -> Result<(Tensor, Tensor, Tensor)> {
         let queries = self.config.queries;
         let (masked, anchors) = candidates(memory, shape, queries)?;
-        let scores = self.enc_score_head.forward(&masked)?.max(D::Minus1)?;
+        let scores = self.enc_score_head.forward(&masked)?;
+        let scores = ops::largest(&scores, 1)?.squeeze(D::Minus1)?;
         let chosen = top_k_indices(&scores, queries)?; // [batch, queries]
         let features = pick(&masked, &chosen)?;
         let boxes = (self.enc_bbox_head.forward(&features)? + pick(&anchors, &chosen)?)?;

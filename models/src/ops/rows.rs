@@ -3,7 +3,7 @@
 use candle_core::{D, Result, Tensor};
 use rayon::prelude::*;
 
-use super::cpu;
+use super::cpu::{self, square};
 use super::planes::{fused, with_numbers};
 
 /// Numbers that a thread takes at least.
@@ -51,6 +51,9 @@ pub fn largest(x: &Tensor, count: usize) -> Result<Tensor> {
     if count > size {
         candle_core::bail!("the {count} largest of {size}");
     }
+    if count == 1 && size > 0 {
+        return largest_of_rows(x);
+    }
     if !fused(&[x]) || count == 0 {
         let (sorted, _) = x.contiguous()?.sort_last_dim(false)?;
         return sorted.narrow(D::Minus1, 0, count);
@@ -72,6 +75,27 @@ pub fn largest(x: &Tensor, count: usize) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     if let Some(last) = shape.last_mut() {
         *last = count;
+    }
+    Tensor::from_vec(output, shape, x.device())
+}
+
+/// The largest number of every row: `[.., size]` to `[.., 1]`.
+fn largest_of_rows(x: &Tensor) -> Result<Tensor> {
+    if !fused(&[x]) {
+        return x.max_keepdim(D::Minus1);
+    }
+    let size = x.dim(D::Minus1)?;
+    let mut output = vec![0.0; x.elem_count() / size];
+    let together = (MIN_PER_THREAD / size).max(1);
+    with_numbers(&[x], |numbers| {
+        output
+            .par_chunks_mut(together)
+            .zip(numbers[0].par_chunks(together * size))
+            .for_each(|(output, rows)| cpu::math::largest_of_rows(output, rows, size));
+    })?;
+    let mut shape = x.dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = 1;
     }
     Tensor::from_vec(output, shape, x.device())
 }
@@ -145,25 +169,14 @@ pub fn rows_to_cells(x: &Tensor, height: usize, width: usize) -> Result<Tensor> 
 
 /// From rows of `columns` numbers to columns of them.
 fn transpose(from: &[f32], to: &mut [f32], columns: usize) {
-    /// Side of the squares that are turned at once: lines of both are read and written whole.
-    const SIDE: usize = 16;
+    /// Columns that a thread takes at a time: lines of both are read and written whole.
+    const TOGETHER: usize = 4 * square::SIDE;
     let rows = from.len() / columns;
-    to.par_chunks_mut(SIDE * rows)
-        .enumerate()
-        .for_each(|(band, to)| {
-            let first = band * SIDE;
-            for start in (0..rows).step_by(SIDE) {
-                let end = (start + SIDE).min(rows);
-                for (offset, to) in to.chunks_exact_mut(rows).enumerate() {
-                    let column = from[start * columns + first + offset..]
-                        .iter()
-                        .step_by(columns);
-                    for (to, number) in to[start..end].iter_mut().zip(column) {
-                        *to = *number;
-                    }
-                }
-            }
-        });
+    let bands = to.par_chunks_mut(TOGETHER * rows).enumerate();
+    bands.for_each(|(band, to)| {
+        let first = band * TOGETHER;
+        square::transpose(&from[first..], columns, (rows, to.len() / rows), to, rows);
+    });
 }
 
 #[cfg(test)]

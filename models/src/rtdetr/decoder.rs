@@ -8,7 +8,7 @@ use crate::layers::{
     Activation, Conv, ConvNormAct, DeformableAttention, LayerNorm, Linear, Mlp, MultiHeadAttention,
     Params, Precision,
 };
-use crate::ops::{SampleShape, cells_to_rows, top_k_indices};
+use crate::ops::{SampleShape, cells_to_rows, largest, top_k_indices};
 
 /// Sizes of the decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +71,8 @@ impl Decoder {
     /// # Errors
     /// A tensor is missing or has the wrong shape.
     pub fn new(config: &DecoderConfig, params: &Params) -> Result<Self> {
-        // Scores and boxes come from the heads: little to win there, digits to lose.
+        // Final scores and boxes come from the heads, of a few hundred rows: little to win there, digits to
+        // lose. What all cells pass, to be chosen from, is no more exact than the cells are.
         let exact = params.clone().precision(Precision::F32);
         let hidden = config.hidden;
         let mut input_proj = Vec::new();
@@ -92,7 +93,7 @@ impl Decoder {
             let head = exact.pp("dec_bbox_head").pp(index);
             bbox_heads.push(Mlp::new(&box_sizes, Activation::Relu, &head)?);
         }
-        let enc_output = exact.pp("enc_output");
+        let enc_output = params.pp("enc_output");
         Ok(Self {
             config: config.clone(),
             input_proj,
@@ -100,12 +101,12 @@ impl Decoder {
                 Linear::new(hidden, hidden, &enc_output.pp(0))?,
                 LayerNorm::new(hidden, &enc_output.pp(1))?,
             ),
-            enc_score_head: Linear::new(hidden, config.classes, &exact.pp("enc_score_head"))?,
+            enc_score_head: Linear::new(hidden, config.classes, &params.pp("enc_score_head"))?,
             enc_bbox_head: Mlp::new(&box_sizes, Activation::Relu, &exact.pp("enc_bbox_head"))?,
             query_pos_head: Mlp::new(
                 &[4, 2 * hidden, hidden],
                 Activation::Relu,
-                &exact.pp("query_pos_head"),
+                &params.pp("query_pos_head"),
             )?,
             layers,
             score_heads,
@@ -153,7 +154,7 @@ impl Decoder {
         let (masked, anchors) = candidates(memory, shape, queries)?;
         let features = self.enc_output.0.forward(&masked)?;
         let features = self.enc_output.1.forward(&features)?;
-        let scores = self.enc_score_head.forward(&features)?.max(D::Minus1)?;
+        let scores = largest(&self.enc_score_head.forward(&features)?, 1)?.squeeze(D::Minus1)?;
         let chosen = top_k_indices(&scores, queries)?; // [batch, queries]
         let queries_in = pick(&features, &chosen)?;
         let boxes = (self.enc_bbox_head.forward(&queries_in)? + pick(&anchors, &chosen)?)?;

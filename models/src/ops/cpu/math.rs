@@ -88,6 +88,18 @@ fn largest(row: &[f32]) -> f32 {
 }
 
 #[inline(always)]
+fn largest_of_rows_body(output: &mut [f32], rows: &[f32], size: usize) {
+    for (output, row) in output.iter_mut().zip(rows.chunks_exact(size)) {
+        *output = largest(row);
+    }
+}
+
+dispatch! {
+    /// The largest number of every row of `size`, not 0, that is not NaN; minus infinity if there is none.
+    pub fn largest_of_rows(output: &mut [f32], rows: &[f32], size: usize) = largest_of_rows_body
+}
+
+#[inline(always)]
 fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
     let chunks = row.chunks_exact(LANES);

@@ -30,6 +30,7 @@ pub mod pixels;
 pub mod pool;
 pub mod product;
 pub mod simd;
+pub mod square;
 pub mod threads;
 mod tiles;
 pub mod value;

@@ -6,6 +6,8 @@
 
 pub(super) use crate::ops::cpu::block::{COLUMNS, ROWS};
 use crate::ops::cpu::simd::{self, Level};
+#[cfg(target_arch = "x86_64")]
+use crate::ops::cpu::square;
 
 /// Numbers of a vector.
 pub(super) const LANES: usize = 16;
@@ -150,7 +152,7 @@ pub(super) fn transpose(
                 unsafe {
                     let source = rows.as_ptr().add(from * pitch + first + block * LANES);
                     let target = panel.as_mut_ptr().add(block * LANES * COLUMNS + from);
-                    x86::transpose(source, pitch, here.min(LANES), target);
+                    square::x86::transpose(source, pitch, here.min(LANES), target, COLUMNS);
                 }
             }
         }
@@ -165,10 +167,8 @@ pub(super) fn transpose(
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps,
-        _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
 
     use super::{COLUMNS, LANES, ROWS, Run, Target};
@@ -239,60 +239,5 @@ mod x86 {
                 }
             }
         }
-    }
-
-    /// Turns `count` rows of 16 numbers, `pitch` apart, into 16 rows of 16, [`COLUMNS`] apart; rows
-    /// that are not there count as zeros.
-    ///
-    /// # Safety
-    /// Both are as long as that.
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn transpose(source: *const f32, pitch: usize, count: usize, target: *mut f32) {
-        let rows: [__m512; LANES] = std::array::from_fn(|row| {
-            if row < count {
-                // SAFETY: by this function's contract.
-                unsafe { _mm512_loadu_ps(source.add(row * pitch)) }
-            } else {
-                _mm512_setzero_ps()
-            }
-        });
-        for (row, values) in square(rows).into_iter().enumerate() {
-            // SAFETY: by this function's contract.
-            unsafe { _mm512_storeu_ps(target.add(row * COLUMNS), values) };
-        }
-    }
-
-    /// The transpose of 16 × 16 numbers.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn square(rows: [__m512; LANES]) -> [__m512; LANES] {
-        let mut pairs = rows;
-        for at in 0..LANES / 2 {
-            pairs[2 * at] = _mm512_unpacklo_ps(rows[2 * at], rows[2 * at + 1]);
-            pairs[2 * at + 1] = _mm512_unpackhi_ps(rows[2 * at], rows[2 * at + 1]);
-        }
-        // In every quarter of a vector: one column of four rows.
-        let mut fours = pairs;
-        for at in 0..LANES / 4 {
-            for half in 0..2 {
-                let upper = _mm512_castps_pd(pairs[4 * at + half]);
-                let lower = _mm512_castps_pd(pairs[4 * at + half + 2]);
-                fours[4 * at + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(upper, lower));
-                fours[4 * at + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(upper, lower));
-            }
-        }
-        let mut columns = fours;
-        for at in 0..4 {
-            let [a, b, c, d] = [fours[at], fours[at + 4], fours[at + 8], fours[at + 12]];
-            let even_upper = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
-            let odd_upper = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
-            let even_lower = _mm512_shuffle_f32x4::<0b10_00_10_00>(c, d);
-            let odd_lower = _mm512_shuffle_f32x4::<0b11_01_11_01>(c, d);
-            columns[at] = _mm512_shuffle_f32x4::<0b10_00_10_00>(even_upper, even_lower);
-            columns[at + 8] = _mm512_shuffle_f32x4::<0b11_01_11_01>(even_upper, even_lower);
-            columns[at + 4] = _mm512_shuffle_f32x4::<0b10_00_10_00>(odd_upper, odd_lower);
-            columns[at + 12] = _mm512_shuffle_f32x4::<0b11_01_11_01>(odd_upper, odd_lower);
-        }
-        columns
     }
 }
