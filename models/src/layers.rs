@@ -904,7 +904,8 @@ impl Values {
         let weight = params.get((size, size), "weight")?;
         let bias = params.get(size, "bias")?;
         if !params.mode.is_plain()
-            && let Some(projection) = ops::ValueProjection::new(&weight, &bias, heads)?
+            && let Some(projection) =
+                ops::ValueProjection::new(&weight, &bias, heads, params.precision)?
         {
             return Ok(Self::Samples(projection));
         }
@@ -949,9 +950,20 @@ impl DeformableAttention {
         })
     }
 
+    /// What layers like this one sample of `memory`, made once for all of them.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn sampled(&self, memory: &Tensor) -> Result<Tensor> {
+        match &self.projections {
+            Some((Values::Samples(projection), _)) => projection.sampled(memory),
+            _ => Ok(memory.clone()),
+        }
+    }
+
     /// `query`: `[batch, queries, size]`; `reference`: boxes, centre and size in 0..=1,
     /// `[batch, queries, 4]`; `memory`: the levels of `shape` one after the other,
-    /// `[batch, cells, size]`. The result has the query's shape.
+    /// `[batch, cells, size]`, as they are or [`Self::sampled`]. The result has the query's shape.
     ///
     /// # Errors
     /// The shapes do not fit.

@@ -1,12 +1,15 @@
 //! Multi-scale deformable attention (Zhu et al., Deformable DETR, 2021): bilinear samples of a
 //! few points a query, from every level, mixed by attention weights.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
+use half::bf16;
+use rayon::prelude::*;
 
+use super::cpu::value::Cells;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::planes::{fused, with_numbers};
-use super::{cpu, reference};
+use super::{Precision, cpu, reference};
 
 /// The levels that are sampled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,11 +104,17 @@ pub struct ValueProjection(cpu::value::Projection);
 
 impl ValueProjection {
     /// `weight`: `[heads * size, input]`, `bias`: `[heads * size]`. `None` where there is no kernel
-    /// for it: on other devices, in other types, without vector units.
+    /// for it: on other devices, in other types, without vector units. In bfloat16 where `precision` says so
+    /// and the machine can.
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn new(weight: &Tensor, bias: &Tensor, heads: usize) -> Result<Option<Self>> {
+    pub fn new(
+        weight: &Tensor,
+        bias: &Tensor,
+        heads: usize,
+        precision: Precision,
+    ) -> Result<Option<Self>> {
         let (output, input) = weight.dims2()?;
         if output != bias.dims1()? || heads == 0 || output % heads != 0 || output * input == 0 {
             candle_core::bail!(
@@ -119,10 +128,31 @@ impl ValueProjection {
         }
         let weight = weight.flatten_all()?.to_vec1::<f32>()?;
         let bias = bias.to_vec1::<f32>()?;
-        Ok(cpu::value::Projection::new(&weight, &bias, heads).map(Self))
+        Ok(cpu::value::Projection::new(&weight, &bias, heads, precision).map(Self))
     }
 
-    /// As [`deformable_attention`], of the projection of `memory` (`[batch, cells, input]`).
+    /// `memory` in the type that is sampled, for all layers that sample it.
+    ///
+    /// # Errors
+    /// It is no f32.
+    pub fn sampled(&self, memory: &Tensor) -> Result<Tensor> {
+        if self.0.precision() == Precision::F32 || memory.dtype() == DType::BF16 {
+            return Ok(memory.clone());
+        }
+        /// Numbers that a thread takes at a time.
+        const TOGETHER: usize = 64 * 1024;
+        let mut halves = vec![bf16::ZERO; memory.elem_count()];
+        with_numbers(&[&memory.contiguous()?], |numbers| {
+            halves
+                .par_chunks_mut(TOGETHER)
+                .zip(numbers[0].par_chunks(TOGETHER))
+                .for_each(|(halves, numbers)| cpu::words::halves(halves, numbers));
+        })?;
+        Tensor::from_vec(halves, memory.shape(), memory.device())
+    }
+
+    /// As [`deformable_attention`], of the projection of `memory` (`[batch, cells, input]`), or of what
+    /// [`Self::sampled`] made of it.
     ///
     /// # Errors
     /// The shapes do not fit.
@@ -142,18 +172,25 @@ impl ValueProjection {
             );
         }
         let queries = shape.check([batch, cells, heads], locations, weights)?;
-        let tensors = [
-            &memory.contiguous()?,
-            &locations.contiguous()?,
-            &weights.contiguous()?,
-        ];
+        let memory = self.sampled(memory)?.contiguous()?;
+        let (storage, layout) = memory.storage_and_layout();
+        let (start, end) = (
+            layout.start_offset(),
+            layout.start_offset() + memory.elem_count(),
+        );
+        let sampled = match &*storage {
+            Storage::Cpu(CpuStorage::F32(numbers)) => Cells::Numbers(&numbers[start..end]),
+            Storage::Cpu(CpuStorage::BF16(halves)) => Cells::Halves(&halves[start..end]),
+            _ => candle_core::bail!("a value projection of {:?}", memory.dtype()),
+        };
+        let tensors = [&locations.contiguous()?, &weights.contiguous()?];
         let output = with_numbers(&tensors, |numbers| {
             let samples = cpu::deformable::Samples {
-                locations: numbers[1],
-                weights: numbers[2],
+                locations: numbers[0],
+                weights: numbers[1],
                 shape,
             };
-            self.0.run(numbers[0], &samples, batch, queries)
+            self.0.run(sampled, &samples, batch, queries)
         })?;
         Tensor::from_vec(output, (batch, queries, heads * size), memory.device())
     }

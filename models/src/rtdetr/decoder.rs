@@ -128,6 +128,10 @@ impl Decoder {
         let (mut x, selected_boxes, encoder_scores) = self.select(&memory, &shape)?;
         let mut reference = candle_nn::ops::sigmoid(&selected_boxes)?; // [batch, queries, 4]
         let mut outputs = Vec::new();
+        let memory = match self.layers.first() {
+            Some(layer) => layer.cross_attn.sampled(&memory)?,
+            None => memory,
+        };
         for (layer, head) in self.layers.iter().zip(&self.bbox_heads) {
             let position = self.query_pos_head.forward(&reference)?;
             x = layer.forward(&x, &position, &reference, &memory, &shape)?;

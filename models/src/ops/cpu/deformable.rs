@@ -2,8 +2,10 @@
 
 #![allow(unsafe_code)] // vector instructions
 
+use half::bf16;
 use rayon::prelude::*;
 
+use super::block::Precision;
 use super::simd::dispatch;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
@@ -120,6 +122,22 @@ pub fn mix(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
     mix_plain(value, corners, sums);
 }
 
+/// The same of bfloat16, which memory gives twice as fast; sums are f32, and rounded to bfloat16 in the end,
+/// two neighbours a word.
+///
+/// # Panics
+/// On machines without [`super::block::Precision::Bf16`].
+pub fn mix_halves(value: &[bf16], corners: &[Corner], words: &mut [u32]) {
+    assert!(Precision::Bf16.available());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the machine has the instructions.
+    unsafe {
+        avx512::mix_halves(value, corners, words);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _: (&[bf16], &[Corner], &mut [u32]) = (value, corners, words);
+}
+
 #[inline(always)]
 fn mix_plain_body(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
     /// Sums that registers hold.
@@ -150,13 +168,21 @@ dispatch! {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-        _mm512_set1_ps, _mm512_setzero_ps,
+        _MM_HINT_T0, _mm_prefetch, _mm512_and_si512, _mm512_castsi512_ps, _mm512_fmadd_ps,
+        _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32,
+        _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_slli_epi32,
     };
 
+    use half::bf16;
+
     use super::Corner;
+    use crate::ops::cpu::words::in_turn;
 
     const LANES: usize = 16;
+
+    /// Corners that are asked for before their turn.
+    const AHEAD: usize = 2;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub fn mix(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
@@ -174,8 +200,6 @@ mod avx512 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     fn vectors<const VECTORS: usize>(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
-        /// Corners that are asked for before their turn.
-        const AHEAD: usize = 2;
         let mut masks = [0; VECTORS];
         for (index, mask) in masks.iter_mut().enumerate() {
             let count = sums.len().saturating_sub(index * LANES).min(LANES);
@@ -201,6 +225,55 @@ mod avx512 {
             let target = sums.as_mut_ptr().wrapping_add(vector * LANES);
             // SAFETY: as above.
             unsafe { _mm512_mask_storeu_ps(target, masks[vector], *sum) };
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub fn mix_halves(value: &[bf16], corners: &[Corner], words: &mut [u32]) {
+        for (part, words) in words.chunks_mut(8 * LANES).enumerate() {
+            let value = &value[part * 2 * 8 * LANES..];
+            match words.len().div_ceil(LANES) {
+                1 => pairs::<1>(value, corners, words),
+                2 => pairs::<2>(value, corners, words),
+                3 | 4 => pairs::<4>(value, corners, words),
+                _ => pairs::<8>(value, corners, words),
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    fn pairs<const VECTORS: usize>(value: &[bf16], corners: &[Corner], words: &mut [u32]) {
+        let upper = _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed());
+        let mut masks = [0; VECTORS];
+        for (index, mask) in masks.iter_mut().enumerate() {
+            let count = words.len().saturating_sub(index * LANES).min(LANES);
+            *mask = ((1_u32 << count) - 1) as u16;
+        }
+        let mut even = [_mm512_setzero_ps(); VECTORS];
+        let mut odd = [_mm512_setzero_ps(); VECTORS];
+        for (index, &(start, factor)) in corners.iter().enumerate() {
+            let source = value[start..start + 2 * words.len()].as_ptr();
+            let ahead = corners
+                .get(index + AHEAD)
+                .map_or(source, |corner| value.as_ptr().wrapping_add(corner.0));
+            let factor = _mm512_set1_ps(factor);
+            for vector in 0..VECTORS {
+                // SAFETY: masks leave out what is beyond the words; a prefetch does not fault.
+                let both = unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(vector * 2 * LANES).cast());
+                    let source = source.wrapping_add(vector * 2 * LANES);
+                    _mm512_maskz_loadu_epi32(masks[vector], source.cast())
+                };
+                let first = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(both));
+                let second = _mm512_castsi512_ps(_mm512_and_si512(both, upper));
+                even[vector] = _mm512_fmadd_ps(first, factor, even[vector]);
+                odd[vector] = _mm512_fmadd_ps(second, factor, odd[vector]);
+            }
+        }
+        for (vector, (even, odd)) in even.into_iter().zip(odd).enumerate() {
+            let target = words.as_mut_ptr().wrapping_add(vector * LANES).cast();
+            // SAFETY: as above.
+            unsafe { _mm512_mask_storeu_epi32(target, masks[vector], in_turn(even, odd)) };
         }
     }
 }

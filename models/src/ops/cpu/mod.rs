@@ -35,4 +35,4 @@ pub mod threads;
 mod tiles;
 pub mod value;
 mod winograd;
-mod words;
+pub mod words;

@@ -207,6 +207,18 @@ pub fn neighbours(words: &mut [u32], numbers: &[f32]) {
     plain_neighbours(&mut words[done..], &numbers[2 * done..]);
 }
 
+#[inline(always)]
+fn halves_body(output: &mut [half::bf16], numbers: &[f32]) {
+    for (half, number) in output.iter_mut().zip(numbers) {
+        *half = half::bf16::from_bits(bf16(*number) as u16);
+    }
+}
+
+dispatch! {
+    /// Numbers as bfloat16.
+    pub fn halves(output: &mut [half::bf16], numbers: &[f32]) = halves_body
+}
+
 /// How many of `count` words the instructions for it make: whole vectors, none where there are none.
 fn by_vectors(count: usize) -> usize {
     if Precision::Bf16.available() {
@@ -216,11 +228,14 @@ fn by_vectors(count: usize) -> usize {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+pub use x86::in_turn;
+
 /// By the instructions for it, which take numbers below 1e-38 for zero.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        __m512, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mask_storeu_ps,
         _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_permutexvar_epi16, _mm512_set_epi16,
         _mm512_setr_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
     };
@@ -306,21 +321,28 @@ mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub unsafe fn pairs(words: &mut [u32], first: &[f32], second: &[f32]) {
-        // Of 32 numbers, sixteen of each row, one of each in turn.
+        for at in (0..words.len()).step_by(LANES) {
+            // SAFETY: by this function's contract.
+            unsafe {
+                let first = _mm512_loadu_ps(first.as_ptr().add(at));
+                let second = _mm512_loadu_ps(second.as_ptr().add(at));
+                let both = in_turn(first, second);
+                _mm512_storeu_si512(words.as_mut_ptr().add(at).cast(), both);
+            }
+        }
+    }
+
+    /// One number of each in turn, as bfloat16.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub fn in_turn(first: __m512, second: __m512) -> __m512i {
         let turns = _mm512_set_epi16(
             31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
             4, 19, 3, 18, 2, 17, 1, 16, 0,
         );
-        for at in (0..words.len()).step_by(LANES) {
-            // SAFETY: by this function's contract; every pattern is valid for all types here.
-            unsafe {
-                let first = _mm512_loadu_ps(first.as_ptr().add(at));
-                let second = _mm512_loadu_ps(second.as_ptr().add(at));
-                let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
-                let both = _mm512_permutexvar_epi16(turns, both);
-                _mm512_storeu_si512(words.as_mut_ptr().add(at).cast(), both);
-            }
-        }
+        // SAFETY: every pattern is valid for both types.
+        let both: __m512i = unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(second, first)) };
+        _mm512_permutexvar_epi16(turns, both)
     }
 
     /// # Safety
@@ -378,6 +400,11 @@ mod tests {
             pairs(&mut found, first, second);
             for ((word, first), second) in found.iter().zip(first).zip(second) {
                 prop_assert_eq!(*word, bf16(*first) | bf16(*second) << 16);
+            }
+            let mut found = vec![half::bf16::ZERO; numbers.len()];
+            halves(&mut found, &numbers);
+            for (half, number) in found.iter().zip(&numbers) {
+                prop_assert_eq!(u32::from(half.to_bits()), bf16(*number));
             }
             let mut found = vec![7; numbers.len().div_ceil(2)];
             neighbours(&mut found, &numbers);
