@@ -117,6 +117,7 @@ pub fn peak(precision: Precision) -> Option<f64> {
             factors: Factors::Packed(std::hint::black_box(&factors)),
             steps: STEPS,
             next: Next::NONE,
+            ahead: &[],
         };
         multiply_block(unit, &operands, &mut sums);
         std::hint::black_box(&sums);

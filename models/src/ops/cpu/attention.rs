@@ -203,6 +203,7 @@ impl Parts<'_> {
                     },
                     steps: head,
                     next: Next::NONE,
+                    ahead: &[],
                 };
                 // SAFETY: there is room for all keys of the rows of a block.
                 unsafe {
@@ -229,6 +230,7 @@ impl Parts<'_> {
                     },
                     steps: keys,
                     next: Next::NONE,
+                    ahead: &[],
                 };
                 // SAFETY: by this function's contract.
                 unsafe {

@@ -137,6 +137,8 @@ pub struct Operands<'a> {
     pub steps: usize,
     /// What to ask for meanwhile.
     pub next: Next,
+    /// Lines to ask for besides, one a step.
+    pub ahead: &'a [*const f32],
 }
 
 /// Where the sums of a block go.
@@ -256,6 +258,7 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
         factors,
         steps,
         next,
+        ahead,
     } = *operands;
     assert!(panel.len() >= steps * COLUMNS);
     assert!(target.columns <= COLUMNS && target.rows <= ROWS);
@@ -285,6 +288,7 @@ pub unsafe fn multiply(unit: Unit, operands: &Operands<'_>, target: Target, end:
         rows,
         steps,
         next,
+        ahead,
         target,
         end,
     };
@@ -355,6 +359,8 @@ pub(super) struct Run<'a> {
     pub steps: usize,
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // asked for by AVX-512 alone
     pub next: Next,
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // as above
+    pub ahead: &'a [*const f32],
     pub target: Target,
     pub end: Option<&'a End<'a>>,
 }
@@ -386,6 +392,7 @@ pub(super) mod avx512 {
     use std::mem::transmute;
 
     use super::{COLUMNS, ROWS, Run, Target, prefetch};
+    use crate::ops::cpu::ahead::ask;
     use crate::ops::cpu::finish;
 
     const LANES: usize = 16;
@@ -435,10 +442,15 @@ pub(super) mod avx512 {
                 }
                 let mut panel = run.panel;
                 let rows = run.rows;
+                let (ahead, more) = run.ahead.split_at(run.ahead.len().min(run.steps));
+                ask(more);
                 for at in 0..run.steps {
                     // SAFETY: by this function's contract; loads need no alignment, and a
                     // prefetch does not fault.
                     unsafe {
+                        if let Some(line) = ahead.get(at) {
+                            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                        }
                         let next = run.next.after(at).start.cast();
                         if STEP == ROWS {
                             // The next factors come from far where few columns share them.
@@ -505,6 +517,7 @@ mod avx2 {
     };
 
     use super::{Block, COLUMNS, ROWS, Run};
+    use crate::ops::cpu::ahead::ask;
 
     const LANES: usize = 8;
     /// Rows and vectors of a part.
@@ -518,6 +531,7 @@ mod avx2 {
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn block<const STEP: usize>(run: &Run<'_>) {
         let target = run.target;
+        ask(run.ahead);
         let mut sums: Block = [[0.0; COLUMNS]; ROWS];
         if target.resumed {
             // SAFETY: by this function's contract.
@@ -603,72 +617,73 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(150))]
+           #![proptest_config(ProptestConfig::with_cases(150))]
 
-        // By the definition, in double precision; in one go and in two.
-        #[test]
-        fn blocks_are_sums_of_products(
-            rows in 1..=ROWS, columns in 1..=COLUMNS, steps in 1_usize..40, cut in 0_usize..40,
-            packed: bool, wide: bool, across: bool, relu: bool, adds: bool,
-        ) {
-            let level = if wide { Level::Avx512 } else { Level::Avx2 };
-            let Some(unit) = Unit::at(Precision::F32, level) else { return Ok(()) };
-            let pitch = COLUMNS + 5;
-            let panel = numbers(steps * COLUMNS, 1);
-            // `[steps, ROWS]`, or the other way round.
-            let factors = numbers(steps * ROWS, 2);
-            let bias = numbers(COLUMNS, 3);
-            let added = numbers(ROWS * pitch, 4);
-            let mut output = vec![7.0; ROWS * pitch];
-            let finish = Finish {
-                activation: if relu { Activation::Relu } else { Activation::Silu },
-                scale: 0.7,
-                shift: -0.2,
-            };
-            let end = End {
-                bias: if across { Bias::Columns(&bias) } else { Bias::Rows(&bias) },
-                finish,
-                added: adds.then_some((added.as_ptr(), pitch)),
-                relu: adds,
-            };
-            let cut = cut.min(steps);
-            for (from, to) in [(0, cut), (cut, steps)] {
-                let factors = if packed {
-                    Factors::Packed(bits(&factors[from * ROWS..to * ROWS]))
-                } else {
-                    Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows }
-                };
-                let operands = Operands {
-                    panel: bits(&panel[from * COLUMNS..to * COLUMNS]), factors, steps: to - from,
-                    next: Next::NONE,
-                };
-                let start = output.as_mut_ptr();
-                let target = Target { start, pitch, rows, columns, resumed: from > 0 };
-                if to > from {
-                    // SAFETY: the output has `pitch` numbers for every row of a block.
-                    unsafe { multiply(unit, &operands, target, (to == steps).then_some(&end)) };
-                }
-            }
-            for row in 0..ROWS {
-                for column in 0..pitch {
-                    let found = output[row * pitch + column];
-                    if row >= rows || column >= columns {
-                        prop_assert_eq!(found, 7.0);
-                        continue;
-                    }
-                    let mut sum = f64::from(bias[if across { column } else { row }]);
-                    for step in 0..steps {
-                        let at = if packed { step * ROWS + row } else { row * steps + step };
-                        sum += f64::from(panel[step * COLUMNS + column]) * f64::from(factors[at]);
-                    }
-                    let active = if relu { sum.max(0.0) } else { sum / (1.0 + (-sum).exp()) };
-                    let mut expected = active * 0.7 - 0.2;
-                    if adds {
-                        expected = (expected + f64::from(added[row * pitch + column])).max(0.0);
-                    }
-                    prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
-                }
-            }
-        }
-    }
+           // By the definition, in double precision; in one go and in two.
+           #[test]
+           fn blocks_are_sums_of_products(
+               rows in 1..=ROWS, columns in 1..=COLUMNS, steps in 1_usize..40, cut in 0_usize..40,
+               packed: bool, wide: bool, across: bool, relu: bool, adds: bool,
+           ) {
+               let level = if wide { Level::Avx512 } else { Level::Avx2 };
+               let Some(unit) = Unit::at(Precision::F32, level) else { return Ok(()) };
+               let pitch = COLUMNS + 5;
+               let panel = numbers(steps * COLUMNS, 1);
+               // `[steps, ROWS]`, or the other way round.
+               let factors = numbers(steps * ROWS, 2);
+               let bias = numbers(COLUMNS, 3);
+               let added = numbers(ROWS * pitch, 4);
+               let mut output = vec![7.0; ROWS * pitch];
+               let finish = Finish {
+                   activation: if relu { Activation::Relu } else { Activation::Silu },
+                   scale: 0.7,
+                   shift: -0.2,
+               };
+               let end = End {
+                   bias: if across { Bias::Columns(&bias) } else { Bias::Rows(&bias) },
+                   finish,
+                   added: adds.then_some((added.as_ptr(), pitch)),
+                   relu: adds,
+               };
+               let cut = cut.min(steps);
+               for (from, to) in [(0, cut), (cut, steps)] {
+                   let factors = if packed {
+                       Factors::Packed(bits(&factors[from * ROWS..to * ROWS]))
+                   } else {
+                       Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows }
+                   };
+                   let operands = Operands {
+                       panel: bits(&panel[from * COLUMNS..to * COLUMNS]), factors, steps: to - from,
+                       next: Next::NONE,
+    ahead: &[],
+                   };
+                   let start = output.as_mut_ptr();
+                   let target = Target { start, pitch, rows, columns, resumed: from > 0 };
+                   if to > from {
+                       // SAFETY: the output has `pitch` numbers for every row of a block.
+                       unsafe { multiply(unit, &operands, target, (to == steps).then_some(&end)) };
+                   }
+               }
+               for row in 0..ROWS {
+                   for column in 0..pitch {
+                       let found = output[row * pitch + column];
+                       if row >= rows || column >= columns {
+                           prop_assert_eq!(found, 7.0);
+                           continue;
+                       }
+                       let mut sum = f64::from(bias[if across { column } else { row }]);
+                       for step in 0..steps {
+                           let at = if packed { step * ROWS + row } else { row * steps + step };
+                           sum += f64::from(panel[step * COLUMNS + column]) * f64::from(factors[at]);
+                       }
+                       let active = if relu { sum.max(0.0) } else { sum / (1.0 + (-sum).exp()) };
+                       let mut expected = active * 0.7 - 0.2;
+                       if adds {
+                           expected = (expected + f64::from(added[row * pitch + column])).max(0.0);
+                       }
+                       prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
+                   }
+               }
+           }
+       }
 }

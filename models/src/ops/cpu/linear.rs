@@ -275,7 +275,6 @@ pub(super) unsafe fn multiply_panel(
     for from in (0..steps).step_by(part) {
         let to = (from + part).min(steps);
         for first in (0..target.rows).step_by(ROWS) {
-            ahead.ask();
             let count = ROWS.min(target.rows - first);
             let operands = Operands {
                 panel: &panel[from * COLUMNS..to * COLUMNS],
@@ -286,6 +285,7 @@ pub(super) unsafe fn multiply_panel(
                 },
                 steps: to - from,
                 next,
+                ahead: ahead.take(),
             };
             next = next.after(to - from);
             let target = Target {

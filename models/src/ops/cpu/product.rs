@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::ahead::Ahead;
+use super::ahead::{self, Ahead};
 use super::aligned::Aligned;
 use super::amx::{self, Tiles};
 use super::block::{
@@ -378,7 +378,7 @@ impl Product {
         let starts = place.clone().step_by(COLUMNS);
         for (panel, start) in room.panels.chunks_exact(PANEL).zip(starts) {
             for index in blocks.clone() {
-                room.ahead.ask();
+                let lines = room.ahead.take();
                 let channel = index * rows;
                 let at = (image * self.conv.output + channel) * cells + start;
                 let end = End {
@@ -403,6 +403,7 @@ impl Product {
                         begin(&begun, target, plane, start, run.grid);
                     }
                     if let Some(tiles) = &mut tiles {
+                        ahead::ask(lines);
                         tiles.multiply(panel, index, taken, target, end);
                         continue;
                     }
@@ -412,6 +413,7 @@ impl Product {
                         factors: Factors::Packed(weight),
                         steps: taken.len(),
                         next: Next::behind(weight, weight.len()),
+                        ahead: lines,
                     };
                     block::multiply(self.unit, &operands, target, end);
                 }

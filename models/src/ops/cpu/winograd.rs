@@ -332,6 +332,7 @@ impl Winograd {
                         factors: Factors::Packed(factors),
                         steps: to - from,
                         next: Next::behind(factors, weight.len()),
+                        ahead: &[],
                     };
                     let start = index * pitch + block * ROWS * COLUMNS;
                     let products = &mut room.products.numbers_mut()[start..start + ROWS * COLUMNS];
