@@ -225,7 +225,7 @@ impl Session {
             next: COLUMNS * WORDS,
         };
         #[cfg(target_arch = "x86_64")]
-        block::prefetch(&target);
+        target.prefetch_all();
         let buffer = Place {
             start: self.sums.0.as_mut_ptr().cast(),
             pitch: COLUMNS,

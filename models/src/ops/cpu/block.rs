@@ -365,20 +365,30 @@ pub(super) struct Run<'a> {
     pub end: Option<&'a End<'a>>,
 }
 
-/// Asks for the target's lines, so that they are there when the sums are.
+/// Lines of a row of a target at most: it begins anywhere in a line.
 #[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) fn prefetch(target: &Target) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    /// Numbers of a line.
-    const LINE: usize = 16;
-    for row in 0..target.rows {
-        let start = target.start.wrapping_add(row * target.pitch);
-        for at in (0..target.columns + LINE - 1).step_by(LINE) {
-            let at = start.wrapping_add(at.min(target.columns - 1));
-            // SAFETY: a prefetch does not fault.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-        }
+const LINES_A_ROW: usize = COLUMNS / 16 + 1;
+
+/// Lines of a block's target at most.
+#[cfg(target_arch = "x86_64")]
+pub(super) const LINES: usize = ROWS * LINES_A_ROW;
+
+#[cfg(target_arch = "x86_64")]
+impl Target {
+    /// Asks for all lines, so that they are there when the sums are.
+    pub(super) fn prefetch_all(&self) {
+        (0..self.rows * LINES_A_ROW).for_each(|line| self.prefetch(line));
+    }
+
+    /// The same for one line, counted row by row. The target is not empty.
+    #[inline]
+    pub(super) fn prefetch(&self, index: usize) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let row = (index / LINES_A_ROW).min(self.rows - 1);
+        let column = (index % LINES_A_ROW * 16).min(self.columns - 1);
+        let line = self.start.wrapping_add(row * self.pitch + column);
+        // SAFETY: a prefetch does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast()) };
     }
 }
 
@@ -391,7 +401,7 @@ pub(super) mod avx512 {
     };
     use std::mem::transmute;
 
-    use super::{COLUMNS, ROWS, Run, Target, prefetch};
+    use super::{COLUMNS, LINES, ROWS, Run, Target};
     use crate::ops::cpu::ahead::ask;
     use crate::ops::cpu::finish;
 
@@ -416,14 +426,18 @@ pub(super) mod avx512 {
                 let target = run.target;
                 // The last vector's columns that exist.
                 let mask = u16::MAX >> (VECTORS * LANES - target.columns);
-                prefetch(&target);
                 if let Some((added, pitch)) = run.end.and_then(|end| end.added) {
-                    prefetch(&Target {
-                        start: added.cast_mut(),
+                    let start = added.cast_mut();
+                    let added = Target {
+                        start,
                         pitch,
                         ..target
-                    });
+                    };
+                    added.prefetch_all();
                 }
+                // One line a step: requests wait while as many are under way as there may be. Those that no
+                // step is left for come first.
+                (run.steps..LINES).for_each(|line| target.prefetch(line));
                 let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
                 if target.resumed {
                     for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
@@ -450,6 +464,9 @@ pub(super) mod avx512 {
                     unsafe {
                         if let Some(line) = ahead.get(at) {
                             _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                        }
+                        if at < LINES {
+                            target.prefetch(at);
                         }
                         let next = run.next.after(at).start.cast();
                         if STEP == ROWS {

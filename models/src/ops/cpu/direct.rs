@@ -247,7 +247,6 @@ mod avx512 {
     use std::arch::x86_64::{__m512, _mm512_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps};
 
     use super::super::block::avx512::{add_bf16, add_f32};
-    use super::super::block::prefetch;
     use super::{ROWS, Run, finish};
 
     const LANES: usize = 16;
@@ -261,7 +260,7 @@ mod avx512 {
             pub unsafe fn $name<const VECTORS: usize>(run: &Run<'_>) {
                 let target = run.target;
                 let mask = u16::MAX >> (VECTORS * LANES - target.columns);
-                prefetch(&target);
+                target.prefetch_all();
                 let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
                 let mut weight = run.weight;
                 for step in 0..run.steps {
