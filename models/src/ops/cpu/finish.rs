@@ -362,34 +362,27 @@ pub mod avx512 {
     /// As [`super::row`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub unsafe fn row(target: *mut f32, sums: &[f32], end: &End<'_>, index: usize) {
-        if let Bias::Rows(bias) = end.bias
-            && end.added.is_none()
-        {
-            let finish = &end.finish;
-            let bias = _mm512_set1_ps(bias[index]);
-            let (scale, shift) = (_mm512_set1_ps(finish.scale), _mm512_set1_ps(finish.shift));
-            let least = _mm512_set1_ps(if end.relu { 0.0 } else { f32::NEG_INFINITY });
-            /// Vectors whose divisions do not wait for each other.
-            const TOGETHER: usize = 4;
-            for at in (0..sums.len()).step_by(TOGETHER * LANES) {
-                let left = sums.len() - at;
-                let masks: [u16; TOGETHER] = std::array::from_fn(|vector| {
-                    let lanes = left.saturating_sub(vector * LANES).min(LANES);
-                    ((1_u32 << lanes) - 1) as u16
-                });
-                let mut together: [__m512; TOGETHER] = std::array::from_fn(|vector| {
-                    let sum = sums.as_ptr().wrapping_add(at + vector * LANES);
-                    // SAFETY: what masks leave out is not read.
-                    let sum = unsafe { _mm512_maskz_loadu_ps(masks[vector], sum) };
-                    _mm512_add_ps(sum, bias)
-                });
-                activate_all(&mut together, finish.activation);
-                for (vector, sum) in together.into_iter().enumerate() {
-                    let sum = _mm512_max_ps(least, _mm512_fmadd_ps(sum, scale, shift));
-                    let at = target.wrapping_add(at + vector * LANES);
-                    // SAFETY: what masks leave out is not written.
-                    unsafe { _mm512_mask_storeu_ps(at, masks[vector], sum) };
-                }
+        if let Bias::Rows(bias) = end.bias {
+            let added = end
+                .added
+                .map(|(added, pitch)| added.wrapping_add(index * pitch));
+            let run = Line {
+                target,
+                added,
+                bias: bias[index],
+                end,
+            };
+            let mut at = 0;
+            while at < sums.len() {
+                // Divisions of several vectors do not wait for each other.
+                // SAFETY: by this function's contract.
+                at += unsafe {
+                    match (sums.len() - at).div_ceil(LANES) {
+                        1 => run.vectors::<1>(sums, at),
+                        2 | 3 => run.vectors::<2>(sums, at),
+                        _ => run.vectors::<4>(sums, at),
+                    }
+                };
             }
             return;
         }
@@ -417,6 +410,59 @@ pub mod avx512 {
                 };
                 block(&mut sum, &end, &target, mask);
             }
+        }
+    }
+
+    /// A row that is finished with one bias.
+    struct Line<'a> {
+        target: *mut f32,
+        added: Option<*const f32>,
+        bias: f32,
+        end: &'a End<'a>,
+    }
+
+    impl Line<'_> {
+        /// Finishes so many vectors from number `at` of the sums on, the last one perhaps in part, and tells how
+        /// many numbers these have.
+        ///
+        /// # Safety
+        /// As [`super::row`].
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+        unsafe fn vectors<const VECTORS: usize>(&self, sums: &[f32], at: usize) -> usize {
+            let finish = &self.end.finish;
+            let (scale, shift) = (_mm512_set1_ps(finish.scale), _mm512_set1_ps(finish.shift));
+            let least = if self.end.relu {
+                0.0
+            } else {
+                f32::NEG_INFINITY
+            };
+            let left = sums.len() - at;
+            let masks: [u16; VECTORS] = std::array::from_fn(|vector| {
+                let lanes = left.saturating_sub(vector * LANES).min(LANES);
+                ((1_u32 << lanes) - 1) as u16
+            });
+            let mut together: [__m512; VECTORS] = std::array::from_fn(|vector| {
+                let sum = sums.as_ptr().wrapping_add(at + vector * LANES);
+                // SAFETY: what masks leave out is not read.
+                let sum = unsafe { _mm512_maskz_loadu_ps(masks[vector], sum) };
+                _mm512_add_ps(sum, _mm512_set1_ps(self.bias))
+            });
+            activate_all(&mut together, finish.activation);
+            for (vector, sum) in together.into_iter().enumerate() {
+                let mut sum = _mm512_fmadd_ps(sum, scale, shift);
+                let (at, mask) = (at + vector * LANES, masks[vector]);
+                // SAFETY: what masks leave out is neither read nor written.
+                unsafe {
+                    if let Some(added) = self.added {
+                        let added = _mm512_maskz_loadu_ps(mask, added.wrapping_add(at));
+                        sum = _mm512_add_ps(sum, added);
+                    }
+                    sum = _mm512_max_ps(_mm512_set1_ps(least), sum);
+                    _mm512_mask_storeu_ps(self.target.wrapping_add(at), mask, sum);
+                }
+            }
+            VECTORS * LANES
         }
     }
 

@@ -175,7 +175,9 @@ pub struct Images<'a> {
     pub padding: usize,
 }
 
-/// Room for the transform of one channel: the numbers of all tiles, transformed along columns.
+/// Room for the transform of one channel: the numbers of all tiles, transformed along columns. Rows begin with a
+/// line of the cache, as vectors that lie in two take twice as long.
+#[repr(align(64))]
 pub struct Scratch {
     /// The columns of each tile up to the next one's, a tile after the other.
     rows: [[f32; ROW]; SEEN],
@@ -190,6 +192,16 @@ impl Default for Scratch {
             rows: [[0.0; ROW]; SEEN],
             last: [[[0.0; COLUMNS + LANES]; SIDE - TILE]; SEEN],
         }
+    }
+}
+
+/// The four rows of all tiles' outputs in one channel.
+#[repr(align(64))]
+pub struct Lines(pub [[f32; COLUMNS * TILE]; TILE]);
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self([[0.0; COLUMNS * TILE]; TILE])
     }
 }
 
@@ -234,12 +246,7 @@ pub fn input(
 ///
 /// # Panics
 /// If products are too few or too short, as vectors are read, or lanes are more than [`COLUMNS`].
-pub fn output(
-    products: &[&[f32]],
-    lanes: usize,
-    lines: &mut [[f32; COLUMNS * TILE]; TILE],
-    (form, level): (Form, Level),
-) {
+pub fn output(products: &[&[f32]], lanes: usize, lines: &mut Lines, (form, level): (Form, Level)) {
     assert_eq!(products.len(), form.side().pow(2));
     let read = lanes.next_multiple_of(LANES);
     assert!(lanes <= COLUMNS && products.iter().all(|row| row.len() >= read));
@@ -248,45 +255,11 @@ pub fn output(
         // SAFETY: as above.
         return unsafe {
             match form {
-                Form::Single => x86::output::<SIDE>(products, lanes, lines),
-                Form::Halves => x86::output::<HALF_SIDE>(products, lanes, lines),
+                Form::Single => x86::output::<SIDE>(products, lanes, &mut lines.0),
+                Form::Halves => x86::output::<HALF_SIDE>(products, lanes, &mut lines.0),
             }
         };
     }
     assert_eq!(form, Form::Single, "stride 2 on {level:?}");
-    plain::output(products, lanes, lines);
-}
-
-/// Copies numbers, plus as many of `added`: a few at a time, without a call of the C library for each. With
-/// `relu` what is then below zero becomes zero. Lines `ahead` numbers after those that are written are
-/// asked for.
-///
-/// # Safety
-/// As many may be written.
-pub unsafe fn copy(
-    from: &[f32],
-    added: Option<&[f32]>,
-    relu: bool,
-    to: *mut f32,
-    ahead: usize,
-    level: Level,
-) {
-    assert!(added.is_none_or(|added| added.len() == from.len()));
-    #[cfg(target_arch = "x86_64")]
-    if level == Level::Avx512 {
-        let added = added.map(<[f32]>::as_ptr);
-        // SAFETY: by this function's contract; the machine has AVX-512.
-        return unsafe { x86::copy(from.as_ptr(), added, relu, to, from.len(), ahead) };
-    }
-    let _: (usize, Level) = (ahead, level);
-    // SAFETY: by this function's contract; room needs to hold no numbers.
-    unsafe {
-        match added {
-            Some(added) => {
-                let to = std::slice::from_raw_parts_mut(to.cast(), from.len());
-                plain::add(to, from, added, relu);
-            }
-            None => std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()),
-        }
-    }
+    plain::output(products, lanes, &mut lines.0);
 }

@@ -13,6 +13,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use super::ahead;
 use super::aligned::Aligned;
 use super::block::{self, COLUMNS, Factors, Next, Operands, Precision, ROWS, Target, Unit};
 use super::conv::{Added, Shared, Size};
@@ -418,12 +419,12 @@ impl Winograd {
         added: Option<Added<'_>>,
         output: Shared,
     ) {
-        let mut lines = [[0.0; COLUMNS * TILE]; TILE];
-        let mut finished = lines;
+        let mut lines = tiles::Lines::default();
         let columns = room.columns;
         let products = room.products.numbers();
         let pitch = products_pitch(part.len(), columns);
         let lanes = room.tiles.lanes();
+        let plane_size = extent.out_height * extent.out_width;
         let channels = part.start * ROWS..(part.end * ROWS).min(self.conv.output);
         // Rows of eight columns lie so near to each other that a vector takes two.
         let together = if columns == FEW { 2 } else { 1 };
@@ -439,30 +440,30 @@ impl Winograd {
                 let way = (self.form, self.unit.level);
                 tiles::output(&products[..positions], lanes, &mut lines, way);
             }
-            for (finished, line) in finished.iter_mut().zip(&lines) {
-                let line = &line[turn * columns * TILE..][..lanes * TILE];
-                // SAFETY: the line is as long; nothing is added.
-                unsafe { finish::row(finished.as_mut_ptr(), line, &end(channel), 0) };
-            }
             for segment in room.tiles.segments() {
                 let plane = segment.image * self.conv.output + channel;
-                for (index, line) in finished.iter().enumerate() {
+                for (index, line) in lines.0.iter().enumerate() {
                     let y = segment.row * TILE + index;
                     if y >= extent.out_height {
                         break;
                     }
                     let x = segment.first * TILE;
                     let count = (segment.count * TILE).min(extent.out_width - x);
-                    let at = (plane * extent.out_height + y) * extent.out_width + x;
-                    let line = &line[segment.lane * TILE..][..count];
-                    let numbers = added.map(|added| &added.data[at..at + count]);
-                    let relu = added.is_some_and(|added| added.relu);
-                    // The same place two channels on.
-                    let ahead = 2 * extent.out_height * extent.out_width;
-                    // SAFETY: tiles of this job, of which these columns lie in the image.
+                    let at = plane * plane_size + y * extent.out_width + x;
+                    let line = &line[(turn * columns + segment.lane) * TILE..][..count];
+                    let more = added.map(|added| (added.data[at..at + count].as_ptr(), 0));
+                    let end = End {
+                        added: more,
+                        relu: added.is_some_and(|added| added.relu),
+                        ..end(channel)
+                    };
+                    // SAFETY: tiles of this job, of which these columns lie in the image; as many numbers are
+                    // added.
                     unsafe {
                         let to = output.at(at);
-                        tiles::copy(line, numbers, relu, to, ahead, self.unit.level);
+                        // The same place two channels on.
+                        ahead::ask_to_write(to.wrapping_add(2 * plane_size), count);
+                        finish::row(to, line, &end, 0);
                     }
                 }
             }

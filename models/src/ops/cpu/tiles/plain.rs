@@ -1,8 +1,6 @@
 //! The same transforms for any vector units: loops that the compiler makes vectors of. They round as those
 //! for AVX-512 do, and give the same numbers.
 
-use std::mem::MaybeUninit;
-
 use super::{COLUMNS, Images, LANES, SIDE, Scratch, TILE, Tiles};
 use crate::ops::cpu::simd::dispatch;
 
@@ -22,11 +20,6 @@ dispatch! {
     pub fn output(
         products: &[&[f32]], lanes: usize, lines: &mut [[f32; COLUMNS * TILE]; TILE],
     ) = output_body
-}
-
-dispatch! {
-    /// The sum of both, as [`super::copy`] wants it.
-    pub fn add(to: &mut [MaybeUninit<f32>], from: &[f32], added: &[f32], relu: bool) = add_body
 }
 
 /// Bᵀ · d.
@@ -185,21 +178,11 @@ fn output_body(products: &[&[f32]], lanes: usize, lines: &mut [[f32; COLUMNS * T
     }
 }
 
-#[inline(always)]
-fn add_body(to: &mut [MaybeUninit<f32>], from: &[f32], added: &[f32], relu: bool) {
-    for ((to, from), added) in to.iter_mut().zip(from).zip(added) {
-        let sum = from + added;
-        // What is no number stays so.
-        let sum = if relu && sum < 0.0 { 0.0 } else { sum };
-        to.write(sum);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Form, HALF_SIDE, SEEN, input, output};
+    use super::super::{Form, HALF_SIDE, Lines, SEEN, input, output};
     use super::*;
     use crate::ops::cpu::lanes::made_up_numbers;
     use crate::ops::cpu::simd::{Level, machine};
@@ -330,9 +313,9 @@ mod tests {
             let numbers = made_up_numbers(side * side * COLUMNS, 2);
             let products: Vec<&[f32]> = numbers.chunks_exact(COLUMNS).collect();
             let results: Vec<_> = levels(form).into_iter().map(|level| {
-                let mut lines = [[0.0; COLUMNS * TILE]; TILE];
+                let mut lines = Lines::default();
                 output(&products, lanes, &mut lines, (form, level));
-                lines
+                lines.0
             }).collect();
             let matrix = output_matrix(form);
             for lane in 0..lanes {

@@ -4,8 +4,8 @@ use std::arch::x86_64::{
     __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_add_ps, _mm512_alignr_epi32,
     _mm512_castps_si512, _mm512_castps512_ps256, _mm512_castsi512_ps, _mm512_fmadd_ps,
     _mm512_fnmadd_ps, _mm512_insertf32x8, _mm512_loadu_ps, _mm512_mask_expand_ps,
-    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_max_ps, _mm512_permutex2var_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setr_epi32, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 use super::super::simd::within;
@@ -247,34 +247,6 @@ pub unsafe fn halves(
                     _mm512_mask_storeu_ps(target, mask, value);
                 }
             }
-        }
-    }
-}
-
-/// # Safety
-/// As [`super::copy`].
-#[target_feature(enable = "avx512f")]
-pub unsafe fn copy(
-    from: *const f32,
-    added: Option<*const f32>,
-    relu: bool,
-    to: *mut f32,
-    count: usize,
-    ahead: usize,
-) {
-    let least = _mm512_set1_ps(if relu { 0.0 } else { f32::NEG_INFINITY });
-    for at in (0..count).step_by(LANES) {
-        let mask = u16::MAX >> (LANES - LANES.min(count - at));
-        // SAFETY: by this function's contract; what the mask leaves out is not touched.
-        unsafe {
-            let mut numbers = _mm512_maskz_loadu_ps(mask, from.add(at));
-            if let Some(added) = added {
-                numbers = _mm512_add_ps(numbers, _mm512_maskz_loadu_ps(mask, added.add(at)));
-                // Of a number that is none the second argument is given back.
-                numbers = _mm512_max_ps(least, numbers);
-            }
-            _mm_prefetch::<_MM_HINT_T0>(to.wrapping_add(at + ahead).cast());
-            _mm512_mask_storeu_ps(to.add(at), mask, numbers);
         }
     }
 }
