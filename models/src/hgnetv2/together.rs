@@ -39,7 +39,8 @@ pub(super) fn beginning(
         )?;
         done = 1;
     }
-    Ok(Cascade::new(3, recorder.layers).map(|cascade| (cascade, done)))
+    let cascade = Cascade::new(3, recorder.layers, params.precision_of_products());
+    Ok(cascade.map(|cascade| (cascade, done)))
 }
 
 /// The aggregation `params` of a stage's only block, and what halves its output, `next`. `None` where layers are
@@ -60,7 +61,11 @@ pub(super) fn aggregation(
     let mut recorder = Recorder::new(config);
     let top = recorder.aggregation(&[0], convs, params)?;
     recorder.push(&[top], halving(convs[1].output), next)?;
-    Ok(Cascade::new(convs[0].input, recorder.layers))
+    Ok(Cascade::new(
+        convs[0].input,
+        recorder.layers,
+        Precision::F32,
+    ))
 }
 
 /// Layers for a [`Cascade`], by the names of their weights.

@@ -8,7 +8,7 @@ use super::cpu::product::Source;
 use super::cpu::simd::Level;
 use super::cpu::{cascade, simd};
 use super::planes::with_numbers;
-use super::{Window, profile};
+use super::{Precision, Window, profile};
 use crate::layers::Conv;
 
 pub use super::cpu::cascade::{Folded, Layer, Step};
@@ -18,9 +18,10 @@ pub struct Cascade(cascade::Cascade);
 
 impl Cascade {
     /// Prepares layers that follow images of so many planes; `None` where they are faster one by one: without the
-    /// vectors of x86, and where there is no kernel for them.
-    pub fn new(planes: usize, layers: Vec<Layer>) -> Option<Self> {
-        cascade::Cascade::new(planes, layers, wide()?).map(Self)
+    /// vectors of x86, and where there is no kernel for them. In bfloat16 products are of 16-bit integers
+    /// where the machine has those, and f32 otherwise.
+    pub fn new(planes: usize, layers: Vec<Layer>, precision: Precision) -> Option<Self> {
+        cascade::Cascade::new(planes, layers, wide()?, precision).map(Self)
     }
 
     /// The same of a convolution, and the largest of windows of what it gives, which is not below zero.

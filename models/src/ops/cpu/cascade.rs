@@ -3,6 +3,10 @@
 //! beginning of a detector, whose maps are so large that to write and to read them takes as long as what is
 //! computed.
 //!
+//! Where bfloat16 is asked for, the rows that dense layers see are kept as 16-bit integers besides, see [`super::fixed`],
+//! each in units of its own: these layers are the first ones, and narrow, and bfloat16 would show in the
+//! results. What is seen of the image stays f32, and so do depthwise layers and the largest of windows.
+//!
 //! Alwani, Chen, Ferdman and Milder, "Fused-Layer CNN Accelerators", 2016, keep rows in the same way.
 
 #![allow(unsafe_code)] // vector instructions, and threads write into one output
@@ -13,8 +17,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::aligned::Aligned;
+use super::block::Precision;
 use super::cells::{EIGHT, Group, groups};
 use super::conv::{Shared, Size};
+use super::fixed;
 use super::lanes::Lanes;
 use super::product::Source;
 use super::simd::Level;
@@ -25,6 +31,8 @@ use crate::ops::{Activation, Window};
 mod pass;
 mod plan;
 
+#[cfg(target_arch = "x86_64")]
+use pass::run_integers;
 use pass::{Output, Pass, run};
 
 /// Most rows that one row of a dense layer sees, each of one input.
@@ -77,15 +85,20 @@ struct Node {
     groups: Vec<Group>,
     /// What a row sees: kernel, stride, padding.
     window: Conv,
+    /// Most numbers of its rows that another layer's sum takes of a line as integers; 0 where none does.
+    seen_as_integers: usize,
 }
 
 enum Kind {
     /// The image, its planes apart from each other.
     Planes(usize),
     Dense {
-        /// Group by group, `[kernel row, input, kernel column, input channel, channels of the group]`.
+        /// Group by group, `[kernel row, input, kernel column, input channel, channels of the group]`; of integers
+        /// two input channels a word.
         weight: Aligned,
         end: Finish,
+        /// Of integers `[channels]`, or none.
+        units: Aligned,
     },
     Depthwise {
         /// `[kernel row, kernel column, channels]`.
@@ -122,21 +135,36 @@ thread_local! {
 
 impl Cascade {
     /// Prepares layers that follow an image of so many planes for `level` of this machine; the last one is the
-    /// output. `None` where there is no kernel for them, as for channels that do not come in eights.
-    pub fn new(planes: usize, layers: Vec<Layer>, level: Level) -> Option<Self> {
+    /// output. `None` where there is no kernel for them, as for channels that do not come in eights. In bfloat16
+    /// products are of integers where the level has those, and f32 otherwise.
+    pub fn new(
+        planes: usize,
+        layers: Vec<Layer>,
+        level: Level,
+        precision: Precision,
+    ) -> Option<Self> {
+        let integers = precision == Precision::Bf16 && fixed::available(level);
         let image = Node {
             inputs: Vec::new(),
             kind: Kind::Planes(planes),
             channels: 1,
             groups: Vec::new(),
             window: Conv::new(planes, planes, 1),
+            seen_as_integers: 0,
         };
         let mut nodes = vec![image];
         if layers.is_empty() {
             return None;
         }
         for layer in layers {
-            let node = Node::new(layer, &nodes, level)?;
+            let node = Node::new(layer, &nodes, level, integers)?;
+            if node.multiplies_integers() {
+                for input in &node.inputs {
+                    let input = &mut nodes[*input];
+                    let seen = node.window.kernel * input.channels;
+                    input.seen_as_integers = seen.max(input.seen_as_integers);
+                }
+            }
             nodes.push(node);
         }
         Some(Self { nodes, level })
@@ -154,7 +182,8 @@ impl Cascade {
                 step: Step::Largest(window, 0),
             },
         ];
-        Self::new(conv.input, layers, level)
+        // The image is seen as it is.
+        Self::new(conv.input, layers, level, Precision::F32)
     }
 
     /// Planes of an image.
@@ -290,6 +319,11 @@ impl Cascade {
                 room: room.as_mut_ptr(),
                 output,
             };
+            #[cfg(target_arch = "x86_64")]
+            if self.nodes.iter().any(Node::multiplies_integers) {
+                // SAFETY: by this function's contract, and the machine has the instructions.
+                return unsafe { run_integers(self, &pass) };
+            }
             // SAFETY: by this function's contract, and the machine has the level.
             unsafe { run(self.level, self, &pass) };
         });
@@ -309,7 +343,12 @@ impl Node {
         matches!(self.kind, Kind::Planes(planes) if planes <= conv.kernel)
     }
 
-    fn new(layer: Layer, before: &[Self], level: Level) -> Option<Self> {
+    fn multiplies_integers(&self) -> bool {
+        matches!(&self.kind, Kind::Dense { units, .. } if !units.is_empty())
+    }
+
+    /// `integers`: multiplies these where it can.
+    fn new(layer: Layer, before: &[Self], level: Level, integers: bool) -> Option<Self> {
         let inputs = layer.inputs;
         let all: Option<Vec<&Self>> = inputs.iter().map(|input| before.get(*input)).collect();
         let all = all?;
@@ -339,10 +378,15 @@ impl Node {
                 }
                 let kind = if conv.groups == 1 {
                     let groups = groups(conv.output, level);
-                    Kind::Dense {
-                        weight: dense(&conv, &weights.weight, &all, &groups),
-                        end,
-                    }
+                    let planes = |node: &&Self| matches!(node.kind, Kind::Planes(_));
+                    let weight = dense(&conv, &weights.weight, &all, &groups);
+                    let (weight, units) = if integers && !all.iter().any(planes) {
+                        let lines: Vec<usize> = all.iter().map(|node| node.channels).collect();
+                        as_integers(&weight, &conv, &lines, &groups)
+                    } else {
+                        (weight, Aligned::default())
+                    };
+                    Kind::Dense { weight, end, units }
                 } else if Some(conv.groups) == single && conv.groups == conv.output {
                     Kind::Depthwise {
                         weight: depthwise(&conv, &weights.weight),
@@ -365,6 +409,7 @@ impl Node {
             channels: window.output,
             groups: groups(window.output, level),
             window,
+            seen_as_integers: 0,
         })
     }
 }
@@ -413,6 +458,46 @@ fn dense(conv: &Conv, weight: &[f32], inputs: &[&Node], groups: &[Group]) -> Ali
         }
     }
     Aligned::of(&packed)
+}
+
+/// Dense weights as integers, and the units of all output channels; `inputs`: their channels.
+fn as_integers(
+    weight: &Aligned,
+    conv: &Conv,
+    inputs: &[usize],
+    groups: &[Group],
+) -> (Aligned, Aligned) {
+    let (output, depth) = (conv.output, conv.input * conv.kernel * conv.kernel);
+    // Sums are of a line, the kernel's row in one of the inputs: units fit the largest.
+    let mut lines = Vec::new();
+    let mut first = 0;
+    for _ in 0..conv.kernel {
+        for channels in inputs {
+            let end = first + conv.kernel * channels;
+            lines.push(first..end);
+            first = end;
+        }
+    }
+    let mut packed = Aligned::new(depth / 2 * output);
+    let mut units = Vec::with_capacity(output);
+    for (index, group) in groups.iter().enumerate() {
+        let end = groups.get(index + 1).map_or(output, |next| next.first);
+        let channels = end - group.first;
+        let numbers = &weight.numbers()[group.first * depth..end * depth];
+        let words = &mut packed[group.first * depth / 2..end * depth / 2];
+        for channel in 0..channels {
+            let number = |step: usize| numbers[step * channels + channel];
+            let unit = |line: &Range<usize>| fixed::row_unit(line.clone().map(number));
+            let larger = |a: f64, b: f64| if b > a || b.is_nan() { b } else { a };
+            let unit = lines.iter().map(unit).fold(0.0, larger);
+            for step in 0..depth / 2 {
+                let pair = [number(2 * step), number(2 * step + 1)];
+                words[step * channels + channel] = fixed::row_word(pair, unit);
+            }
+            units.push(unit as f32);
+        }
+    }
+    (packed, Aligned::of(&units))
 }
 
 /// As [`Kind::Depthwise`] wants them.

@@ -11,6 +11,8 @@
 use std::arch::x86_64::{__m256, __m512};
 
 use super::aligned::Aligned;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Integers256, Integers512};
 use super::lanes::{Lanes, Portable, by_level};
 use super::simd::Level;
 
@@ -75,6 +77,8 @@ pub(super) trait Machine {
     type Wide: Lanes;
     /// Vectors of eight numbers.
     type Narrow: Lanes;
+    /// The same with products of integers, for work that asks for them, where there are instructions.
+    type Integers: Machine;
 
     /// Does the `work` of one group, in blocks that fit the registers; `fixed`: where cells lie is
     /// known when the block is compiled, so that addresses need no registers.
@@ -129,32 +133,75 @@ pub(super) unsafe fn each<M: Machine>(groups: &[Group], work: &impl Each) {
 /// AVX-512: 32 registers.
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Avx512;
+/// AVX-512 with AVX512-VNNI.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Avx512Vnni;
+/// Its products of integers.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Avx512Integers;
 /// AVX2: 16 registers.
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Avx2;
 /// What every machine of the target has.
 pub(super) struct Baseline;
 
+/// Blocks for 32 registers of sixteen numbers.
 #[cfg(target_arch = "x86_64")]
-impl Machine for Avx512 {
-    type Wide = __m512;
-    type Narrow = __m256;
+macro_rules! avx512 {
+    ($machine:ident, $integers:ty) => {
+        #[cfg(target_arch = "x86_64")]
+        impl Machine for $machine {
+            type Wide = __m512;
+            type Narrow = __m256;
+            type Integers = $integers;
 
+            #[inline(always)]
+            unsafe fn group<K: Work>(group: Group, fixed: bool, work: &K) {
+                // SAFETY: by the trait's contract.
+                unsafe {
+                    match (group.wide, group.vectors, fixed) {
+                        (true, 1, true) => work.blocks::<__m512, 1, 16, 16>(group),
+                        (true, 2, true) => work.blocks::<__m512, 2, 8, 32>(group),
+                        (false, 3, true) => work.blocks::<__m256, 3, 8, 24>(group),
+                        (true, 4, _) => work.blocks::<__m512, 4, 6, 0>(group),
+                        (true, 3, _) => work.blocks::<__m512, 3, 8, 0>(group),
+                        (true, 2, _) => work.blocks::<__m512, 2, 8, 0>(group),
+                        (true, ..) => work.blocks::<__m512, 1, 8, 0>(group),
+                        (false, 3, _) => work.blocks::<__m256, 3, 8, 0>(group),
+                        (false, 2, _) => work.blocks::<__m256, 2, 8, 0>(group),
+                        (false, ..) => work.blocks::<__m256, 1, 8, 0>(group),
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+avx512!(Avx512, Self);
+#[cfg(target_arch = "x86_64")]
+avx512!(Avx512Vnni, Avx512Integers);
+
+#[cfg(target_arch = "x86_64")]
+impl Machine for Avx512Integers {
+    type Wide = Integers512;
+    type Narrow = Integers256;
+    type Integers = Self;
+
+    // Sums of a line and of all lines are in registers.
     #[inline(always)]
     unsafe fn group<K: Work>(group: Group, fixed: bool, work: &K) {
         // SAFETY: by the trait's contract.
         unsafe {
-            match (group.wide, group.vectors, fixed) {
-                (true, 1, true) => work.blocks::<__m512, 1, 16, 16>(group),
-                (true, 2, true) => work.blocks::<__m512, 2, 8, 32>(group),
-                (false, 3, true) => work.blocks::<__m256, 3, 8, 24>(group),
-                (true, 4, _) => work.blocks::<__m512, 4, 6, 0>(group),
-                (true, 3, _) => work.blocks::<__m512, 3, 8, 0>(group),
-                (true, 2, _) => work.blocks::<__m512, 2, 8, 0>(group),
-                (true, ..) => work.blocks::<__m512, 1, 8, 0>(group),
-                (false, 3, _) => work.blocks::<__m256, 3, 8, 0>(group),
-                (false, 2, _) => work.blocks::<__m256, 2, 8, 0>(group),
-                (false, ..) => work.blocks::<__m256, 1, 8, 0>(group),
+            let _ = fixed;
+            match (group.wide, group.vectors) {
+                (true, 4) => work.blocks::<Integers512, 4, 3, 0>(group),
+                (true, 3) => work.blocks::<Integers512, 3, 4, 0>(group),
+                (true, 2) => work.blocks::<Integers512, 2, 6, 0>(group),
+                (true, _) => work.blocks::<Integers512, 1, 8, 0>(group),
+                (false, 3) => work.blocks::<Integers256, 3, 4, 0>(group),
+                (false, 2) => work.blocks::<Integers256, 2, 6, 0>(group),
+                (false, _) => work.blocks::<Integers256, 1, 8, 0>(group),
             }
         }
     }
@@ -164,6 +211,7 @@ impl Machine for Avx512 {
 impl Machine for Avx2 {
     type Wide = __m256;
     type Narrow = __m256;
+    type Integers = Self;
 
     #[inline(always)]
     unsafe fn group<K: Work>(group: Group, fixed: bool, work: &K) {
@@ -182,6 +230,7 @@ impl Machine for Avx2 {
 impl Machine for Baseline {
     type Wide = Portable;
     type Narrow = Portable;
+    type Integers = Self;
 
     #[inline(always)]
     unsafe fn group<K: Work>(group: Group, fixed: bool, work: &K) {
@@ -376,7 +425,7 @@ pub(super) unsafe fn add_products<V: Lanes, const VECTORS: usize, const CELLS: u
             for cell in 0..CELLS {
                 let number = V::splat(*rows[cell].add(number * seen.step));
                 for v in 0..VECTORS {
-                    sums[cell][v] = sums[cell][v].fma(weights[v], number);
+                    sums[cell][v] = sums[cell][v].dot(weights[v], number);
                 }
             }
         }

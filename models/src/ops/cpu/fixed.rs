@@ -10,7 +10,7 @@
 #![allow(unsafe_code)] // vector instructions
 
 use super::block::{COLUMNS, ROWS};
-use super::simd::Level;
+use super::simd::{Level, dispatch};
 
 /// Units of a column's norm, and so of its largest number at most: what 16 bits hold.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // wanted by AVX-512 alone
@@ -34,26 +34,67 @@ pub fn available(level: Level) -> bool {
     }
 }
 
-/// Writes a row of factors, an even count, into every [`ROWS`]-th of `words`, two to each; gives its unit.
-pub fn pack_row(words: &mut [u32], numbers: &[f32]) -> f32 {
-    let numbers_as = || numbers.iter().map(|number| f64::from(*number));
-    let norm = numbers_as()
-        .map(|number| number * number)
-        .sum::<f64>()
-        .sqrt();
-    let largest = numbers_as().fold(0.0, |largest: f64, number| largest.max(number.abs()));
-    let unit = (norm / ROW_NORM).max(largest / f64::from(i16::MAX));
+/// Units of a row of factors: as few numbers a unit as fit. 0 where all are zeros, NaN where one is none.
+pub fn row_unit(numbers: impl Iterator<Item = f32>) -> f64 {
+    let (mut squares, mut largest) = (0.0, 0.0_f64);
+    for number in numbers.map(f64::from) {
+        squares += number * number;
+        largest = largest.max(number.abs());
+    }
+    let unit = (squares.sqrt() / ROW_NORM).max(largest / f64::from(i16::MAX));
+    if squares.is_nan() { f64::NAN } else { unit }
+}
+
+/// Two factors in units, in a word.
+pub fn row_word(factors: [f32; 2], unit: f64) -> u32 {
     // Of nothing but zeros any unit is one.
     let scale = if unit > 0.0 { 1.0 / unit } else { 0.0 };
-    let integer = |number: f32| {
+    let [first, second] = factors.map(|number| {
         let integer = (f64::from(number) * scale).round_ties_even() as i16;
         u32::from(integer.cast_unsigned())
-    };
+    });
+    first | second << 16
+}
+
+/// Writes a row of factors, an even count, into every [`ROWS`]-th of `words`, two to each; gives its unit.
+pub fn pack_row(words: &mut [u32], numbers: &[f32]) -> f32 {
+    let unit = row_unit(numbers.iter().copied());
     let words = words.iter_mut().step_by(ROWS);
-    for (word, [first, second]) in words.zip(numbers.as_chunks::<2>().0) {
-        *word = integer(*first) | integer(*second) << 16;
+    for (word, pair) in words.zip(numbers.as_chunks::<2>().0) {
+        *word = row_word(*pair, unit);
     }
-    if norm.is_nan() { f32::NAN } else { unit as f32 }
+    unit as f32
+}
+
+#[inline(always)]
+fn column_words_body(words: &mut [i16], numbers: &[f32], norm_of: usize, unit: &mut f32) {
+    /// Added to a number it leaves, in the lower bits of the sum, the number rounded to an integer.
+    const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³
+    // Of patterns without sign the largest is that of the largest number, of an infinite one, or of none.
+    let mut largest = 0;
+    for number in numbers {
+        largest = (number.to_bits() & 0x7FFF_FFFF).max(largest);
+    }
+    let largest = f32::from_bits(largest);
+    let most = COLUMN_NORM / (norm_of as f32).sqrt();
+    // Too small to be divided by is nothing.
+    let scale = most / largest;
+    if !(largest.is_finite() && scale.is_finite()) {
+        words.fill(0);
+        *unit = if largest.is_finite() { 0.0 } else { f32::NAN };
+        return;
+    }
+    *unit = largest / most;
+    for (word, number) in words.iter_mut().zip(numbers) {
+        *word = (number * scale + ROUNDER).to_bits() as i16;
+    }
+}
+
+dispatch! {
+    /// Writes numbers, of which `norm_of` at a time are a column, as integers of one unit, which is given
+    /// too: by the largest number, as if all of a column were as large. What is not finite makes the unit NaN.
+    pub fn column_words(words: &mut [i16], numbers: &[f32], norm_of: usize, unit: &mut f32) =
+        column_words_body
 }
 
 /// Columns as integers.
@@ -291,6 +332,37 @@ mod tests {
                     prop_assert!(off <= bound, "off by {off}, not {bound}");
                 }
             }
+        }
+    }
+
+    proptest! {
+        // By the definition; and any `norm_of` neighbours are no longer together than a column may be.
+        #[test]
+        fn numbers_are_nearest_integers_of_a_unit(
+            count in 1_usize..200, norm_of in 2_usize..600, power in -45_i32..35, seed in 0_u32..1000,
+        ) {
+            let mut numbers = made_up_numbers(count, seed);
+            numbers.iter_mut().for_each(|number| *number *= 10_f32.powi(power));
+            let largest = numbers.iter().fold(0.0, |most: f32, number| most.max(number.abs()));
+            let (mut words, mut unit) = (vec![1; count], -1.0);
+            column_words(&mut words, &numbers, norm_of, &mut unit);
+            if unit == 0.0 {
+                prop_assert!(largest < 1e-33 && words.iter().all(|word| *word == 0));
+                return Ok(());
+            }
+            let most = f64::from(COLUMN_NORM) / (norm_of as f64).sqrt();
+            for (word, number) in words.iter().zip(&numbers) {
+                let units = f64::from(*number) / f64::from(unit);
+                prop_assert!((f64::from(*word) - units).abs() < 0.51, "{word} of {units}");
+                prop_assert!(f64::from(*word).abs() <= most + 0.51);
+            }
+            for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                numbers[count / 2] = wrong;
+                column_words(&mut words, &numbers, norm_of, &mut unit);
+                prop_assert!(unit.is_nan());
+            }
+            column_words(&mut words, &vec![0.0; count], norm_of, &mut unit);
+            prop_assert!(unit == 0.0 && words.iter().all(|word| *word == 0));
         }
     }
 

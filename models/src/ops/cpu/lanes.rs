@@ -4,9 +4,10 @@
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps,
-    _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
-    _mm512_set1_ps, _mm512_storeu_ps,
+    __m256, __m256i, __m512, __m512i, _mm256_add_ps, _mm256_cvtepi32_ps, _mm256_fmadd_ps,
+    _mm256_loadu_ps, _mm256_max_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_add_ps,
+    _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_set1_ps,
+    _mm512_storeu_ps,
 };
 
 /// Some numbers that are taken together. All methods are inlined into functions that have the
@@ -25,6 +26,19 @@ pub(super) trait Lanes: Copy {
     unsafe fn store(self, to: *mut f32);
     /// `self + a · b`, rounded once where there is an instruction for that.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// Whether [`Lanes::dot`] is of integers, which are to become [`Lanes::numbers`].
+    const INTEGERS: bool = false;
+    /// `self` plus the products of operands: as [`Lanes::fma`], or of integers.
+    #[inline(always)]
+    unsafe fn dot(self, a: Self, b: Self) -> Self {
+        // SAFETY: by the trait's contract.
+        unsafe { self.fma(a, b) }
+    }
+    /// Sums of integers as numbers.
+    #[inline(always)]
+    unsafe fn numbers(self) -> Self {
+        self
+    }
     /// `self + other`.
     unsafe fn plus(self, other: Self) -> Self;
     /// The larger ones; `self` where it is no number.
@@ -93,6 +107,115 @@ lanes!(
     _mm256_fmadd_ps,
     _mm256_add_ps,
     _mm256_max_ps
+);
+
+/// The same, but for [`Lanes::dot`]: every lane of its operands holds two integers of 16 bits, and of a sum one
+/// of 32.
+#[cfg(target_arch = "x86_64")]
+macro_rules! integers {
+    ($(#[$meta:meta])* $name:ident($type:ty), $words:ty, $dot:ident, $numbers:ident) => {
+        $(#[$meta])*
+        #[cfg(target_arch = "x86_64")]
+        #[derive(Clone, Copy)]
+        pub(super) struct $name($type);
+
+        #[cfg(target_arch = "x86_64")]
+        impl Lanes for $name {
+            const COUNT: usize = <$type>::COUNT;
+            const INTEGERS: bool = true;
+            #[inline(always)]
+            unsafe fn splat(number: f32) -> Self {
+                // SAFETY: by the trait's contract, here and below.
+                Self(unsafe { <$type>::splat(number) })
+            }
+            #[inline(always)]
+            unsafe fn load(from: *const f32) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { <$type>::load(from) })
+            }
+            #[inline(always)]
+            unsafe fn store(self, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { self.0.store(to) }
+            }
+            #[inline(always)]
+            unsafe fn fma(self, a: Self, b: Self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { self.0.fma(a.0, b.0) })
+            }
+            #[inline(always)]
+            unsafe fn dot(self, a: Self, b: Self) -> Self {
+                // SAFETY: as above; all are as large, and every pattern is valid.
+                unsafe {
+                    let words = |x| std::mem::transmute::<$type, $words>(x);
+                    let sum = $dot(words(self.0), words(a.0), words(b.0));
+                    Self(std::mem::transmute::<$words, $type>(sum))
+                }
+            }
+            #[inline(always)]
+            unsafe fn numbers(self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { $numbers(std::mem::transmute::<$type, $words>(self.0)) })
+            }
+            #[inline(always)]
+            unsafe fn plus(self, other: Self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { self.0.plus(other.0) })
+            }
+            #[inline(always)]
+            unsafe fn or_more(self, other: Self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { self.0.or_more(other.0) })
+            }
+        }
+    };
+}
+
+/// `vpdpwssd` by its name: of the intrinsic LLVM makes two instructions where it takes the sums that wait for each
+/// other for what is slow, and these are twice as slow.
+#[cfg(target_arch = "x86_64")]
+macro_rules! multiply_and_add {
+    ($name:ident, $words:ty, $register:ident, $features:literal) => {
+        #[cfg(target_arch = "x86_64")]
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn $name(mut sum: $words, a: $words, b: $words) -> $words {
+            // SAFETY: the instruction is there, and touches registers alone.
+            unsafe {
+                std::arch::asm!(
+                    "vpdpwssd {sum}, {a}, {b}",
+                    sum = inout($register) sum,
+                    a = in($register) a,
+                    b = in($register) b,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            sum
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+multiply_and_add!(dot_512, __m512i, zmm_reg, "avx512f,avx512vnni");
+#[cfg(target_arch = "x86_64")]
+multiply_and_add!(dot_256, __m256i, ymm_reg, "avx512f,avx512vl,avx512vnni");
+
+#[cfg(target_arch = "x86_64")]
+integers!(
+    /// Sixteen sums of products of integers: AVX512-VNNI.
+    Integers512(__m512),
+    __m512i,
+    dot_512,
+    _mm512_cvtepi32_ps
+);
+
+#[cfg(target_arch = "x86_64")]
+integers!(
+    /// Eight of them.
+    Integers256(__m256),
+    __m256i,
+    dot_256,
+    _mm256_cvtepi32_ps
 );
 
 /// What every machine has: the compiler makes vectors of it.

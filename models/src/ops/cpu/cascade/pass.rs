@@ -3,7 +3,10 @@
 use super::plan::{Plan, Shape};
 use super::{Cascade, Finish, Kind, LINE, LINES, Node};
 use crate::layers::Conv;
+#[cfg(target_arch = "x86_64")]
+use crate::ops::cpu::cells::Avx512Vnni;
 use crate::ops::cpu::cells::{Each, Group, Machine, Seen, Work, add_products, each};
+use crate::ops::cpu::fixed;
 use crate::ops::cpu::lanes::{Lanes, by_level};
 
 /// One run.
@@ -33,17 +36,21 @@ impl Pass<'_> {
     }
 }
 
-/// Where a row of a layer starts to see a row of an input.
+/// Where a row of a layer starts to see a row of an input, of numbers or of words.
 #[derive(Clone, Copy)]
 struct Line {
     start: *const f32,
     seen: Seen,
+    /// Of integers.
+    unit: f32,
 }
 
 /// A row of a dense layer.
 struct Row<'a> {
     lines: &'a [Line],
     weight: *const f32,
+    /// Of the weights of every channel, where these are integers.
+    units: *const f32,
     end: &'a Finish,
     count: usize,
     channels: usize,
@@ -52,6 +59,17 @@ struct Row<'a> {
 
 by_level! {
     pub(super) fn run(cascade: &Cascade, pass: &Pass<'_>) = body
+}
+
+/// The same with layers that multiply integers.
+///
+/// # Safety
+/// As `body`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma")]
+pub(super) unsafe fn run_integers(cascade: &Cascade, pass: &Pass<'_>) {
+    // SAFETY: by this function's contract.
+    unsafe { body::<Avx512Vnni>(cascade, pass) }
 }
 
 /// # Safety
@@ -63,6 +81,7 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
     let mut lines = [Line {
         start: std::ptr::null(),
         seen: Seen::default(),
+        unit: 0.0,
     }; LINES];
     for (index, row) in &pass.plan.order {
         let (node, shape) = (&cascade.nodes[*index], &shapes[*index]);
@@ -82,18 +101,23 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
                         std::ptr::copy_nonoverlapping(from.as_ptr(), to, shape.width);
                     }
                 }
-                Kind::Dense { weight, end } => {
+                Kind::Dense { weight, end, units } => {
                     let depth: usize = lines.iter().map(|line| line.seen.count).sum();
                     for group in &node.groups {
                         let row = Row {
                             lines,
                             weight: weight.numbers().as_ptr().add(group.first * depth),
+                            units: units.numbers().as_ptr().wrapping_add(group.first),
                             end,
                             count,
                             channels: node.channels,
                             output,
                         };
-                        M::group(*group, false, &row);
+                        if node.multiplies_integers() {
+                            M::Integers::group(*group, false, &row);
+                        } else {
+                            M::group(*group, false, &row);
+                        }
                     }
                 }
                 Kind::Depthwise { weight, end } => {
@@ -117,6 +141,16 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
                     };
                     each::<M>(&node.groups, &row);
                 }
+            }
+            if node.seen_as_integers > 0 {
+                let numbers = count * node.channels;
+                let start = shape.words(*row) + shape.left * node.channels / 2;
+                fixed::column_words(
+                    std::slice::from_raw_parts_mut(pass.room.add(start).cast(), numbers),
+                    std::slice::from_raw_parts(output, numbers),
+                    node.seen_as_integers,
+                    &mut *pass.room.add(shape.unit(*row)),
+                );
             }
             if *index == last {
                 let channels = node.channels;
@@ -176,13 +210,26 @@ impl Cascade {
             for input in &node.inputs {
                 let shape = &pass.plan.shapes[*input];
                 let input = &self.nodes[*input];
+                // Of integers a cell's channels are half as many words.
+                let integers = node.multiplies_integers();
+                let (first, channels) = if integers {
+                    (shape.words(row), input.channels / 2)
+                } else {
+                    (shape.row(row, 0), input.channels)
+                };
                 let from = if row < shape.height {
-                    shape.row(row, 0) + (shape.left - padding) * input.channels
+                    first + (shape.left - padding) * channels
                 } else {
                     0
                 };
                 // SAFETY: the room begins with zeros as many as the longest row has.
                 let start = unsafe { pass.room.add(from).cast_const() };
+                let unit = if integers && row < shape.height {
+                    // SAFETY: as above.
+                    unsafe { *pass.room.add(shape.unit(row)) }
+                } else {
+                    0.0
+                };
                 // As few lines as possible: one for each plane, or for each column of the kernel.
                 let (lines, apart, seen) = match input.kind {
                     Kind::Planes(planes) if input.has_few_planes(&node.window) => {
@@ -203,9 +250,9 @@ impl Cascade {
                     }
                     _ => {
                         let seen = Seen {
-                            count: kernel * input.channels,
+                            count: kernel * channels,
                             step: 1,
-                            pitch: stride * input.channels,
+                            pitch: stride * channels,
                         };
                         (1, 0, seen)
                     }
@@ -214,6 +261,7 @@ impl Cascade {
                     all[count] = Line {
                         start: start.wrapping_add(line * apart),
                         seen,
+                        unit,
                     };
                     count += 1;
                 }
@@ -259,9 +307,12 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
 ) {
     // SAFETY: by this function's contract.
     unsafe {
-        let bias = row.end.bias.numbers().as_ptr().add(group.first);
-        let bias: [V; VECTORS] = std::array::from_fn(|v| V::load(bias.add(v * V::COUNT)));
-        let mut sums = [bias; CELLS];
+        let read = |numbers: *const f32| -> [V; VECTORS] {
+            std::array::from_fn(|v| V::load(numbers.add(v * V::COUNT)))
+        };
+        let bias = read(row.end.bias.numbers().as_ptr().add(group.first));
+        let none = V::splat(0.0);
+        let mut sums = [if V::INTEGERS { [none; VECTORS] } else { bias }; CELLS];
         let mut weight = row.weight;
         for line in row.lines {
             let input = line.start.add(first * line.seen.pitch);
@@ -270,11 +321,30 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
                 step: 1,
                 ..line.seen
             };
+            if V::INTEGERS {
+                let mut products = [[none; VECTORS]; CELLS];
+                weight = add_products(&mut products, weight, input, seen);
+                let unit = V::splat(line.unit);
+                for cell in 0..CELLS {
+                    for v in 0..VECTORS {
+                        sums[cell][v] = sums[cell][v].fma(products[cell][v].numbers(), unit);
+                    }
+                }
+                continue;
+            }
             weight = if line.seen.step == 1 {
                 add_products(&mut sums, weight, input, seen)
             } else {
                 add_products(&mut sums, weight, input, line.seen)
             };
+        }
+        if V::INTEGERS {
+            let units = read(row.units);
+            for sums in &mut sums {
+                for v in 0..VECTORS {
+                    sums[v] = bias[v].fma(sums[v], units[v]);
+                }
+            }
         }
         for (cell, sums) in sums.into_iter().enumerate() {
             let output = row.output.add((first + cell) * row.channels + group.first);

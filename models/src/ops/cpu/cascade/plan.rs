@@ -20,12 +20,25 @@ pub(super) struct Shape {
     pub kept: usize,
     /// Where they begin.
     pub start: usize,
+    /// Words of a row of integers, 0 where there is none, and where these begin: with a line for their unit.
+    pub words: [usize; 2],
 }
 
 impl Shape {
     /// Where a row of a plane begins, with its zeros.
     pub fn row(&self, row: usize, plane: usize) -> usize {
         self.start + (row % self.kept * self.planes + plane) * self.pitch
+    }
+
+    /// Where a row of integers begins, with its zeros.
+    pub fn words(&self, row: usize) -> usize {
+        self.unit(row) + LINE
+    }
+
+    /// Where the unit of a row of integers is.
+    pub fn unit(&self, row: usize) -> usize {
+        let [pitch, start] = self.words;
+        start + row % self.kept * pitch
     }
 }
 
@@ -34,7 +47,7 @@ pub(super) struct Plan {
     pub shapes: Vec<Shape>,
     /// Nodes and their rows, in the order in which they are computed.
     pub order: Vec<(usize, usize)>,
-    /// Numbers of the room: a row of zeros, then all nodes' rows.
+    /// Numbers and words of the room: a row of zeros, then all nodes' rows.
     pub room: usize,
 }
 
@@ -88,7 +101,13 @@ impl Cascade {
             }
             let node = &self.nodes[index];
             // An odd number of lines: the same place of neighbouring rows lies in different sets of the caches.
-            let pitch = (((left + width + right) * node.channels).div_ceil(LINE) | 1) * LINE;
+            let odd = |words: usize| (words.div_ceil(LINE) | 1) * LINE;
+            let numbers = (left + width + right) * node.channels;
+            let pitch = odd(numbers);
+            let words = match node.seen_as_integers {
+                0 => 0,
+                _ => odd(LINE + numbers / 2),
+            };
             shapes.push(Shape {
                 height: *height,
                 width: *width,
@@ -97,12 +116,15 @@ impl Cascade {
                 planes: node.planes(),
                 kept: kept[index],
                 start: 0,
+                words: [words, 0],
             });
             room = room.max(pitch * node.planes());
         }
         for shape in &mut shapes {
             shape.start = room;
             room += shape.kept * shape.planes * shape.pitch;
+            shape.words[1] = room;
+            room += shape.kept * shape.words[0];
         }
         Some(Plan {
             shapes,
