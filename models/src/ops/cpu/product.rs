@@ -96,27 +96,6 @@ impl Begun<'_> {
         let whole = factor > 0 && height.is_multiple_of(factor) && width.is_multiple_of(factor);
         whole && self.data.len() * factor * factor == planes * height * width
     }
-
-    /// The sums of as many cells of a plane as `line` is long, from cell `start` on.
-    fn read(&self, line: &mut [f32], plane: usize, start: usize, (height, width): (usize, usize)) {
-        let (rows, columns) = (height / self.factor, width / self.factor);
-        let plane = &self.data[plane * rows * columns..][..rows * columns];
-        let mut done = 0;
-        while done < line.len() {
-            let (y, x) = ((start + done) / width, (start + done) % width);
-            let count = (width - x).min(line.len() - done);
-            let source = &plane[y / self.factor * columns..][..columns];
-            let target = &mut line[done..done + count];
-            if self.factor == 2 && x.is_multiple_of(2) && count.is_multiple_of(2) {
-                words::twice(target, &source[x / 2..]);
-            } else {
-                for (at, target) in target.iter_mut().enumerate() {
-                    *target = source[(x + at) / self.factor];
-                }
-            }
-            done += count;
-        }
-    }
 }
 
 /// Where the cells of an image lie.
@@ -502,15 +481,28 @@ fn seen(source: &Source<'_>, grid: Grid, stride: usize) -> Vec<f32> {
 /// # Safety
 /// The target may be written by this thread alone.
 unsafe fn begin(begun: &Begun<'_>, target: Target, plane: usize, start: usize, grid: Grid) {
-    let mut line = [0.0; COLUMNS];
-    let line = &mut line[..target.columns];
-    for row in 0..target.rows {
-        begun.read(line, plane + row, start, grid.output);
-        // SAFETY: a row of the target.
-        unsafe {
-            let to = target.start.add(row * target.pitch);
-            std::ptr::copy_nonoverlapping(line.as_ptr(), to, line.len());
+    let ((height, width), factor) = (grid.output, begun.factor);
+    let (rows, columns) = (height / factor, width / factor);
+    let planes = begun.data.chunks_exact(rows * columns);
+    let mut done = 0;
+    while done < target.columns {
+        let (y, x) = ((start + done) / width, (start + done) % width);
+        let count = (width - x).min(target.columns - done);
+        for (row, plane) in planes.clone().skip(plane).take(target.rows).enumerate() {
+            let numbers = &plane[y / factor * columns..][..columns];
+            // SAFETY: a part of a row of the target.
+            unsafe {
+                let to = target.start.add(row * target.pitch + done);
+                if factor == 2 && x.is_multiple_of(2) {
+                    words::write_twice(to, &numbers[x / 2..], count);
+                } else {
+                    for at in 0..count {
+                        to.add(at).write(numbers[(x + at) / factor]);
+                    }
+                }
+            }
         }
+        done += count;
     }
 }
 

@@ -120,16 +120,24 @@ pub fn deal_pairs(words: &mut [u32], pitch: usize, first: &[f32], second: Option
     }
 }
 
-#[inline(always)]
-fn twice_body(target: &mut [f32], numbers: &[f32]) {
-    for (pair, number) in target.as_chunks_mut::<2>().0.iter_mut().zip(numbers) {
-        *pair = [*number; 2];
+/// Writes every number twice, `count` of them in all.
+///
+/// # Safety
+/// As many may be written.
+///
+/// # Panics
+/// If there are too few numbers.
+pub unsafe fn write_twice(to: *mut f32, numbers: &[f32], count: usize) {
+    assert!(numbers.len() >= count.div_ceil(2));
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: by this function's contract; the machine has the instructions.
+        return unsafe { x86::write_twice(to, numbers.as_ptr(), count) };
     }
-}
-
-dispatch! {
-    /// Every number twice, as many as fit the pairs of `target`.
-    pub fn twice(target: &mut [f32], numbers: &[f32]) = twice_body
+    for at in 0..count {
+        // SAFETY: by this function's contract.
+        unsafe { to.add(at).write(numbers[at / 2]) };
+    }
 }
 
 #[inline(always)]
@@ -236,11 +244,32 @@ pub use x86::in_turn;
 mod x86 {
     use std::arch::x86_64::{
         __m512, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-        _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_permutexvar_epi16, _mm512_set_epi16,
-        _mm512_setr_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
+        _mm512_maskz_loadu_ps, _mm512_permutex2var_ps, _mm512_permutexvar_epi16,
+        _mm512_permutexvar_ps, _mm512_set_epi16, _mm512_setr_epi32, _mm512_storeu_ps,
+        _mm512_storeu_si512,
     };
 
     use super::{COLUMNS, LANES};
+
+    /// # Safety
+    /// There are half as many numbers as may be written, which is `count`.
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn write_twice(to: *mut f32, numbers: *const f32, count: usize) {
+        let twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+        for at in (0..count).step_by(LANES) {
+            let lanes = LANES.min(count - at);
+            let (read, written) = (
+                u16::MAX >> (LANES - lanes.div_ceil(2)),
+                u16::MAX >> (LANES - lanes),
+            );
+            // SAFETY: masks leave out what is beyond the ends.
+            unsafe {
+                let numbers = _mm512_maskz_loadu_ps(read, numbers.add(at / 2));
+                let numbers = _mm512_permutexvar_ps(twice, numbers);
+                _mm512_mask_storeu_ps(to.add(at), written, numbers);
+            }
+        }
+    }
 
     /// `target` has at most as many numbers as there are pairs, the last one perhaps in part.
     #[target_feature(enable = "avx512f")]
@@ -376,6 +405,17 @@ mod tests {
             for (index, found) in found.into_iter().enumerate() {
                 let expected = numbers.get(index * step).copied().unwrap_or(-1.0);
                 prop_assert_eq!(found, expected);
+            }
+        }
+
+        #[test]
+        fn every_number_is_written_twice(count in 0_usize..100, more in 0_usize..20) {
+            let numbers: Vec<f32> = (0..count.div_ceil(2)).map(|i| i as f32).collect();
+            let mut found = vec![-1.0; count + more];
+            // SAFETY: there are so many.
+            unsafe { write_twice(found.as_mut_ptr(), &numbers, count) };
+            for (at, number) in found.into_iter().enumerate() {
+                prop_assert_eq!(number, if at < count { (at / 2) as f32 } else { -1.0 });
             }
         }
 
