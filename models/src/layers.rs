@@ -831,6 +831,7 @@ pub struct MultiHeadAttention {
     value: Linear,
     out: Linear,
     heads: usize,
+    precision: Precision,
 }
 
 impl MultiHeadAttention {
@@ -854,6 +855,7 @@ impl MultiHeadAttention {
             value: part(2)?,
             out: Linear::new(size, size, &params.pp("out_proj"))?,
             heads,
+            precision: params.precision,
         })
     }
 
@@ -874,7 +876,7 @@ impl MultiHeadAttention {
             )
         };
         let mixed = ops::profile::timed(describe, || {
-            ops::attention(&query, &key, &value, self.heads)
+            ops::attention(&query, &key, &value, self.heads, self.precision)
         })?;
         self.out.forward(&mixed)
     }

@@ -134,7 +134,9 @@ fn projections(width: usize, params: &Params) -> Result<(Packed, Linear)> {
 struct Mix {
     heads: usize,
     causal: bool,
+    /// Of plain operations, and of the CPU's kernel.
     precision: Precision,
+    kernel: Precision,
 }
 
 impl Mix {
@@ -143,12 +145,13 @@ impl Mix {
             heads,
             causal: false,
             precision: params.plain_products(),
+            kernel: params.precision_of_products(),
         }
     }
 
     fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         if !self.causal && self.precision == Precision::F32 {
-            return attention(query, key, value, self.heads);
+            return attention(query, key, value, self.heads, self.kernel);
         }
         reference::attention_with(query, key, value, self.heads, self.causal, self.precision)
     }

@@ -4,16 +4,23 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::{cpu, reference};
+use super::{Precision, cpu, reference};
 
 /// Softmax of the queries' products with the keys, applied to the values.
 ///
 /// `query`: `[batch, queries, size]`; `key`, `value`: `[batch, keys, size]`, views into larger
-/// tensors too. Heads lie side by side in each row. The result has the query's shape.
+/// tensors too. Heads lie side by side in each row. The result has the query's shape. The kernel of the CPU
+/// multiplies in `precision` where the machine can; softmax and sums are f32.
 ///
 /// # Errors
 /// The shapes do not fit.
-pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Tensor> {
+pub fn attention(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    heads: usize,
+    precision: Precision,
+) -> Result<Tensor> {
     let (batch, queries, size) = query.dims3()?;
     let (key_batch, keys, key_size) = key.dims3()?;
     let fits = key.dims() == value.dims()
@@ -41,7 +48,7 @@ pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> 
     neighbours(query)?.apply_op3_no_bwd(
         &neighbours(key)?,
         &neighbours(value)?,
-        &CpuAttention { heads },
+        &CpuAttention { heads, precision },
     )
 }
 
@@ -55,6 +62,7 @@ fn neighbours(x: &Tensor) -> Result<Tensor> {
 
 struct CpuAttention {
     heads: usize,
+    precision: Precision,
 }
 
 impl CustomOp3 for CpuAttention {
@@ -78,13 +86,12 @@ impl CustomOp3 for CpuAttention {
             head: size / self.heads,
         };
         let scale = (1.0 / (shape.head as f64).sqrt()) as f32;
-        let mixed = cpu::attention::run(
+        let tensors = [
             rows(query, query_layout)?,
             rows(key, key_layout)?,
             rows(value, value_layout)?,
-            shape,
-            scale,
-        );
+        ];
+        let mixed = cpu::attention::run(tensors, shape, scale, self.precision);
         Ok((CpuStorage::F32(mixed), Shape::from((batch, queries, size))))
     }
 }
@@ -108,11 +115,11 @@ mod tests {
     use super::*;
     use crate::testing::made_up;
 
-    fn close(found: &Tensor, expected: &Tensor) {
+    fn close(found: &Tensor, expected: &Tensor, most: f32) {
         let off = (found - expected).unwrap().abs().unwrap();
         let off = off.flatten_all().unwrap().max(0).unwrap();
         let off = off.to_scalar::<f32>().unwrap();
-        assert!(off < 2e-6, "off by {off}");
+        assert!(off < most, "off by {off}");
     }
 
     // Out of one tensor, as a joint projection leaves it, and keys apart; one query and many.
@@ -128,16 +135,27 @@ mod tests {
                 part.narrow(1, 0, rows).unwrap()
             };
             let (query, key, value) = (part(0, queries), part(1, keys), part(2, keys));
-            let found = attention(&query, &key, &value, heads).unwrap();
+            let found = attention(&query, &key, &value, heads, Precision::F32).unwrap();
             let expected = reference::attention(&query, &key, &value, heads).unwrap();
             assert_eq!(found.dims(), [2, queries, size]);
-            close(&found, &expected);
+            close(&found, &expected, 2e-6);
             // What nobody tracks is fused, whatever a variable does beside it.
             let tracked = Var::from_tensor(&query.contiguous().unwrap()).unwrap();
-            close(
-                &attention(&tracked, &key, &value, heads).unwrap(),
-                &expected,
-            );
+            let found = attention(&tracked, &key, &value, heads, Precision::F32).unwrap();
+            close(&found, &expected, 2e-6);
+            // With rounded operands; what is left is that the softmax's results are rounded too, to 2⁻⁹ of them:
+            // values are 2.5 at most.
+            let found = attention(&query, &key, &value, heads, Precision::Bf16).unwrap();
+            let rounded = |x: &Tensor, scale: f64| {
+                let x = (x * scale).unwrap().to_dtype(DType::BF16).unwrap();
+                (x.to_dtype(DType::F32).unwrap() / scale).unwrap()
+            };
+            let scale = 1.0 / ((size / heads) as f64).sqrt();
+            let (query, key) = (rounded(&query, 1.0), rounded(&key, scale));
+            let expected = reference::attention(&query, &key, &rounded(&value, 1.0), heads);
+            if Precision::Bf16.available() {
+                close(&found, &expected.unwrap(), 5e-3);
+            }
         }
     }
 
@@ -147,10 +165,10 @@ mod tests {
             Tensor::zeros((1, rows, size), DType::F32, &Device::Cpu).unwrap()
         };
         let (a, b) = (zeros(3, 8), zeros(3, 6));
-        assert!(attention(&a, &b, &b, 2).is_err());
-        assert!(attention(&a, &a, &b, 2).is_err());
-        assert!(attention(&a, &a, &a, 3).is_err());
-        assert!(attention(&a, &a, &a, 0).is_err());
-        assert!(attention(&a, &zeros(0, 8), &zeros(0, 8), 2).is_err());
+        assert!(attention(&a, &b, &b, 2, Precision::F32).is_err());
+        assert!(attention(&a, &a, &b, 2, Precision::F32).is_err());
+        assert!(attention(&a, &a, &a, 3, Precision::F32).is_err());
+        assert!(attention(&a, &a, &a, 0, Precision::F32).is_err());
+        assert!(attention(&a, &zeros(0, 8), &zeros(0, 8), 2, Precision::F32).is_err());
     }
 }

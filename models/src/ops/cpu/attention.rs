@@ -11,6 +11,7 @@ use super::block::{self, COLUMNS, Factors, Next, Operands, Precision, ROWS, Targ
 use super::conv::Shared;
 use super::finish::{Bias, End, Finish};
 use super::math::softmax;
+use super::words;
 use crate::ops::Activation;
 
 /// Rows of numbers in memory: `[batch, rows, size]` with any steps between batches and rows.
@@ -49,11 +50,16 @@ pub struct Shape {
 }
 
 /// Softmax of products times `scale`, times the values: `[batch, query rows, heads * head]`.
-/// No set of rows is empty.
-pub fn run(query: Rows, key: Rows, value: Rows, shape: Shape, scale: f32) -> Vec<f32> {
+/// No set of rows is empty. Products are in `precision` where the machine can.
+pub fn run(
+    [query, key, value]: [Rows; 3],
+    shape: Shape,
+    scale: f32,
+    precision: Precision,
+) -> Vec<f32> {
     let (queries, keys) = (query.rows, key.rows);
     let Shape { heads, head, .. } = shape;
-    if let Some(unit) = Unit::of(Precision::F32) {
+    if let Some(unit) = Unit::of(precision).or_else(|| Unit::of(Precision::F32)) {
         return by_blocks(unit, query, key, value, shape, scale);
     }
     let mut mixed = vec![0.0; shape.batch * heads * queries * head];
@@ -96,9 +102,11 @@ thread_local! {
 /// Room for one head, which its thread keeps.
 #[derive(Default)]
 struct Room {
-    keys: Vec<f32>,   // [panels of keys, head, COLUMNS], times the scale
-    values: Vec<f32>, // [panels of the head's numbers, keys, COLUMNS]
-    scores: Vec<f32>, // [ROWS, keys]
+    queries: Vec<u32>, // [queries, steps of the head], in bfloat16
+    keys: Vec<u32>,    // [panels of keys, steps of the head, COLUMNS], times the scale
+    values: Vec<u32>,  // [panels of the head's numbers, steps of the keys, COLUMNS]
+    scores: Vec<f32>,  // [ROWS, keys]
+    words: Vec<u32>,   // [ROWS, steps of the keys], the same in bfloat16
 }
 
 /// Eight queries at a time through all keys, the softmax and all values.
@@ -157,33 +165,72 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
+    /// Words of a sum over the numbers of the head, and over the keys.
+    fn steps(&self) -> [usize; 2] {
+        [self.head, self.rows[1]].map(|depth| self.unit.precision.steps(depth))
+    }
+
     fn pack(&self, room: &mut Room) {
-        let ([_, keys], head) = (self.rows, self.head);
+        let ([queries, keys], head, precision) = (self.rows, self.head, self.unit.precision);
+        let [steps, key_steps] = self.steps();
+        room.queries.clear();
+        if precision == Precision::Bf16 {
+            room.queries.resize(queries * steps, 0);
+            let rows = self.query.chunks(self.pitches[0]);
+            for (words, row) in room.queries.chunks_exact_mut(steps).zip(rows) {
+                words::neighbours(words, &row[..head]);
+            }
+        }
         room.keys.clear();
         room.keys
-            .resize(keys.div_ceil(COLUMNS) * head * COLUMNS, 0.0);
+            .resize(keys.div_ceil(COLUMNS) * steps * COLUMNS, 0);
+        let (mut scaled, mut words) = (vec![0.0; head], vec![0; steps]);
         for (index, row) in self.key.chunks(self.pitches[1]).take(keys).enumerate() {
-            let panel = &mut room.keys[index / COLUMNS * head * COLUMNS + index % COLUMNS..];
-            for (place, number) in panel.iter_mut().step_by(COLUMNS).zip(&row[..head]) {
-                *place = number * self.scale;
+            for (scaled, number) in scaled.iter_mut().zip(row) {
+                *scaled = number * self.scale;
+            }
+            let words = match precision {
+                Precision::F32 => block::bits(&scaled),
+                Precision::Bf16 => {
+                    words::neighbours(&mut words, &scaled);
+                    &words
+                }
+            };
+            let panel = &mut room.keys[index / COLUMNS * steps * COLUMNS + index % COLUMNS..];
+            for (place, word) in panel.iter_mut().step_by(COLUMNS).zip(words) {
+                *place = *word;
             }
         }
         room.values.clear();
         room.values
-            .resize(head.div_ceil(COLUMNS) * keys * COLUMNS, 0.0);
-        for (index, row) in self.value.chunks(self.pitches[2]).take(keys).enumerate() {
-            for (panel, numbers) in row[..head].chunks(COLUMNS).enumerate() {
-                let at = (panel * keys + index) * COLUMNS;
-                room.values[at..at + numbers.len()].copy_from_slice(numbers);
+            .resize(head.div_ceil(COLUMNS) * key_steps * COLUMNS, 0);
+        let together = keys.div_ceil(key_steps);
+        let row = |index: usize| &self.value[index * self.pitches[2]..][..head];
+        for step in 0..key_steps {
+            let first = step * together;
+            for panel in 0..head.div_ceil(COLUMNS) {
+                let numbers = panel * COLUMNS..head.min((panel + 1) * COLUMNS);
+                let at = (panel * key_steps + step) * COLUMNS;
+                let words = &mut room.values[at..at + numbers.len()];
+                let one = &row(first)[numbers.clone()];
+                match precision {
+                    Precision::F32 => words.copy_from_slice(block::bits(one)),
+                    Precision::Bf16 if first + 1 < keys => {
+                        words::pairs(words, one, &row(first + 1)[numbers]);
+                    }
+                    Precision::Bf16 => words::singles(words, one),
+                }
             }
         }
         room.scores.resize(ROWS * keys, 0.0);
+        room.words.resize(ROWS * key_steps, 0);
     }
 
     /// # Safety
     /// The head's columns of all rows of the output, `pitch` numbers apart, may be written.
     unsafe fn run(&self, room: &mut Room, output: *mut f32, pitch: usize) {
         let ([queries, keys], head) = (self.rows, self.head);
+        let [steps, key_steps] = self.steps();
         self.pack(room);
         let end = End {
             bias: Bias::Rows(&[0.0; ROWS]),
@@ -193,15 +240,22 @@ impl Parts<'_> {
         };
         for first in (0..queries).step_by(ROWS) {
             let count = ROWS.min(queries - first);
-            for (panel, words) in room.keys.chunks_exact(head * COLUMNS).enumerate() {
+            let (words, pitch_of_words) = match self.unit.precision {
+                Precision::F32 => {
+                    let rows = &self.query[first * self.pitches[0]..];
+                    (block::bits(rows), self.pitches[0])
+                }
+                Precision::Bf16 => (&room.queries[first * steps..], steps),
+            };
+            for (panel, keys_of_panel) in room.keys.chunks_exact(steps * COLUMNS).enumerate() {
                 let operands = Operands {
-                    panel: block::bits(words),
+                    panel: keys_of_panel,
                     factors: Factors::Rows {
-                        words: block::bits(&self.query[first * self.pitches[0]..]),
-                        pitch: self.pitches[0],
+                        words,
+                        pitch: pitch_of_words,
                         count,
                     },
-                    steps: head,
+                    steps,
                     next: Next::NONE,
                     ahead: &[],
                 };
@@ -220,15 +274,25 @@ impl Parts<'_> {
             for row in room.scores.chunks_exact_mut(keys).take(count) {
                 softmax(row);
             }
-            for (panel, words) in room.values.chunks_exact(keys * COLUMNS).enumerate() {
+            let words = match self.unit.precision {
+                Precision::F32 => block::bits(&room.scores),
+                Precision::Bf16 => {
+                    let rows = room.scores.chunks_exact(keys).take(count);
+                    for (words, row) in room.words.chunks_exact_mut(key_steps).zip(rows) {
+                        words::neighbours(words, row);
+                    }
+                    &room.words
+                }
+            };
+            for (panel, values) in room.values.chunks_exact(key_steps * COLUMNS).enumerate() {
                 let operands = Operands {
-                    panel: block::bits(words),
+                    panel: values,
                     factors: Factors::Rows {
-                        words: block::bits(&room.scores),
-                        pitch: keys,
+                        words,
+                        pitch: key_steps,
                         count,
                     },
-                    steps: keys,
+                    steps: key_steps,
                     next: Next::NONE,
                     ahead: &[],
                 };
