@@ -178,10 +178,17 @@ impl ValueProjection {
             layout.start_offset(),
             layout.start_offset() + memory.elem_count(),
         );
-        let sampled = match &*storage {
-            Storage::Cpu(CpuStorage::F32(numbers)) => Cells::Numbers(&numbers[start..end]),
-            Storage::Cpu(CpuStorage::BF16(halves)) => Cells::Halves(&halves[start..end]),
-            _ => candle_core::bail!("a value projection of {:?}", memory.dtype()),
+        let sampled = match (&*storage, self.0.precision()) {
+            (Storage::Cpu(CpuStorage::F32(numbers)), Precision::F32) => {
+                Cells::Numbers(&numbers[start..end])
+            }
+            (Storage::Cpu(CpuStorage::BF16(halves)), Precision::Bf16) => {
+                Cells::Halves(&halves[start..end])
+            }
+            (_, precision) => candle_core::bail!(
+                "a value projection in {precision:?} of {:?}",
+                memory.dtype()
+            ),
         };
         let tensors = [&locations.contiguous()?, &weights.contiguous()?];
         let output = with_numbers(&tensors, |numbers| {

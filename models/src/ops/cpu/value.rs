@@ -318,6 +318,12 @@ mod tests {
         assert!(attend(4, 4).is_ok());
         assert!(attend(5, 4).is_err());
         assert!(attend(4, 5).is_err());
+        let halves = Tensor::zeros((1, 4, 4), DType::BF16, device)?;
+        assert!(
+            projection
+                .attend(&halves, &locations, &weights, &shape)
+                .is_err()
+        );
         Ok(())
     }
 }
