@@ -176,6 +176,7 @@ impl Parts<'_> {
         room.queries.clear();
         if precision == Precision::Bf16 {
             room.queries.resize(queries * steps, 0);
+            room.words.resize(ROWS * key_steps, 0);
             let rows = self.query.chunks(self.pitches[0]);
             for (words, row) in room.queries.chunks_exact_mut(steps).zip(rows) {
                 words::neighbours(words, &row[..head]);
@@ -223,7 +224,6 @@ impl Parts<'_> {
             }
         }
         room.scores.resize(ROWS * keys, 0.0);
-        room.words.resize(ROWS * key_steps, 0);
     }
 
     /// # Safety

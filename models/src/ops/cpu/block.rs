@@ -34,7 +34,8 @@ pub enum Precision {
     /// One f32 a word.
     #[default]
     F32,
-    /// Two bfloat16 a word. Products of minimal filtering are of 16-bit integers then.
+    /// Two bfloat16 a word. Products of minimal filtering, and of first layers row by row, are of 16-bit integers
+    /// then.
     Bf16,
 }
 
@@ -634,73 +635,72 @@ mod tests {
     }
 
     proptest! {
-           #![proptest_config(ProptestConfig::with_cases(150))]
+        #![proptest_config(ProptestConfig::with_cases(150))]
 
-           // By the definition, in double precision; in one go and in two.
-           #[test]
-           fn blocks_are_sums_of_products(
-               rows in 1..=ROWS, columns in 1..=COLUMNS, steps in 1_usize..40, cut in 0_usize..40,
-               packed: bool, wide: bool, across: bool, relu: bool, adds: bool,
-           ) {
-               let level = if wide { Level::Avx512 } else { Level::Avx2 };
-               let Some(unit) = Unit::at(Precision::F32, level) else { return Ok(()) };
-               let pitch = COLUMNS + 5;
-               let panel = numbers(steps * COLUMNS, 1);
-               // `[steps, ROWS]`, or the other way round.
-               let factors = numbers(steps * ROWS, 2);
-               let bias = numbers(COLUMNS, 3);
-               let added = numbers(ROWS * pitch, 4);
-               let mut output = vec![7.0; ROWS * pitch];
-               let finish = Finish {
-                   activation: if relu { Activation::Relu } else { Activation::Silu },
-                   scale: 0.7,
-                   shift: -0.2,
-               };
-               let end = End {
-                   bias: if across { Bias::Columns(&bias) } else { Bias::Rows(&bias) },
-                   finish,
-                   added: adds.then_some((added.as_ptr(), pitch)),
-                   relu: adds,
-               };
-               let cut = cut.min(steps);
-               for (from, to) in [(0, cut), (cut, steps)] {
-                   let factors = if packed {
-                       Factors::Packed(bits(&factors[from * ROWS..to * ROWS]))
-                   } else {
-                       Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows }
-                   };
-                   let operands = Operands {
-                       panel: bits(&panel[from * COLUMNS..to * COLUMNS]), factors, steps: to - from,
-                       next: Next::NONE,
-    ahead: &[],
-                   };
-                   let start = output.as_mut_ptr();
-                   let target = Target { start, pitch, rows, columns, resumed: from > 0 };
-                   if to > from {
-                       // SAFETY: the output has `pitch` numbers for every row of a block.
-                       unsafe { multiply(unit, &operands, target, (to == steps).then_some(&end)) };
-                   }
-               }
-               for row in 0..ROWS {
-                   for column in 0..pitch {
-                       let found = output[row * pitch + column];
-                       if row >= rows || column >= columns {
-                           prop_assert_eq!(found, 7.0);
-                           continue;
-                       }
-                       let mut sum = f64::from(bias[if across { column } else { row }]);
-                       for step in 0..steps {
-                           let at = if packed { step * ROWS + row } else { row * steps + step };
-                           sum += f64::from(panel[step * COLUMNS + column]) * f64::from(factors[at]);
-                       }
-                       let active = if relu { sum.max(0.0) } else { sum / (1.0 + (-sum).exp()) };
-                       let mut expected = active * 0.7 - 0.2;
-                       if adds {
-                           expected = (expected + f64::from(added[row * pitch + column])).max(0.0);
-                       }
-                       prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
-                   }
-               }
-           }
-       }
+        // By the definition, in double precision; in one go and in two.
+        #[test]
+        fn blocks_are_sums_of_products(
+            rows in 1..=ROWS, columns in 1..=COLUMNS, steps in 1_usize..40, cut in 0_usize..40,
+            packed: bool, wide: bool, across: bool, relu: bool, adds: bool,
+        ) {
+            let level = if wide { Level::Avx512 } else { Level::Avx2 };
+            let Some(unit) = Unit::at(Precision::F32, level) else { return Ok(()) };
+            let pitch = COLUMNS + 5;
+            let panel = numbers(steps * COLUMNS, 1);
+            // `[steps, ROWS]`, or the other way round.
+            let factors = numbers(steps * ROWS, 2);
+            let bias = numbers(COLUMNS, 3);
+            let added = numbers(ROWS * pitch, 4);
+            let mut output = vec![7.0; ROWS * pitch];
+            let finish = Finish {
+                activation: if relu { Activation::Relu } else { Activation::Silu },
+                scale: 0.7,
+                shift: -0.2,
+            };
+            let end = End {
+                bias: if across { Bias::Columns(&bias) } else { Bias::Rows(&bias) },
+                finish,
+                added: adds.then_some((added.as_ptr(), pitch)),
+                relu: adds,
+            };
+            let cut = cut.min(steps);
+            for (from, to) in [(0, cut), (cut, steps)] {
+                let factors = if packed {
+                    Factors::Packed(bits(&factors[from * ROWS..to * ROWS]))
+                } else {
+                    Factors::Rows { words: bits(&factors[from..]), pitch: steps, count: rows }
+                };
+                let operands = Operands {
+                    panel: bits(&panel[from * COLUMNS..to * COLUMNS]), factors, steps: to - from,
+                    next: Next::NONE, ahead: &[],
+                };
+                let start = output.as_mut_ptr();
+                let target = Target { start, pitch, rows, columns, resumed: from > 0 };
+                if to > from {
+                    // SAFETY: the output has `pitch` numbers for every row of a block.
+                    unsafe { multiply(unit, &operands, target, (to == steps).then_some(&end)) };
+                }
+            }
+            for row in 0..ROWS {
+                for column in 0..pitch {
+                    let found = output[row * pitch + column];
+                    if row >= rows || column >= columns {
+                        prop_assert_eq!(found, 7.0);
+                        continue;
+                    }
+                    let mut sum = f64::from(bias[if across { column } else { row }]);
+                    for step in 0..steps {
+                        let at = if packed { step * ROWS + row } else { row * steps + step };
+                        sum += f64::from(panel[step * COLUMNS + column]) * f64::from(factors[at]);
+                    }
+                    let active = if relu { sum.max(0.0) } else { sum / (1.0 + (-sum).exp()) };
+                    let mut expected = active * 0.7 - 0.2;
+                    if adds {
+                        expected = (expected + f64::from(added[row * pitch + column])).max(0.0);
+                    }
+                    prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
+                }
+            }
+        }
+    }
 }

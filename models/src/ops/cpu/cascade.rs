@@ -338,6 +338,10 @@ impl Node {
         }
     }
 
+    fn is_image(&self) -> bool {
+        matches!(self.kind, Kind::Planes(_))
+    }
+
     /// Whether a convolution that sees the image takes plane by plane.
     fn has_few_planes(&self, conv: &Conv) -> bool {
         matches!(self.kind, Kind::Planes(planes) if planes <= conv.kernel)
@@ -354,7 +358,7 @@ impl Node {
         let all = all?;
         // Of the only input, if that lies channels last.
         let single = match *all.as_slice() {
-            [node] if !matches!(node.kind, Kind::Planes(_)) => Some(node.channels),
+            [node] if !node.is_image() => Some(node.channels),
             _ => None,
         };
         let (kind, window) = match layer.step {
@@ -378,9 +382,8 @@ impl Node {
                 }
                 let kind = if conv.groups == 1 {
                     let groups = groups(conv.output, level);
-                    let planes = |node: &&Self| matches!(node.kind, Kind::Planes(_));
                     let weight = dense(&conv, &weights.weight, &all, &groups);
-                    let (weight, units) = if integers && !all.iter().any(planes) {
+                    let (weight, units) = if integers && !all.iter().any(|node| node.is_image()) {
                         let lines: Vec<usize> = all.iter().map(|node| node.channels).collect();
                         as_integers(&weight, &conv, &lines, &groups)
                     } else {

@@ -177,6 +177,7 @@ mod avx512 {
     use half::bf16;
 
     use super::Corner;
+    use crate::ops::cpu::simd::within;
     use crate::ops::cpu::words::in_turn;
 
     const LANES: usize = 16;
@@ -200,11 +201,8 @@ mod avx512 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     fn vectors<const VECTORS: usize>(value: &[f32], corners: &[Corner], sums: &mut [f32]) {
-        let mut masks = [0; VECTORS];
-        for (index, mask) in masks.iter_mut().enumerate() {
-            let count = sums.len().saturating_sub(index * LANES).min(LANES);
-            *mask = ((1_u32 << count) - 1) as u16;
-        }
+        let masks: [u16; VECTORS] =
+            std::array::from_fn(|vector| within((vector * LANES) as isize, sums.len()));
         let mut together = [_mm512_setzero_ps(); VECTORS];
         for (index, &(start, factor)) in corners.iter().enumerate() {
             let source = value[start..start + sums.len()].as_ptr();
@@ -244,11 +242,8 @@ mod avx512 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
     fn pairs<const VECTORS: usize>(value: &[bf16], corners: &[Corner], words: &mut [u32]) {
         let upper = _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed());
-        let mut masks = [0; VECTORS];
-        for (index, mask) in masks.iter_mut().enumerate() {
-            let count = words.len().saturating_sub(index * LANES).min(LANES);
-            *mask = ((1_u32 << count) - 1) as u16;
-        }
+        let masks: [u16; VECTORS] =
+            std::array::from_fn(|vector| within((vector * LANES) as isize, words.len()));
         let mut even = [_mm512_setzero_ps(); VECTORS];
         let mut odd = [_mm512_setzero_ps(); VECTORS];
         for (index, &(start, factor)) in corners.iter().enumerate() {

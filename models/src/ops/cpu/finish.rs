@@ -290,6 +290,7 @@ pub mod avx512 {
     use crate::ops::activation::QUICK_GELU_SLOPE;
     use crate::ops::cpu::block::Target;
     use crate::ops::cpu::math::avx512::{erf, sigmoid};
+    use crate::ops::cpu::simd::within;
 
     const LANES: usize = 16;
 
@@ -362,40 +363,38 @@ pub mod avx512 {
     /// As [`super::row`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub unsafe fn row(target: *mut f32, sums: &[f32], end: &End<'_>, index: usize) {
-        if let Bias::Rows(bias) = end.bias {
-            let added = end
-                .added
-                .map(|(added, pitch)| added.wrapping_add(index * pitch));
-            let run = Line {
-                target,
-                added,
-                bias: bias[index],
-                end,
-            };
-            let mut at = 0;
-            while at < sums.len() {
-                // Divisions of several vectors do not wait for each other.
-                // SAFETY: by this function's contract.
-                at += unsafe {
-                    match (sums.len() - at).div_ceil(LANES) {
-                        1 => run.vectors::<1>(sums, at),
-                        2 | 3 => run.vectors::<2>(sums, at),
-                        _ => run.vectors::<4>(sums, at),
-                    }
+        let added = end
+            .added
+            .map(|(added, pitch)| added.wrapping_add(index * pitch));
+        let biases = match end.bias {
+            Bias::Columns(biases) => biases,
+            Bias::Rows(bias) => {
+                let run = Line {
+                    target,
+                    added,
+                    bias: bias[index],
+                    end,
                 };
+                let mut at = 0;
+                while at < sums.len() {
+                    // Divisions of several vectors do not wait for each other.
+                    // SAFETY: by this function's contract.
+                    at += unsafe {
+                        match (sums.len() - at).div_ceil(LANES) {
+                            1 => run.vectors::<1>(sums, at),
+                            2 | 3 => run.vectors::<2>(sums, at),
+                            _ => run.vectors::<4>(sums, at),
+                        }
+                    };
+                }
+                return;
             }
-            return;
-        }
+        };
         for at in (0..sums.len()).step_by(LANES) {
-            let mask = u16::MAX >> (LANES - LANES.min(sums.len() - at));
+            let mask = within(at as isize, sums.len());
             let end = End {
-                bias: match end.bias {
-                    Bias::Rows(bias) => Bias::Rows(&bias[index..]),
-                    Bias::Columns(bias) => Bias::Columns(&bias[at..]),
-                },
-                added: end
-                    .added
-                    .map(|(added, pitch)| (added.wrapping_add(index * pitch + at), pitch)),
+                bias: Bias::Columns(&biases[at..]),
+                added: added.map(|added| (added.wrapping_add(at), 0)),
                 ..*end
             };
             // SAFETY: what masks leave out is neither read nor written.
@@ -437,11 +436,8 @@ pub mod avx512 {
             } else {
                 f32::NEG_INFINITY
             };
-            let left = sums.len() - at;
-            let masks: [u16; VECTORS] = std::array::from_fn(|vector| {
-                let lanes = left.saturating_sub(vector * LANES).min(LANES);
-                ((1_u32 << lanes) - 1) as u16
-            });
+            let masks: [u16; VECTORS] =
+                std::array::from_fn(|vector| within((at + vector * LANES) as isize, sums.len()));
             let mut together: [__m512; VECTORS] = std::array::from_fn(|vector| {
                 let sum = sums.as_ptr().wrapping_add(at + vector * LANES);
                 // SAFETY: what masks leave out is not read.

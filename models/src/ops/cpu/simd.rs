@@ -79,6 +79,7 @@ pub fn machine() -> Level {
 
 /// Which of sixteen neighbours from `start` on lie within `0..size`: a mask of AVX-512.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 pub fn within(start: isize, size: usize) -> u16 {
     const LANES: isize = u16::BITS as isize;
     let before = (-start).clamp(0, LANES) as u32;
