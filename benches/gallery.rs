@@ -20,7 +20,8 @@ use mtmc_models::Embedding;
 fn main() {
     let threads = std::env::var("MTMC_THREADS").ok();
     let threads = threads.and_then(|text| text.parse().ok()).unwrap_or(1);
-    mtmc_models::ops::set_threads(threads).expect("nothing has computed yet");
+    mtmc_models::ops::set_threads(threads, mtmc_models::layers::Mode::Inference)
+        .expect("nothing has computed yet");
     divan::main();
 }
 

@@ -14,7 +14,8 @@ use mtmc::eval::reid::{Distance, Evaluation, Features, Metrics, Options, RerankO
 
 fn main() {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    mtmc_models::ops::set_threads(threads).expect("nothing has computed yet");
+    mtmc_models::ops::set_threads(threads, mtmc_models::layers::Mode::Inference)
+        .expect("nothing has computed yet");
     divan::main();
     if let Some(peak) = peak_memory() {
         let _ = writeln!(std::io::stdout(), "peak memory of all: {peak}");

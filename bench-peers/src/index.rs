@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::Args;
 use hnsw_rs::prelude::{DistDot, Hnsw};
 use mtmc::gallery::search::ExactSearch;
+use mtmc_models::layers::Mode;
 use mtmc_models::Embedding;
 
 /// Numbers of a look.
@@ -53,7 +54,7 @@ pub struct IndexArgs {
 /// # Errors
 /// None but those of vectors, which are well-formed here.
 pub fn run(args: &IndexArgs) -> anyhow::Result<()> {
-    mtmc_models::ops::set_threads(1)?;
+    mtmc_models::ops::set_threads(1, Mode::Inference)?;
     println!(
         "entries\tsearch\tset, us\t1 query, us\t{} queries, us each\tfirst found\t{BEST} found",
         args.queries

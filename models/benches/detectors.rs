@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use mtmc_models::detect::DetectionNetwork;
+use mtmc_models::layers::Mode;
 use mtmc_models::testing::{made_up_description, made_up_weights};
 use mtmc_models::{Description, DetectOptions, LoadedDetector, expected_tensors, network, ops};
 
@@ -40,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if names.is_empty() {
         names.push("rtdetr-l".to_string());
     }
-    ops::set_threads(threads)?;
+    ops::set_threads(threads, Mode::Inference)?;
     for name in names {
         let detector = detector(&name, dtype)?;
         let shape = (batch, 3, side, side);

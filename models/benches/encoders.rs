@@ -10,6 +10,7 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use mtmc_models::layers::Mode;
 use mtmc_models::network::is_embedder;
 use mtmc_models::ops::profile;
 use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
@@ -42,7 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if batches.is_empty() {
         batches.extend([1, 8, 32]);
     }
-    mtmc_models::ops::set_threads(threads)?;
+    mtmc_models::ops::set_threads(threads, Mode::Inference)?;
     println!("{threads} threads, {dtype:?}");
     for name in names {
         let embedder = embedder(&name, dtype)?;

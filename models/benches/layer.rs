@@ -13,7 +13,7 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use mtmc_models::layers::{Activation, Conv};
+use mtmc_models::layers::{Activation, Conv, Mode};
 use mtmc_models::ops::{self, Conv2d, Dense, Precision};
 
 /// Seconds that each case runs at least.
@@ -54,7 +54,7 @@ fn main() -> Result<(), Error> {
             layers.push(numbers?);
         }
     }
-    ops::set_threads(options.threads)?;
+    ops::set_threads(options.threads, Mode::Inference)?;
     if let Some(peak) = ops::profile::peak(options.precision) {
         println!("a core's limit: {:.1} GFLOP/s", peak / 1e9);
     }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use candle_core::{DType, Device};
 use mtmc_models::Interpolation::{OpencvBilinear, PilBicubic, PilBilinear};
 use mtmc_models::ResizeMode::{Letterbox, Stretch};
+use mtmc_models::layers::Mode;
 use mtmc_models::ops::profile;
 use mtmc_models::preprocess::Preprocessor;
 use mtmc_models::testing::{made_up_description, made_up_image, made_up_weights};
@@ -22,7 +23,7 @@ use mtmc_models::{Description, DetectOptions, Detector, LoadedDetector, expected
 const SECONDS: f64 = 1.0;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    mtmc_models::ops::set_threads(1)?;
+    mtmc_models::ops::set_threads(1, Mode::Inference)?;
     let frame = made_up_image(1920, 1080, 1);
     let cases = [
         ("as OpenCV, stretched", 640, Stretch, OpencvBilinear),

@@ -55,7 +55,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             name = argument;
         }
     }
-    mtmc_models::ops::set_threads(threads)?;
+    mtmc_models::ops::set_threads(threads, Mode::Training)?;
     let mut training = Training::new(&name, batch)?;
     if turns {
         for line in std::io::stdin().lock().lines() {

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use mtmc_models::detect::DetectionNetwork;
+use mtmc_models::layers::Mode;
 use mtmc_models::network::is_embedder;
 use mtmc_models::ops::Precision;
 use mtmc_models::ops::profile::{self, LayerSum};
@@ -93,7 +94,7 @@ struct Row {
 /// # Errors
 /// A network is unknown, or the device fails.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    args.compute.start_threads()?;
+    args.compute.start_threads(Mode::Inference)?;
     let (device, dtype) = args.compute.device()?;
     let (name, precision) = names((&device, dtype));
     let mut out = std::io::stdout().lock();

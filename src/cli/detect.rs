@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use image::RgbImage;
+use mtmc_models::layers::Mode;
 use mtmc_models::{Detection, Detector as _, LoadedDetector};
 
 use super::options::{DetectionArgs, ModelArgs};
@@ -37,7 +38,7 @@ pub struct DetectArgs {
 
 /// Detects and prints.
 pub fn run(args: &DetectArgs) -> anyhow::Result<()> {
-    args.model.compute.start_threads()?;
+    args.model.compute.start_threads(Mode::Inference)?;
     let detector = args.model.load()?;
     let options = args
         .detection

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use candle_core::{DType, Device, DeviceLocation};
 use clap::{Args, ValueEnum};
-use mtmc_models::layers::Precision as CpuPrecision;
+use mtmc_models::layers::{Mode, Precision as CpuPrecision};
 use mtmc_models::{
     Description, DetectOptions, Detector as _, LoadedDetector, LoadedEmbedder, Weights,
 };
@@ -160,13 +160,13 @@ pub fn unit(text: &str) -> Result<f32, String> {
 }
 
 impl ComputeArgs {
-    /// Starts the compute threads; to be called before any other thread is started.
-    pub fn start_threads(&self) -> anyhow::Result<()> {
+    /// Starts the compute threads, for what is mostly computed; to be called before any other thread is started.
+    pub fn start_threads(&self, mode: Mode) -> anyhow::Result<()> {
         let threads = match self.threads {
             Some(threads) => usize::from(threads),
             None => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         };
-        mtmc_models::ops::set_threads(threads).context("could not start the compute threads")
+        mtmc_models::ops::set_threads(threads, mode).context("could not start the compute threads")
     }
 
     /// The device and the type of numbers, which must go together; `auto`, of no certain network, is f32.

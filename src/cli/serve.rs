@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use mtmc_models::layers::Mode;
 
 use super::keeping::KeepingArgs;
 use super::live::LiveArgs;
@@ -98,7 +99,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Serves until Ctrl-C or SIGTERM.
 pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    args.model.compute.start_threads()?;
+    args.model.compute.start_threads(Mode::Inference)?;
     let operating = &args.operating;
     let _log = operating.start_log()?;
     let mut settings = settings(args)?;

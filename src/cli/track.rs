@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use mtmc_models::Embedder;
+use mtmc_models::layers::Mode;
 
 use super::options::{DetectionArgs, ModelArgs, SyncArgs, unit};
 use super::progress::{Progress, stop_on_ctrl_c};
@@ -249,7 +250,7 @@ impl TrackArgs {
 /// Tracks and writes.
 pub fn run(args: &TrackArgs) -> anyhow::Result<()> {
     args.check_tracker()?;
-    args.model.compute.start_threads()?;
+    args.model.compute.start_threads(Mode::Inference)?;
     // What can be wrong with the sources is told before minutes go into weights.
     let file = match &args.environment {
         Some(file) => Some(world::load(file, &args.overrides)?),

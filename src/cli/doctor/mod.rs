@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
+use mtmc_models::layers::Mode;
 use serde::Serialize;
 
 use super::options::ModelArgs;
@@ -151,7 +152,7 @@ impl Findings {
 /// # Errors
 /// Something that the service needs is not there or does not work.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<()> {
-    args.model.compute.start_threads()?;
+    args.model.compute.start_threads(Mode::Inference)?;
     let mut findings = Findings::default();
     machine::compute(args, &mut findings);
     #[cfg(feature = "cuda")]

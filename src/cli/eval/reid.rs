@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
+use mtmc_models::layers::Mode;
 use mtmc_tools::dataset::market1501::Image;
 
 use crate::cli::data::KindName;
@@ -113,7 +114,7 @@ enum DistanceName {
 /// # Errors
 /// Files, images or weights that are missing or broken, by name and row.
 pub fn run(args: &ReidArgs) -> anyhow::Result<()> {
-    args.compute.start_threads()?;
+    args.compute.start_threads(Mode::Inference)?;
     let options = args.options();
     if let Some(rerank) = &options.rerank {
         rerank.check()?;

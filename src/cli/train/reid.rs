@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use candle_core::DType;
 use clap::Args;
 use mtmc_models::Weights;
+use mtmc_models::layers::Mode;
 
 use crate::cli::data::KindName;
 use crate::cli::options::{ComputeArgs, weights_path};
@@ -92,7 +93,7 @@ pub struct TrainReidArgs {
 /// Settings, data or weights that do not fit; an image that cannot be read; a loss that is no
 /// number any more.
 pub fn run(args: &TrainReidArgs) -> anyhow::Result<()> {
-    args.compute.start_threads()?;
+    args.compute.start_threads(Mode::Training)?;
     let (device, dtype) = args.compute.device()?;
     if dtype != DType::F32 {
         bail!("--precision is of inference; to learn in bfloat16: --set model.precision=bf16");

@@ -5,6 +5,7 @@ mod ahead;
 mod aligned;
 pub mod amx;
 pub mod attention;
+mod awake;
 mod bands;
 pub mod block;
 pub mod cascade;

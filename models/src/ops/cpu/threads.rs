@@ -6,14 +6,21 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
+use super::awake;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 use super::pages::reserve_in_large_pages;
+use crate::layers::Mode;
 
-/// Sets the number of threads of this crate's kernels and of candle's own operations, once.
+/// Sets the number of threads of this crate's kernels and of candle's own operations, once; `mode` is what
+/// the program mostly computes.
 ///
 /// candle 0.11 asks for its number at every operation, by the environment variable
 /// `RAYON_NUM_THREADS` or else by reading the system's list of processors, which costs more than
 /// some of the operations; so the variable is set.
+///
+/// Operations on 65,536 numbers and more, one by one, candle shares out to threads of its own, which then
+/// turn in circles for up to a millisecond, at the cost of the threads here. Training with plain operations gains by
+/// them all the same, inference has few such operations: there candle has no threads (`CANDLE_NUM_THREADS`).
 ///
 /// On Linux with glibc, memory that a pass through a network frees is kept for the next one.
 ///
@@ -21,9 +28,13 @@ use super::pages::reserve_in_large_pages;
 ///
 /// # Errors
 /// The threads could not be started, or were started already.
-pub fn set_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
+pub fn set_threads(threads: usize, mode: Mode) -> Result<(), rayon::ThreadPoolBuildError> {
+    let of_candle = if mode.is_plain() { threads } else { 1 };
     // SAFETY: by this function's contract no other thread reads the environment meanwhile.
-    unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+    unsafe {
+        std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
+        std::env::set_var("CANDLE_NUM_THREADS", of_candle.to_string());
+    }
     keep_memory();
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -58,10 +69,14 @@ fn keep_memory() {
 }
 
 /// Runs `pass` on one of the threads that compute, if `x` is on the CPU: every operation of a pass
-/// that asks for threads from outside waits until one of them wakes up and answers.
+/// that asks for threads from outside waits until one of them wakes up and answers. For the same reason the
+/// others stay awake until it has ended.
 pub fn on_threads<T: Send>(x: &Tensor, pass: impl FnOnce() -> T + Send) -> T {
     if x.device().is_cpu() {
-        rayon::scope(|_| pass())
+        rayon::scope(|_| {
+            let _pass = awake::Pass::begin();
+            pass()
+        })
     } else {
         pass()
     }

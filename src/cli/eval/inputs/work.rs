@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 
 use anyhow::bail;
+use mtmc_models::layers::Mode;
 use mtmc_models::{DetectOptions, Detection, LoadedDetector, LoadedEmbedder};
 use mtmc_tools::fetch::{Fetcher, sha256};
 use serde_json::json;
@@ -234,7 +235,7 @@ impl<'a> Work<'a> {
     /// The compute threads are started once, and only if a network runs.
     fn start_threads(&self) -> anyhow::Result<()> {
         if self.threads.get().is_none() {
-            self.args.model.compute.start_threads()?;
+            self.args.model.compute.start_threads(Mode::Inference)?;
             self.threads.get_or_init(|| ());
         }
         Ok(())
