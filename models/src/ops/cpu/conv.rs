@@ -28,7 +28,7 @@ const PRODUCTS_A_JOB: usize = 1 << 17;
 
 /// Input channels below which products that are not filtered stay in f32: few numbers average fewer
 /// rounding errors out, and take little time. `docs/benchmarks.md` tells what DEIMv2 finds with it and without.
-const NARROW: usize = 96;
+const NARROW: usize = 64;
 
 /// Weights prepared for [`Packed::run`].
 pub struct Packed {
