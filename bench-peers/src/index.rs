@@ -10,8 +10,8 @@ use std::time::Instant;
 use clap::Args;
 use hnsw_rs::prelude::{DistDot, Hnsw};
 use mtmc::gallery::search::ExactSearch;
-use mtmc_models::layers::Mode;
 use mtmc_models::Embedding;
+use mtmc_models::layers::Mode;
 
 /// Numbers of a look.
 const DIM: usize = 512;

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a thread looks for work until it may sleep after all: no operation of one thread takes as long.
+/// How long a thread looks for work until it may sleep after all: operations of one thread alone mostly take far
+/// less.
 const PATIENCE: Duration = Duration::from_millis(2);
 
 /// Looks for work before other programs may have the processor, and the turns of a wait between two looks.
