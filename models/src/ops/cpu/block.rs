@@ -623,9 +623,8 @@ mod avx2 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::finish::{Bias, Finish};
+    use super::super::finish::testing::Case;
     use super::*;
-    use crate::ops::Activation;
 
     fn numbers(count: usize, seed: u32) -> Vec<f32> {
         let number = |i: u32| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32;
@@ -652,17 +651,8 @@ mod tests {
             let bias = numbers(COLUMNS, 3);
             let added = numbers(ROWS * pitch, 4);
             let mut output = vec![7.0; ROWS * pitch];
-            let finish = Finish {
-                activation: if relu { Activation::Relu } else { Activation::Silu },
-                scale: 0.7,
-                shift: -0.2,
-            };
-            let end = End {
-                bias: if across { Bias::Columns(&bias) } else { Bias::Rows(&bias) },
-                finish,
-                added: adds.then_some((added.as_ptr(), pitch)),
-                relu: adds,
-            };
+            let case = Case { bias: &bias, across, relu, added: adds.then_some((&added[..], pitch)) };
+            let end = case.end();
             let cut = cut.min(steps);
             for (from, to) in [(0, cut), (cut, steps)] {
                 let factors = if packed {
@@ -688,16 +678,12 @@ mod tests {
                         prop_assert_eq!(found, 7.0);
                         continue;
                     }
-                    let mut sum = f64::from(bias[if across { column } else { row }]);
+                    let mut sum = 0.0;
                     for step in 0..steps {
                         let at = if packed { step * ROWS + row } else { row * steps + step };
                         sum += f64::from(panel[step * COLUMNS + column]) * f64::from(factors[at]);
                     }
-                    let active = if relu { sum.max(0.0) } else { sum / (1.0 + (-sum).exp()) };
-                    let mut expected = active * 0.7 - 0.2;
-                    if adds {
-                        expected = (expected + f64::from(added[row * pitch + column])).max(0.0);
-                    }
+                    let expected = case.expected(sum, row, column);
                     prop_assert!((f64::from(found) - expected).abs() < 2e-5, "{found} {expected}");
                 }
             }

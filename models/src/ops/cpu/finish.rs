@@ -502,3 +502,59 @@ pub mod avx512 {
         }
     }
 }
+
+/// What tests of blocks end sums with.
+#[cfg(test)]
+pub mod testing {
+    use super::{Bias, End, Finish};
+    use crate::ops::Activation;
+
+    /// An end of all that there is, and of ReLU or SiLU.
+    #[derive(Clone, Copy)]
+    pub struct Case<'a> {
+        /// Of columns, or else of rows.
+        pub bias: &'a [f32],
+        pub across: bool,
+        pub relu: bool,
+        /// Rows, and how far apart they are; what is below zero then becomes zero.
+        pub added: Option<(&'a [f32], usize)>,
+    }
+
+    impl<'a> Case<'a> {
+        pub fn end(&self) -> End<'a> {
+            End {
+                bias: if self.across {
+                    Bias::Columns(self.bias)
+                } else {
+                    Bias::Rows(self.bias)
+                },
+                finish: Finish {
+                    activation: if self.relu {
+                        Activation::Relu
+                    } else {
+                        Activation::Silu
+                    },
+                    scale: 0.7,
+                    shift: -0.2,
+                },
+                added: self.added.map(|(added, pitch)| (added.as_ptr(), pitch)),
+                relu: self.added.is_some(),
+            }
+        }
+
+        /// What becomes of a sum, by the definition.
+        pub fn expected(&self, sum: f64, row: usize, column: usize) -> f64 {
+            let sum = sum + f64::from(self.bias[if self.across { column } else { row }]);
+            let active = if self.relu {
+                sum.max(0.0)
+            } else {
+                sum / (1.0 + (-sum).exp())
+            };
+            let scaled = active * 0.7 - 0.2;
+            match self.added {
+                Some((added, pitch)) => (scaled + f64::from(added[row * pitch + column])).max(0.0),
+                None => scaled,
+            }
+        }
+    }
+}

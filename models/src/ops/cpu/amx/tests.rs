@@ -6,8 +6,9 @@ use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 
 use super::super::conv::{Added, Joined, Size};
+use super::super::finish::{self, Finish};
 use super::super::product::{Grid, Product, Source};
-use super::super::{finish::Finish, linear, words};
+use super::super::{linear, words};
 use super::*;
 use crate::layers::{Activation, Conv};
 use crate::ops::reference;
@@ -118,17 +119,9 @@ proptest! {
         let factors = pairs(steps * ROWS, 2);
         let bias = numbers(COLUMNS, 3);
         let added = numbers(ROWS * case.pitch, 4);
-        let finish = Finish {
-            activation: if relu { Activation::Relu } else { Activation::Silu },
-            scale: 0.7,
-            shift: -0.2,
-        };
-        let end = End {
-            bias: if across { Bias::Columns(&bias) } else { Bias::Rows(&bias) },
-            finish,
-            added: adds.then_some((added.as_ptr(), case.pitch)),
-            relu: adds,
-        };
+        let added = adds.then_some((&added[..], case.pitch));
+        let finished = finish::testing::Case { bias: &bias, across, relu, added };
+        let end = finished.end();
         let end = ends.then_some(&end);
         for kind in kinds() {
             let output = case.run(kind, &panel, &factors, end);
@@ -145,12 +138,7 @@ proptest! {
                     sum += a * c + b * d;
                 }
                 if ends {
-                    sum += f64::from(bias[if across { column } else { row }]);
-                    sum = if relu { sum.max(0.0) } else { sum / (1.0 + (-sum).exp()) };
-                    sum = sum * 0.7 - 0.2;
-                    if adds {
-                        sum = (sum + f64::from(added[at])).max(0.0);
-                    }
+                    sum = finished.expected(sum, row, column);
                 }
                 prop_assert!((f64::from(found) - sum).abs() < 2e-5, "{kind:?}: {found} {sum}");
             }
