@@ -34,8 +34,8 @@ pub enum Precision {
     /// One f32 a word.
     #[default]
     F32,
-    /// Two bfloat16 a word. Products of minimal filtering, and of first layers row by row, are of 16-bit integers
-    /// then.
+    /// Two bfloat16 a word. Products of minimal filtering, of wide 1×1 layers, and of first layers row by row are
+    /// of 16-bit integers then.
     Bf16,
 }
 
@@ -373,6 +373,16 @@ const LINES_A_ROW: usize = COLUMNS / 16 + 1;
 /// Lines of a block's target at most.
 #[cfg(target_arch = "x86_64")]
 pub(super) const LINES: usize = ROWS * LINES_A_ROW;
+
+impl Target {
+    /// Asks for all lines there are.
+    pub fn ask(&self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.rows > 0 && self.columns > 0 {
+            self.prefetch_all();
+        }
+    }
+}
 
 #[cfg(target_arch = "x86_64")]
 impl Target {

@@ -325,36 +325,58 @@ pub mod avx512 {
                 };
             }
         }
-        let scale = _mm512_set1_ps(end.finish.scale);
-        let shift = _mm512_set1_ps(end.finish.shift);
-        for (row, sums) in sums.iter_mut().enumerate().take(target.rows) {
+        for (row, sums) in sums.iter().enumerate().take(target.rows) {
             if let Bias::Rows(bias) = end.bias {
                 biases = [_mm512_set1_ps(bias[row]); VECTORS];
             }
-            for (sum, bias) in sums.iter_mut().zip(&biases) {
-                *sum = _mm512_add_ps(*sum, *bias);
+            // SAFETY: by this function's contract.
+            unsafe { row_of(*sums, &biases, end, (target, row), mask) };
+        }
+    }
+
+    /// The same for row `row` of a target.
+    ///
+    /// # Safety
+    /// As [`block`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub unsafe fn row_of<const VECTORS: usize>(
+        mut sums: [__m512; VECTORS],
+        biases: &[__m512; VECTORS],
+        end: &End<'_>,
+        (target, row): (&Target, usize),
+        mask: u16,
+    ) {
+        let lanes = |vector: usize| {
+            if vector + 1 == VECTORS {
+                mask
+            } else {
+                u16::MAX
             }
-            activate_all(sums, end.finish.activation);
-            if end.finish.is_scaled() {
-                for sum in sums.iter_mut() {
-                    *sum = _mm512_fmadd_ps(*sum, scale, shift);
-                }
+        };
+        for (sum, bias) in sums.iter_mut().zip(biases) {
+            *sum = _mm512_add_ps(*sum, *bias);
+        }
+        activate_all(&mut sums, end.finish.activation);
+        if end.finish.is_scaled() {
+            let (scale, shift) = (end.finish.scale, end.finish.shift);
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, _mm512_set1_ps(scale), _mm512_set1_ps(shift));
             }
-            for (vector, sum) in sums.iter().enumerate() {
-                let mut sum = *sum;
-                // SAFETY: by this function's contract, what the mask leaves out is neither read
-                // nor written.
-                unsafe {
-                    if let Some((added, pitch)) = end.added {
-                        let at = added.add(row * pitch + vector * LANES);
-                        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes(vector), at));
-                    }
-                    if end.relu {
-                        sum = relu(sum);
-                    }
-                    let at = target.start.add(row * target.pitch + vector * LANES);
-                    _mm512_mask_storeu_ps(at, lanes(vector), sum);
+        }
+        for (vector, mut sum) in sums.into_iter().enumerate() {
+            // SAFETY: by this function's contract, what the mask leaves out is neither read nor
+            // written.
+            unsafe {
+                if let Some((added, pitch)) = end.added {
+                    let at = added.add(row * pitch + vector * LANES);
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes(vector), at));
                 }
+                if end.relu {
+                    sum = relu(sum);
+                }
+                let at = target.start.add(row * target.pitch + vector * LANES);
+                _mm512_mask_storeu_ps(at, lanes(vector), sum);
             }
         }
     }

@@ -9,12 +9,16 @@
 
 #![allow(unsafe_code)] // vector instructions
 
+use super::ahead::ask;
 use super::block::{COLUMNS, ROWS};
 use super::simd::{Level, dispatch};
 
 /// Units of a column's norm, and so of its largest number at most: what 16 bits hold.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // wanted by AVX-512 alone
-const COLUMN_NORM: f32 = 32_700.0;
+pub const COLUMN_NORM: f32 = 32_700.0;
+
+/// Added to a number it leaves, in the lower bits of the sum, the number rounded to an integer.
+pub const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³
 
 /// Units of a row's norm at most. Rounding adds half of the root of a sum's length to either norm: their product
 /// stays below 2³¹ for sums of up to 200,000 numbers.
@@ -68,8 +72,6 @@ pub fn pack_row(words: &mut [u32], numbers: &[f32]) -> f32 {
 
 #[inline(always)]
 fn column_words_body(words: &mut [i16], numbers: &[f32], norm_of: usize, unit: &mut f32) {
-    /// Added to a number it leaves, in the lower bits of the sum, the number rounded to an integer.
-    const ROUNDER: f32 = 12_582_912.0; // 1.5 · 2²³
     // Of patterns without sign the largest is that of the largest number, of an infinite one, or of none.
     let mut largest = 0;
     for number in numbers {
@@ -140,34 +142,55 @@ impl<'a> Panel<'a> {
         unreachable!("there are no such panels");
     }
 
+    /// What was packed already, `[steps, columns]`, with the units of the columns.
+    ///
+    /// # Panics
+    /// If `columns` are none that are multiplied.
+    pub fn packed(words: &'a [u32], units: [f32; COLUMNS], columns: usize) -> Self {
+        assert!(matches!(columns, 16 | 32 | 48));
+        Self {
+            words,
+            units,
+            columns,
+        }
+    }
+
     /// Sums of the products with a block of `factors`, `[steps, ROWS]`, whose rows have these `units`, into
-    /// `sums`, `[ROWS, columns]`.
+    /// `sums`, `[ROWS, columns]`; asks for lines that are `ahead`, one a step.
     ///
     /// # Panics
     /// If an operand is too short.
-    pub fn multiply(&self, factors: &[u32], units: &[f32; ROWS], sums: &mut [f32]) {
+    pub fn multiply(
+        &self,
+        factors: &[u32],
+        units: &[f32; ROWS],
+        sums: &mut [f32],
+        ahead: &[*const f32],
+    ) {
         let steps = self.words.len() / self.columns;
         assert!(factors.len() >= steps * ROWS && sums.len() >= ROWS * self.columns);
+        let (ahead, more) = ahead.split_at(ahead.len().min(steps));
+        ask(more);
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the instructions are there, or there would be no panel; lengths as asserted.
         unsafe {
             let (factors, sums) = (factors.as_ptr(), sums.as_mut_ptr());
             match self.columns {
-                16 => avx512::multiply::<1>(self, factors, units, sums),
-                32 => avx512::multiply::<2>(self, factors, units, sums),
-                _ => avx512::multiply::<3>(self, factors, units, sums),
+                16 => avx512::multiply::<1>(self, factors, units, sums, ahead),
+                32 => avx512::multiply::<2>(self, factors, units, sums, ahead),
+                _ => avx512::multiply::<3>(self, factors, units, sums, ahead),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        unreachable!("there are no such blocks: {units:?}");
+        unreachable!("there are no such blocks: {units:?}, {ahead:?}");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm512_cvtepi32_ps, _mm512_cvtps_epi32, _mm512_div_ps,
-        _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+        _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
+        _mm512_div_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
         _mm512_mask_mov_epi16, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
         _mm512_setzero_si512, _mm512_slli_epi32, _mm512_sqrt_ps, _mm512_storeu_ps,
         _mm512_storeu_si512,
@@ -235,6 +258,7 @@ mod avx512 {
         factors: *const u32,
         units: &[f32; ROWS],
         sums: *mut f32,
+        ahead: &[*const f32],
     ) {
         let pitch = VECTORS * LANES;
         let steps = panel.words.len() / pitch;
@@ -245,6 +269,9 @@ mod avx512 {
             // SAFETY: by this function's contract; a prefetch does not fault.
             unsafe {
                 _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(step * ROWS).cast());
+                if let Some(line) = ahead.get(step) {
+                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
+                }
                 let values: [_; VECTORS] = std::array::from_fn(|vector| {
                     _mm512_loadu_si512(words.add(step * pitch + vector * LANES).cast())
                 });
@@ -289,7 +316,7 @@ mod tests {
         }
         let mut words = vec![0; depth / 2 * columns];
         let mut sums = vec![f32::NAN; ROWS * columns];
-        Panel::pack(values, columns, &mut words).multiply(&factors, &units, &mut sums);
+        Panel::pack(values, columns, &mut words).multiply(&factors, &units, &mut sums, &[]);
         sums
     }
 

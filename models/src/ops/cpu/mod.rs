@@ -32,6 +32,7 @@ pub mod pool;
 pub mod product;
 pub mod simd;
 pub mod square;
+mod strassen;
 pub mod threads;
 mod tiles;
 pub mod value;

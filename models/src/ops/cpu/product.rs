@@ -1,7 +1,8 @@
 //! 1×1 convolution as a matrix product of the weights with panels of cells: those of the images, whose
 //! channels may lie in several tensors; at larger strides those that are seen, copied first.
 //!
-//! A part of a few panels stays in the second-level cache while weights of that part pass by.
+//! A part of a few panels stays in the second-level cache while weights of that part pass by. Wide layers in
+//! bfloat16 are halved, see [`strassen`].
 
 #![allow(unsafe_code)] // threads write into one output
 
@@ -18,6 +19,7 @@ use super::block::{
 };
 use super::conv::{Joined, Shared, Size};
 use super::finish::{Bias, End, Finish};
+use super::strassen::{self, Columns};
 use super::threads::share;
 use super::words;
 use crate::layers::Conv;
@@ -38,6 +40,7 @@ const OUTPUT_BYTES: usize = 256 * 1024;
 /// The same part of some panels.
 struct Room {
     panels: Aligned, // [PANELS_TOGETHER, STEPS, COLUMNS]
+    halves: strassen::Room,
     ahead: Ahead,
 }
 
@@ -46,7 +49,8 @@ const PANEL: usize = STEPS * COLUMNS;
 
 thread_local! {
     static ROOM: RefCell<Room> = RefCell::new(Room {
-        panels: Aligned::new(PANELS_TOGETHER * PANEL),
+        panels: Aligned::default(),
+        halves: strassen::Room::default(),
         ahead: Ahead::default(),
     });
 }
@@ -54,10 +58,17 @@ thread_local! {
 /// Weights of a 1×1 convolution without groups and padding.
 pub struct Product {
     unit: Unit,
-    /// By tiles, in place of blocks of vectors.
-    tiles: Option<Box<amx::Weights>>,
     conv: Conv,
-    weight: Vec<u32>, // see `pack_weight`
+    weight: Weight,
+}
+
+enum Weight {
+    /// For blocks of vectors, see [`pack_weight`].
+    Blocks(Vec<u32>),
+    /// For seven products of quarters in place of eight, where that pays.
+    Halves(strassen::Weights),
+    /// For tiles, where the machine has them.
+    Tiles(Box<amx::Weights>),
 }
 
 /// Whether outputs see one cell each.
@@ -209,26 +220,40 @@ impl Product {
     pub(super) fn by(unit: Unit, tiles: Option<Tiles>, weight: &[f32], conv: &Conv) -> Self {
         assert!(sees_one_cell(conv));
         let depth = conv.input;
-        let tiles = tiles.map(|tiles| Box::new(amx::Weights::new(tiles, weight, depth)));
+        let weight = match tiles {
+            Some(tiles) => Weight::Tiles(Box::new(amx::Weights::new(tiles, weight, depth))),
+            None if strassen::Weights::suits(unit, depth, conv.output) => {
+                Weight::Halves(strassen::Weights::new(weight, depth))
+            }
+            None => Weight::Blocks(pack_weight(unit.precision, weight, depth)),
+        };
         Self {
             unit,
             conv: *conv,
-            weight: match tiles {
-                Some(_) => Vec::new(),
-                None => pack_weight(unit.precision, weight, depth),
-            },
-            tiles,
+            weight,
         }
     }
 
     /// Output channels of a block.
     fn height(&self) -> usize {
-        self.tiles.as_ref().map_or(ROWS, |_| amx::ROWS)
+        match self.weight {
+            Weight::Blocks(_) => ROWS,
+            Weight::Halves(_) => 2 * ROWS,
+            Weight::Tiles(_) => amx::ROWS,
+        }
+    }
+
+    /// How many of an image's cells are multiplied together.
+    fn width(&self, cells: usize) -> usize {
+        match self.weight {
+            Weight::Halves(_) => Columns::together(cells),
+            _ => COLUMNS,
+        }
     }
 
     /// Words of a sum, and those of its parts.
     fn steps(&self) -> (usize, usize) {
-        if let Some(tiles) = &self.tiles {
+        if let Weight::Tiles(tiles) = &self.weight {
             return tiles.steps();
         }
         let steps = self.unit.precision.steps(self.conv.input);
@@ -289,16 +314,22 @@ impl Product {
     /// blocks.
     fn jobs(&self, batch: usize, cells: usize) -> Vec<Job> {
         let threads = rayon::current_num_threads();
-        let panels = batch * cells.div_ceil(COLUMNS);
+        let panels = batch * cells.div_ceil(self.width(cells));
         let blocks = self.conv.output.div_ceil(self.height());
+        // Sums of quarters take as long to pack as a block of them to multiply, so that few jobs should.
+        let (panels_a_band, blocks_a_part) = match self.weight {
+            Weight::Halves(_) => (1, 16),
+            _ => (3, 4),
+        };
         let products = batch * cells * self.conv.input * self.conv.output;
         let wanted = if threads == 1 {
             1
         } else {
             (products / PRODUCTS_A_JOB).clamp(1, 4 * threads)
         };
-        let bands = wanted.min(panels / 3).max(1);
-        let parts = wanted.div_ceil(bands).clamp(1, (blocks / 4).max(1));
+        let bands = wanted.min(panels / panels_a_band).max(1);
+        let parts = wanted.div_ceil(bands);
+        let parts = parts.clamp(1, (blocks / blocks_a_part).max(1));
         let parts = |band: usize| {
             (0..parts).map(move |part| Job {
                 panels: share(panels, bands, band),
@@ -309,8 +340,15 @@ impl Product {
     }
 
     fn job(&self, run: &Pass<'_>, job: &Job, room: &mut Room) {
+        if let Weight::Halves(weights) = &self.weight {
+            return self.halves(run, weights, job, room);
+        }
         let (steps, part) = self.steps();
-        let mut tiles = self.tiles.as_deref().map(amx::Weights::blocks);
+        let mut tiles = match &self.weight {
+            Weight::Tiles(tiles) => Some(tiles.blocks()),
+            _ => None,
+        };
+        room.panels.grow(PANELS_TOGETHER * PANEL);
         for first in job.blocks.clone().step_by(BLOCKS_TOGETHER) {
             let blocks = first..(first + BLOCKS_TOGETHER).min(job.blocks.end);
             let mut portions = Portions {
@@ -386,7 +424,10 @@ impl Product {
                         tiles.multiply(panel, index, taken, target, end);
                         continue;
                     }
-                    let weight = &self.weight[factors(all, index, taken)];
+                    let Weight::Blocks(weight) = &self.weight else {
+                        continue;
+                    };
+                    let weight = &weight[factors(all, index, taken)];
                     let operands = Operands {
                         panel,
                         factors: Factors::Packed(weight),
@@ -396,6 +437,76 @@ impl Product {
                     };
                     block::multiply(self.unit, &operands, target, end);
                 }
+            }
+        }
+    }
+
+    /// The same by sums of quarters; panels are those of both halves.
+    fn halves(&self, run: &Pass<'_>, weights: &strassen::Weights, job: &Job, room: &mut Room) {
+        let cells = run.grid.output.0 * run.grid.output.1;
+        let width = self.width(cells);
+        let panels_an_image = cells.div_ceil(width);
+        let rows_of = |panel: usize| {
+            let first = panel % panels_an_image * width;
+            Rows {
+                sources: run.sources,
+                image: panel / panels_an_image,
+                cells,
+                first,
+                count: width.min(cells - first),
+            }
+        };
+        let parts = || 0..weights.parts();
+        let panels = job.panels.clone();
+        let mut portions = panels
+            .flat_map(|panel| parts().map(move |part| (panel, part)))
+            .peekable();
+        let Joined { begun, added } = run.joined;
+        while let Some((panel, part)) = portions.next() {
+            let rows = rows_of(panel);
+            let columns = Columns::of(rows.count);
+            let wanted = weights.channels(part);
+            weights.pack(columns, |take| rows.each(wanted, take), &mut room.halves);
+            room.ahead.clear();
+            if let Some((panel, part)) = portions.peek() {
+                let wanted = weights.channels(*part);
+                rows_of(*panel).each(wanted, |row| room.ahead.expect(row));
+            }
+            room.ahead.share(job.blocks.len());
+            for block in job.blocks.clone() {
+                let [upper, lower] = weights.rows(block);
+                let left = (rows.first, columns.left);
+                let right = (rows.first + columns.left, columns.right);
+                // In the order of the quarters.
+                let places = [(upper, left), (upper, right), (lower, left), (lower, right)];
+                let plane = |channel: usize| rows.image * self.conv.output + channel;
+                let outputs = places.map(|(channel, (start, count))| {
+                    let at = plane(channel) * cells + start;
+                    let target = Target {
+                        start: run.output.0.wrapping_add(at),
+                        pitch: cells,
+                        rows: ROWS.min(self.conv.output.saturating_sub(channel)),
+                        columns: count,
+                        resumed: part > 0 || begun.is_some(),
+                    };
+                    let end = End {
+                        bias: Bias::Rows(run.bias.get(channel..).unwrap_or_default()),
+                        finish: run.finish,
+                        added: added.map(|added| (added.data.as_ptr().wrapping_add(at), cells)),
+                        relu: added.is_some_and(|added| added.relu),
+                    };
+                    (target, (part + 1 == weights.parts()).then_some(end))
+                });
+                if let Some(begun) = begun.filter(|_| part == 0) {
+                    for ((target, _), (channel, (start, _))) in outputs.iter().zip(places) {
+                        // SAFETY: as below.
+                        unsafe { begin(&begun, *target, plane(channel), start, run.grid) };
+                    }
+                }
+                weights.multiply(part, block, &mut room.halves, &outputs, room.ahead.take());
+                // SAFETY: channels and cells of this job, which no other job has; what is added
+                // is as large as the output.
+                unsafe { room.halves.store(&outputs) };
             }
         }
     }

@@ -376,7 +376,7 @@ impl Winograd {
             let products = products.chunks_exact_mut(ROWS * *columns);
             let blocks = weights.chunks_exact(depth / 2 * ROWS).zip(units);
             for ((weight, units), products) in blocks.skip(part.start).zip(products) {
-                panel.multiply(weight, units, products);
+                panel.multiply(weight, units, products, &[]);
             }
         }
     }
