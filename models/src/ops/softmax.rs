@@ -4,11 +4,14 @@ use candle_core::{D, Result, Tensor};
 use rayon::prelude::*;
 
 use super::cpu;
+use super::cpu::math::exp;
+use super::cpu::simd::dispatch;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::planes::{fused, with_numbers};
 
-pub use super::cpu::math::softmax as softmax_row;
+/// Cells that [`expectations`] takes at a time: so many stay in registers.
+pub const TOGETHER: usize = 16;
 
 /// Numbers that a thread takes at least.
 const MIN_PER_THREAD: usize = 4 * 1024;
@@ -37,9 +40,55 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(output, x.shape(), x.device())
 }
 
+dispatch! {
+    /// The means of neighbouring cells, at most [`TOGETHER`], under the softmax over planes, each of which stands
+    /// for one of `values`. `planes` begins with the first of the cells; planes are `pitch` numbers apart.
+    ///
+    /// # Panics
+    /// If the planes are too few or too short.
+    pub fn expectations(means: &mut [f32], planes: &[f32], pitch: usize, values: &[f32]) =
+        expectations_body
+}
+
+#[inline(always)]
+fn expectations_body(means: &mut [f32], planes: &[f32], pitch: usize, values: &[f32]) {
+    let all = if means.len() == TOGETHER {
+        means_of(TOGETHER, planes, pitch, values)
+    } else {
+        means_of(means.len(), planes, pitch, values)
+    };
+    means.copy_from_slice(&all[..means.len()]);
+}
+
+/// Inlined for a count that is known, loops over cells become vectors.
+#[inline(always)]
+fn means_of(count: usize, planes: &[f32], pitch: usize, values: &[f32]) -> [f32; TOGETHER] {
+    let plane = |index: usize| &planes[index * pitch..index * pitch + count];
+    let mut most = [f32::NEG_INFINITY; TOGETHER];
+    for index in 0..values.len() {
+        for (most, x) in most[..count].iter_mut().zip(plane(index)) {
+            *most = most.max(*x);
+        }
+    }
+    let (mut sums, mut means) = ([0.0_f32; TOGETHER], [0.0_f32; TOGETHER]);
+    for (index, value) in values.iter().enumerate() {
+        let cells = sums[..count].iter_mut().zip(&mut means).zip(&most);
+        for (((sum, mean), most), x) in cells.zip(plane(index)) {
+            let share = exp(x - most);
+            *sum += share;
+            *mean += share * value;
+        }
+    }
+    for (mean, sum) in means.iter_mut().zip(sums) {
+        *mean /= sum;
+    }
+    means
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::testing::made_up;
@@ -55,5 +104,38 @@ mod tests {
             let off = off.max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(off < 1e-6, "{off}");
         }
+    }
+
+    proptest! {
+        // By the definition, in double precision; numbers of any size, cells anywhere.
+        #[test]
+        fn expectations_are_those_of_the_definition(
+            cells in 1_usize..=TOGETHER, planes in 1_usize..20, more in 0_usize..9, size in -3_i32..5,
+        ) {
+            let pitch = cells + more;
+            let numbers = made_up("expectations.weight", &[planes, pitch]);
+            let numbers: Vec<f32> = numbers.iter().map(|x| x * 4_f32.powi(size)).collect();
+            let values: Vec<f32> = (0..planes).map(|at| at as f32 - 2.5).collect();
+            let mut means = vec![0.0; cells];
+            let numbers = &numbers[..(planes - 1) * pitch + cells];
+            expectations(&mut means, numbers, pitch, &values);
+            for (cell, mean) in means.iter().enumerate() {
+                let exps = numbers[cell..].iter().step_by(pitch).map(|x| f64::from(*x).exp());
+                let (mut sum, mut expected) = (0.0, 0.0);
+                for (share, value) in exps.zip(&values) {
+                    sum += share;
+                    expected += share * f64::from(*value);
+                }
+                let off = (f64::from(*mean) - expected / sum).abs();
+                prop_assert!(off < 2e-5, "{mean} is not {}", expected / sum);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_has_no_mean() {
+        let mut means = [0.0; 2];
+        expectations(&mut means, &[1.0, f32::NAN, 2.0, 0.0], 2, &[0.0, 1.0]);
+        assert!(means[0].is_finite() && means[1].is_nan());
     }
 }

@@ -1,10 +1,12 @@
 //! The head: for every cell the classes' scores and a distribution over each side's distance.
 
+use std::ops::Range;
+
 use candle_core::{D, DType, Device, Module, Result, Tensor};
 
 use crate::detect::DenseOutput;
 use crate::layers::{Conv, ConvNormAct, Params};
-use crate::ops::{self, Best, best_of_planes, with_planes};
+use crate::ops::{self, Best, TOGETHER, best_of_planes, expectations, with_planes};
 use crate::{BBox, DetectOptions, Detection};
 
 use super::STRIDES;
@@ -151,6 +153,7 @@ impl Level<'_> {
         options: &DetectOptions,
         found: &mut Vec<Detection>,
     ) {
+        let mut near = Sides::default();
         for (cell, best) in bests.iter().enumerate() {
             let &Some((class, logit)) = best else {
                 continue;
@@ -158,26 +161,52 @@ impl Level<'_> {
             // As candle's sigmoid computes it.
             let score = 1.0 / (1.0 + (-logit).exp());
             if options.wants(class, score) {
-                let bbox = self.bbox(planes, cell, bests.len());
+                // Neighbours take as long together as one alone, and where one is wanted, others are.
+                if !near.cells.contains(&cell) {
+                    near = self.sides(planes, cell, bests.len());
+                }
+                let bbox = self.bbox(cell, near.of(cell));
                 found.push(Detection { bbox, score, class });
             }
         }
     }
 
-    /// A cell's box in pixels of the input.
-    fn bbox(&self, planes: &[f32], cell: usize, cells: usize) -> BBox {
-        let mut sides = [0.0; 4];
-        for (side, planes) in sides.iter_mut().zip(planes.chunks_exact(BINS * cells)) {
-            let mut shares: [f32; BINS] = std::array::from_fn(|bin| planes[bin * cells + cell]);
-            ops::softmax_row(&mut shares);
-            *side = shares.iter().zip(self.bins).map(|(a, b)| a * b).sum();
+    /// The distances of a cell and its next neighbours.
+    fn sides(&self, planes: &[f32], first: usize, cells: usize) -> Sides {
+        let mut sides = Sides {
+            cells: first..(first + TOGETHER).min(cells),
+            distances: Default::default(),
+        };
+        let planes = planes.chunks_exact(BINS * cells);
+        for (distances, planes) in sides.distances.iter_mut().zip(planes) {
+            let distances = &mut distances[..sides.cells.len()];
+            expectations(distances, &planes[first..], cells, self.bins);
         }
-        let [left, top, right, bottom] = sides;
+        sides
+    }
+
+    /// A cell's box in pixels of the input.
+    fn bbox(&self, cell: usize, [left, top, right, bottom]: [f32; 4]) -> BBox {
         let x = (cell % self.width) as f32 + 0.5;
         let y = (cell / self.width) as f32 + 0.5;
         let corners = [x - left, y - top, x + right, y + bottom];
         let [x1, y1, x2, y2] = corners.map(|side| side * self.stride);
         BBox::from_xyxy(x1, y1, x2, y2)
+    }
+}
+
+/// Distances from the centres of neighbouring cells to the sides of their boxes, in cells.
+#[derive(Default)]
+struct Sides {
+    cells: Range<usize>,
+    distances: [[f32; TOGETHER]; 4],
+}
+
+impl Sides {
+    /// Those of one of the cells: left, top, right and bottom.
+    fn of(&self, cell: usize) -> [f32; 4] {
+        self.distances
+            .map(|distances| distances[cell - self.cells.start])
     }
 }
 

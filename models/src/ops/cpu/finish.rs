@@ -200,6 +200,38 @@ macro_rules! each_row {
 #[cfg(target_arch = "x86_64")]
 pub(super) use {each_row, store};
 
+/// What follows the sums of a row with one bias, apart from what is added.
+#[derive(Clone, Copy)]
+pub struct LineEnd<'a> {
+    /// The same for all rows of a layer. By reference: what is written just before it is read in larger pieces makes
+    /// a processor wait, for as long as it takes to finish two vectors.
+    pub finish: &'a Finish,
+    /// What is added first.
+    pub bias: f32,
+    /// What is below zero in the end becomes zero.
+    pub relu: bool,
+}
+
+/// Finishes a row of sums into `target`, with as many numbers that are added, if any.
+///
+/// # Safety
+/// As [`row`].
+pub unsafe fn line(target: *mut f32, sums: &[f32], added: Option<*const f32>, end: LineEnd<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: by this function's contract; the machine has the instructions.
+        return unsafe { avx512::line(target, sums, added, end) };
+    }
+    let end = End {
+        bias: Bias::Rows(&[end.bias]),
+        finish: *end.finish,
+        added: added.map(|added| (added, 0)),
+        relu: end.relu,
+    };
+    // SAFETY: by this function's contract.
+    unsafe { row(target, sums, &end, 0) };
+}
+
 /// Finishes one row of sums into `target`, row `index` of its block.
 ///
 /// # Safety
@@ -285,7 +317,7 @@ pub mod avx512 {
         _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
     };
 
-    use super::{Bias, End};
+    use super::{Bias, End, LineEnd};
     use crate::ops::Activation;
     use crate::ops::activation::QUICK_GELU_SLOPE;
     use crate::ops::cpu::block::Target;
@@ -391,25 +423,13 @@ pub mod avx512 {
         let biases = match end.bias {
             Bias::Columns(biases) => biases,
             Bias::Rows(bias) => {
-                let run = Line {
-                    target,
-                    added,
+                let end = LineEnd {
+                    finish: &end.finish,
                     bias: bias[index],
-                    end,
+                    relu: end.relu,
                 };
-                let mut at = 0;
-                while at < sums.len() {
-                    // Divisions of several vectors do not wait for each other.
-                    // SAFETY: by this function's contract.
-                    at += unsafe {
-                        match (sums.len() - at).div_ceil(LANES) {
-                            1 => run.vectors::<1>(sums, at),
-                            2 | 3 => run.vectors::<2>(sums, at),
-                            _ => run.vectors::<4>(sums, at),
-                        }
-                    };
-                }
-                return;
+                // SAFETY: by this function's contract.
+                return unsafe { line(target, sums, added, end) };
             }
         };
         for at in (0..sums.len()).step_by(LANES) {
@@ -434,54 +454,70 @@ pub mod avx512 {
         }
     }
 
-    /// A row that is finished with one bias.
-    struct Line<'a> {
+    /// # Safety
+    /// As [`super::line`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub unsafe fn line(
         target: *mut f32,
+        sums: &[f32],
         added: Option<*const f32>,
-        bias: f32,
-        end: &'a End<'a>,
+        end: LineEnd<'_>,
+    ) {
+        let mut at = 0;
+        while at < sums.len() {
+            // Divisions of several vectors do not wait for each other.
+            // SAFETY: by this function's contract.
+            at += unsafe {
+                match (sums.len() - at).div_ceil(LANES) {
+                    1 => vectors::<1>(target, sums, added, end, at),
+                    2 => vectors::<2>(target, sums, added, end, at),
+                    3 => vectors::<3>(target, sums, added, end, at),
+                    _ => vectors::<4>(target, sums, added, end, at),
+                }
+            };
+        }
     }
 
-    impl Line<'_> {
-        /// Finishes so many vectors from number `at` of the sums on, the last one perhaps in part, and tells how
-        /// many numbers these have.
-        ///
-        /// # Safety
-        /// As [`super::row`].
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-        unsafe fn vectors<const VECTORS: usize>(&self, sums: &[f32], at: usize) -> usize {
-            let finish = &self.end.finish;
-            let (scale, shift) = (_mm512_set1_ps(finish.scale), _mm512_set1_ps(finish.shift));
-            let least = if self.end.relu {
-                0.0
-            } else {
-                f32::NEG_INFINITY
-            };
-            let masks: [u16; VECTORS] =
-                std::array::from_fn(|vector| within((at + vector * LANES) as isize, sums.len()));
-            let mut together: [__m512; VECTORS] = std::array::from_fn(|vector| {
-                let sum = sums.as_ptr().wrapping_add(at + vector * LANES);
-                // SAFETY: what masks leave out is not read.
-                let sum = unsafe { _mm512_maskz_loadu_ps(masks[vector], sum) };
-                _mm512_add_ps(sum, _mm512_set1_ps(self.bias))
-            });
-            activate_all(&mut together, finish.activation);
-            for (vector, sum) in together.into_iter().enumerate() {
-                let mut sum = _mm512_fmadd_ps(sum, scale, shift);
-                let (at, mask) = (at + vector * LANES, masks[vector]);
-                // SAFETY: what masks leave out is neither read nor written.
-                unsafe {
-                    if let Some(added) = self.added {
-                        let added = _mm512_maskz_loadu_ps(mask, added.wrapping_add(at));
-                        sum = _mm512_add_ps(sum, added);
-                    }
-                    sum = _mm512_max_ps(_mm512_set1_ps(least), sum);
-                    _mm512_mask_storeu_ps(self.target.wrapping_add(at), mask, sum);
+    /// Finishes so many vectors of a row from number `at` on, the last one perhaps in part, and tells how many
+    /// numbers these have.
+    ///
+    /// # Safety
+    /// As [`super::line`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn vectors<const VECTORS: usize>(
+        target: *mut f32,
+        sums: &[f32],
+        added: Option<*const f32>,
+        end: LineEnd<'_>,
+        at: usize,
+    ) -> usize {
+        let finish = end.finish;
+        let (scale, shift) = (_mm512_set1_ps(finish.scale), _mm512_set1_ps(finish.shift));
+        let least = if end.relu { 0.0 } else { f32::NEG_INFINITY };
+        let masks: [u16; VECTORS] =
+            std::array::from_fn(|vector| within((at + vector * LANES) as isize, sums.len()));
+        let mut together: [__m512; VECTORS] = std::array::from_fn(|vector| {
+            let sum = sums.as_ptr().wrapping_add(at + vector * LANES);
+            // SAFETY: what masks leave out is not read.
+            let sum = unsafe { _mm512_maskz_loadu_ps(masks[vector], sum) };
+            _mm512_add_ps(sum, _mm512_set1_ps(end.bias))
+        });
+        activate_all(&mut together, finish.activation);
+        for (vector, sum) in together.into_iter().enumerate() {
+            let mut sum = _mm512_fmadd_ps(sum, scale, shift);
+            let (at, mask) = (at + vector * LANES, masks[vector]);
+            // SAFETY: what masks leave out is neither read nor written.
+            unsafe {
+                if let Some(added) = added {
+                    let added = _mm512_maskz_loadu_ps(mask, added.wrapping_add(at));
+                    sum = _mm512_add_ps(sum, added);
                 }
+                sum = _mm512_max_ps(_mm512_set1_ps(least), sum);
+                _mm512_mask_storeu_ps(target.wrapping_add(at), mask, sum);
             }
-            VECTORS * LANES
         }
+        VECTORS * LANES
     }
 
     #[inline]

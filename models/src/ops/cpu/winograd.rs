@@ -18,7 +18,7 @@ use super::aligned::Aligned;
 use super::block::{self, COLUMNS, Factors, Next, Operands, Precision, ROWS, Target, Unit};
 use super::conv::{Added, Shared, Size};
 use super::few::{self, FEW};
-use super::finish::{self, Bias, End, Finish};
+use super::finish::{self, Finish, LineEnd};
 use super::fixed;
 use super::pages::keep_in_large_pages;
 use super::simd::Level;
@@ -201,11 +201,10 @@ impl Winograd {
             .into_par_iter()
             .with_max_len(1)
             .for_each(|index| {
-                let end = |channel: usize| End {
-                    bias: Bias::Rows(&bias[channel..]),
-                    finish,
-                    added: None,
-                    relu: false,
+                let end = LineEnd {
+                    finish: &finish,
+                    bias: 0.0,
+                    relu: added.is_some_and(|added| added.relu),
                 };
                 let start = index % parts * part;
                 let blocks = start..(start + part).min(blocks);
@@ -232,7 +231,8 @@ impl Winograd {
                         // SAFETY: no other job has these tiles of these channels.
                         unsafe {
                             let blocks = blocks.clone();
-                            self.transform_outputs(room, blocks, extent, end, added, shared);
+                            let ends = (bias, end, added);
+                            self.transform_outputs(room, blocks, extent, ends, shared);
                         }
                     }
                 });
@@ -410,13 +410,12 @@ impl Winograd {
     /// # Safety
     /// The outputs of the room's tiles in these channels may be written, by nobody else; what is added is
     /// as large as the output.
-    unsafe fn transform_outputs<'a>(
+    unsafe fn transform_outputs(
         &self,
         room: &Room,
         part: std::ops::Range<usize>,
         extent: Extent,
-        end: impl Fn(usize) -> End<'a>,
-        added: Option<Added<'_>>,
+        (bias, end, added): (&[f32], LineEnd<'_>, Option<Added<'_>>),
         output: Shared,
     ) {
         let mut lines = tiles::Lines::default();
@@ -440,6 +439,10 @@ impl Winograd {
                 let way = (self.form, self.unit.level);
                 tiles::output(&products[..positions], lanes, &mut lines, way);
             }
+            let end = LineEnd {
+                bias: bias[channel],
+                ..end
+            };
             for segment in room.tiles.segments() {
                 let plane = segment.image * self.conv.output + channel;
                 for (index, line) in lines.0.iter().enumerate() {
@@ -451,19 +454,14 @@ impl Winograd {
                     let count = (segment.count * TILE).min(extent.out_width - x);
                     let at = plane * plane_size + y * extent.out_width + x;
                     let line = &line[(turn * columns + segment.lane) * TILE..][..count];
-                    let more = added.map(|added| (added.data[at..at + count].as_ptr(), 0));
-                    let end = End {
-                        added: more,
-                        relu: added.is_some_and(|added| added.relu),
-                        ..end(channel)
-                    };
+                    let more = added.map(|added| added.data[at..at + count].as_ptr());
                     // SAFETY: tiles of this job, of which these columns lie in the image; as many numbers are
                     // added.
                     unsafe {
                         let to = output.at(at);
                         // The same place two channels on.
                         ahead::ask_to_write(to.wrapping_add(2 * plane_size), count);
-                        finish::row(to, line, &end, 0);
+                        finish::line(to, line, more, end);
                     }
                 }
             }
