@@ -2,8 +2,7 @@
 //! halved both ways, and seven products of sums of quarters stand for the eight of quarters.
 //!
 //! Numbers are 16-bit integers (see [`super::fixed`]) where bfloat16 would do: sums of quarters are rounded once more,
-//! and bfloat16 has no digits to spare for that. In f32 it brought no more than 2 to 6 % where images are large, nothing
-//! where they are small and weights pass by as fast as memory gives them, for 1.75 times as many weights.
+//! and bfloat16 has no digits to spare for that. `docs/benchmarks.md` tells why f32 goes without.
 //!
 //! Which columns are multiplied together is a matter of their place in an image alone: no bit of a result depends on
 //! batches or threads.
@@ -51,7 +50,7 @@ const ALL: [usize; PRODUCTS] = [0, 1, 2, 3, 4, 5, 6];
 /// Those that are left where there are no columns on the right.
 const OF_LEFT: [usize; 4] = [0, 1, 3, 6];
 
-/// A quarter of the output.
+/// A quarter of the output: channels above and below, columns on the left and on the right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Quarter {
     UpperLeft,
@@ -171,7 +170,8 @@ impl Weights {
                     for (quarter, count) in counts.iter().enumerate() {
                         let row = (quarter / 2 * blocks + block) * ROWS + row;
                         let first = (2 * part + quarter % 2) * half;
-                        if row < output && first < input {
+                        // A number that is none counts where it is wanted alone.
+                        if *count != 0.0 && row < output && first < input {
                             let row = &weight[row * input..(row + 1) * input];
                             for (sum, number) in numbers.iter_mut().zip(&row[first..]) {
                                 *sum += count * number;
@@ -292,7 +292,7 @@ impl Room {
     /// The sums of all quarters, from the last products, to where they go.
     ///
     /// # Safety
-    /// As for [`block::multiply`].
+    /// As for [`super::block::multiply`].
     ///
     /// # Panics
     /// If a target is larger than a block.
