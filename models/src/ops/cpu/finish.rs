@@ -340,23 +340,7 @@ pub mod avx512 {
         target: &Target,
         mask: u16,
     ) {
-        let lanes = |vector: usize| {
-            if vector + 1 == VECTORS {
-                mask
-            } else {
-                u16::MAX
-            }
-        };
-        let mut biases = [_mm512_setzero_ps(); VECTORS];
-        if let Bias::Columns(bias) = end.bias {
-            assert!(bias.len() >= (VECTORS - 1) * LANES + mask.count_ones() as usize);
-            for (vector, value) in biases.iter_mut().enumerate() {
-                // SAFETY: as many as columns, what the mask leaves out is not read.
-                *value = unsafe {
-                    _mm512_maskz_loadu_ps(lanes(vector), bias.as_ptr().add(vector * LANES))
-                };
-            }
-        }
+        let mut biases = biases_of(end, mask);
         for (row, sums) in sums.iter().enumerate().take(target.rows) {
             if let Bias::Rows(bias) = end.bias {
                 biases = [_mm512_set1_ps(bias[row]); VECTORS];
@@ -366,7 +350,38 @@ pub mod avx512 {
         }
     }
 
-    /// The same for row `row` of a target.
+    /// The columns that exist of a vector of a row of so many, where `mask` says it of the last one.
+    #[inline]
+    pub fn lanes<const VECTORS: usize>(vector: usize, mask: u16) -> u16 {
+        if vector + 1 == VECTORS {
+            mask
+        } else {
+            u16::MAX
+        }
+    }
+
+    /// The biases of a row, where it is columns that have them; zeros otherwise.
+    ///
+    /// # Panics
+    /// If there are too few.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn biases_of<const VECTORS: usize>(end: &End<'_>, mask: u16) -> [__m512; VECTORS] {
+        let mut biases = [_mm512_setzero_ps(); VECTORS];
+        if let Bias::Columns(bias) = end.bias {
+            assert!(bias.len() >= (VECTORS - 1) * LANES + mask.count_ones() as usize);
+            for (vector, value) in biases.iter_mut().enumerate() {
+                // SAFETY: as many as columns, what the mask leaves out is not read.
+                *value = unsafe {
+                    let at = bias.as_ptr().add(vector * LANES);
+                    _mm512_maskz_loadu_ps(lanes::<VECTORS>(vector, mask), at)
+                };
+            }
+        }
+        biases
+    }
+
+    /// Finishes row `row` of a target.
     ///
     /// # Safety
     /// As [`block`].
@@ -379,13 +394,6 @@ pub mod avx512 {
         (target, row): (&Target, usize),
         mask: u16,
     ) {
-        let lanes = |vector: usize| {
-            if vector + 1 == VECTORS {
-                mask
-            } else {
-                u16::MAX
-            }
-        };
         for (sum, bias) in sums.iter_mut().zip(biases) {
             *sum = _mm512_add_ps(*sum, *bias);
         }
@@ -402,13 +410,16 @@ pub mod avx512 {
             unsafe {
                 if let Some((added, pitch)) = end.added {
                     let at = added.add(row * pitch + vector * LANES);
-                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes(vector), at));
+                    sum = _mm512_add_ps(
+                        sum,
+                        _mm512_maskz_loadu_ps(lanes::<VECTORS>(vector, mask), at),
+                    );
                 }
                 if end.relu {
                     sum = relu(sum);
                 }
                 let at = target.start.add(row * target.pitch + vector * LANES);
-                _mm512_mask_storeu_ps(at, lanes(vector), sum);
+                _mm512_mask_storeu_ps(at, lanes::<VECTORS>(vector, mask), sum);
             }
         }
     }

@@ -189,19 +189,42 @@ impl<'a> Panel<'a> {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
+pub mod avx512 {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
-        _mm512_div_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_mask_mov_epi16, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_setzero_si512, _mm512_slli_epi32, _mm512_sqrt_ps, _mm512_storeu_ps,
-        _mm512_storeu_si512,
+        __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_cvtepi32_ps,
+        _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_loadu_si512, _mm512_mask_mov_epi16, _mm512_mul_ps, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_sqrt_ps,
+        _mm512_storeu_ps, _mm512_storeu_si512,
     };
 
     use super::{COLUMN_NORM, COLUMNS, LANES, Panel, ROWS};
 
     /// The lower half of every word.
     const LOWER: u32 = 0x5555_5555;
+
+    /// The integers of a unit for columns with such norms, whose units are written to the first of `units`. Of nothing
+    /// but zeros it is infinite: they become NaN, and of that the lower half is zero, as an integer or as it is.
+    ///
+    /// # Panics
+    /// If there are fewer units than columns.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn scale_of(norm: __m512, units: &mut [f32]) -> __m512 {
+        let most = _mm512_set1_ps(COLUMN_NORM);
+        let units = &mut units[..LANES];
+        // SAFETY: a vector of the units.
+        unsafe { _mm512_storeu_ps(units.as_mut_ptr(), _mm512_div_ps(norm, most)) };
+        _mm512_div_ps(most, norm)
+    }
+
+    /// The lower halves of two words, in one.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn pair(first: __m512i, second: __m512i) -> __m512i {
+        let second = _mm512_slli_epi32::<16>(second);
+        _mm512_mask_mov_epi16(second, LOWER, first)
+    }
 
     /// # Safety
     /// Values hold twice as many rows of `VECTORS` vectors as there are steps, words as many as steps.
@@ -229,12 +252,7 @@ mod avx512 {
         for (vector, scale) in scales.iter_mut().enumerate() {
             let one = _mm512_set1_ps(1.0);
             let squares = _mm512_fmadd_ps(squares[0][vector], one, squares[1][vector]);
-            let norm = _mm512_sqrt_ps(squares);
-            let unit = _mm512_div_ps(norm, _mm512_set1_ps(COLUMN_NORM));
-            // SAFETY: a vector of the units.
-            unsafe { _mm512_storeu_ps(units[vector * LANES..].as_mut_ptr(), unit) };
-            // Of nothing but zeros infinite: they become NaN here, the least integer, whose lower half is zero.
-            *scale = _mm512_div_ps(_mm512_set1_ps(COLUMN_NORM), norm);
+            *scale = scale_of(_mm512_sqrt_ps(squares), &mut units[vector * LANES..]);
         }
         for step in 0..steps {
             for (vector, scale) in scales.iter().enumerate() {
@@ -244,8 +262,7 @@ mod avx512 {
                     let [first, second] = [value, value.add(pitch)].map(|value| {
                         _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(value), *scale))
                     });
-                    let second = _mm512_slli_epi32::<16>(second);
-                    let both = _mm512_mask_mov_epi16(second, LOWER, first);
+                    let both = pair(first, second);
                     _mm512_storeu_si512(words.add(step * pitch + vector * LANES).cast(), both);
                 }
             }

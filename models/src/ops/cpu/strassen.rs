@@ -331,20 +331,18 @@ impl Room {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m512, _mm512_add_ps, _mm512_castps_si512, _mm512_div_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_mask_mov_epi16, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_sqrt_ps, _mm512_storeu_ps,
-        _mm512_storeu_si512, _mm512_sub_ps,
+        __m512, _mm512_add_ps, _mm512_castps_si512, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_sqrt_ps, _mm512_storeu_si512, _mm512_sub_ps,
     };
 
     use super::super::block::Target;
-    use super::super::finish::{self, Bias, End};
+    use super::super::finish::avx512::{biases_of, lanes, row_of};
+    use super::super::finish::{Bias, End};
     use super::super::fixed;
+    use super::super::fixed::avx512::{pair, scale_of};
     use super::super::simd::within;
     use super::{Columns, LANES, PANEL, PRODUCTS, Quarter, ROWS, Room};
-
-    /// The lower half of every word.
-    const LOWER: u32 = 0x5555_5555;
 
     /// Where the vectors of a row lie, and which of their numbers exist.
     struct Vectors<const VECTORS: usize> {
@@ -416,7 +414,6 @@ mod avx512 {
                 }
             }
         }
-        let most = _mm512_set1_ps(fixed::COLUMN_NORM);
         let mut scales = [[_mm512_setzero_ps(); PRODUCTS]; VECTORS];
         for (vector, (scales, squares)) in scales.iter_mut().zip(squares).enumerate() {
             let [[a, b], [c, d]] = squares.map(|row| row.map(|square| _mm512_sqrt_ps(square)));
@@ -430,11 +427,7 @@ mod avx512 {
                 _mm512_add_ps(c, d),
             ];
             for ((scale, norm), units) in scales.iter_mut().zip(norms).zip(&mut room.units) {
-                let unit = _mm512_div_ps(norm, most);
-                // SAFETY: a vector of the units.
-                unsafe { _mm512_storeu_ps(units[vector * LANES..].as_mut_ptr(), unit) };
-                // Of nothing but zeros infinite: they become NaN below, whose lower half is zero.
-                *scale = _mm512_div_ps(most, norm);
+                *scale = scale_of(norm, &mut units[vector * LANES..]);
             }
         }
         let rounder = _mm512_set1_ps(fixed::ROUNDER);
@@ -458,8 +451,7 @@ mod avx512 {
                         let scale = scales[product];
                         let even = _mm512_fmadd_ps(even[product], scale, rounder);
                         let odd = _mm512_fmadd_ps(odd[product], scale, rounder);
-                        let odd = _mm512_slli_epi32::<16>(_mm512_castps_si512(odd));
-                        let both = _mm512_mask_mov_epi16(odd, LOWER, _mm512_castps_si512(even));
+                        let both = pair(_mm512_castps_si512(even), _mm512_castps_si512(odd));
                         _mm512_storeu_si512(to.add(product * PANEL).cast(), both);
                     }
                 }
@@ -503,19 +495,7 @@ mod avx512 {
         end: Option<&End<'_>>,
     ) {
         let mask = within(((WANTED - 1) * LANES) as isize, target.columns);
-        let lanes = |vector: usize| {
-            if vector + 1 == WANTED { mask } else { u16::MAX }
-        };
-        let mut biases = [_mm512_setzero_ps(); WANTED];
-        if let Some(Bias::Columns(bias)) = end.map(|end| end.bias) {
-            assert!(bias.len() >= target.columns);
-            for (vector, value) in biases.iter_mut().enumerate() {
-                // SAFETY: as many as columns, what the mask leaves out is not read.
-                *value = unsafe {
-                    _mm512_maskz_loadu_ps(lanes(vector), bias.as_ptr().add(vector * LANES))
-                };
-            }
-        }
+        let mut biases = end.map_or([_mm512_setzero_ps(); WANTED], |end| biases_of(end, mask));
         for row in 0..target.rows {
             let mut sums = [_mm512_setzero_ps(); WANTED];
             for (vector, sum) in sums.iter_mut().enumerate() {
@@ -528,7 +508,7 @@ mod avx512 {
                     // SAFETY: what the mask leaves out is not read.
                     let before = unsafe {
                         let at = target.start.add(row * target.pitch + vector * LANES);
-                        _mm512_maskz_loadu_ps(lanes(vector), at)
+                        _mm512_maskz_loadu_ps(lanes::<WANTED>(vector, mask), at)
                     };
                     *sum = _mm512_add_ps(before, *sum);
                 }
@@ -538,7 +518,7 @@ mod avx512 {
                     // SAFETY: rows and columns of the target.
                     unsafe {
                         let at = target.start.add(row * target.pitch + vector * LANES);
-                        _mm512_mask_storeu_ps(at, lanes(vector), sum);
+                        _mm512_mask_storeu_ps(at, lanes::<WANTED>(vector, mask), sum);
                     }
                 }
                 continue;
@@ -547,7 +527,7 @@ mod avx512 {
                 biases = [_mm512_set1_ps(bias[row]); WANTED];
             }
             // SAFETY: rows and columns of the target, and of what is added.
-            unsafe { finish::avx512::row_of(sums, &biases, end, (target, row), mask) };
+            unsafe { row_of(sums, &biases, end, (target, row), mask) };
         }
     }
 
