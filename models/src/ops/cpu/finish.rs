@@ -204,7 +204,7 @@ pub(super) use {each_row, store};
 #[derive(Clone, Copy)]
 pub struct LineEnd<'a> {
     /// The same for all rows of a layer. By reference: what is written just before it is read in larger pieces makes
-    /// a processor wait, for as long as it takes to finish two vectors.
+    /// a processor wait.
     pub finish: &'a Finish,
     /// What is added first.
     pub bias: f32,
