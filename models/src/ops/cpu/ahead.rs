@@ -58,9 +58,9 @@ pub fn ask(lines: &[*const f32]) {
     let _: &[*const f32] = lines;
 }
 
-/// Asks at once for lines that will be written soon: `count` numbers from `start` on.
+/// Asks at once for lines that will be read or written soon: `count` numbers from `start` on.
 #[inline]
-pub fn ask_to_write(start: *const f32, count: usize) {
+pub fn ask_at_once(start: *const f32, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for at in (0..count).step_by(LINE) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};

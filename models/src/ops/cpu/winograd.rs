@@ -460,7 +460,7 @@ impl Winograd {
                     unsafe {
                         let to = output.at(at);
                         // The same place two channels on.
-                        ahead::ask_to_write(to.wrapping_add(2 * plane_size), count);
+                        ahead::ask_at_once(to.wrapping_add(2 * plane_size), count);
                         finish::line(to, line, more, end);
                     }
                 }

@@ -3,6 +3,7 @@
 use super::plan::{Plan, Shape};
 use super::{Cascade, Finish, Kind, LINE, LINES, Node};
 use crate::layers::Conv;
+use crate::ops::cpu::ahead::ask_at_once;
 #[cfg(target_arch = "x86_64")]
 use crate::ops::cpu::cells::Avx512Vnni;
 use crate::ops::cpu::cells::{Each, Group, Machine, Seen, Work, add_products, each};
@@ -52,6 +53,8 @@ struct Row<'a> {
     /// Of the weights of every channel, where these are integers.
     units: *const f32,
     end: &'a Finish,
+    /// Columns that an output sees of each line, and those from one output to the next.
+    window: [usize; 2],
     count: usize,
     channels: usize,
     output: *mut f32,
@@ -98,6 +101,11 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
                     for plane in 0..*planes {
                         let from = pass.row(plane, *row, shape);
                         let to = pass.room.add(shape.row(*row, plane) + shape.left);
+                        // Two rows ahead: the next one may be wanted at once.
+                        if *row + 2 < shape.height {
+                            let ahead = pass.row(plane, *row + 2, shape);
+                            ask_at_once(ahead.as_ptr(), ahead.len());
+                        }
                         std::ptr::copy_nonoverlapping(from.as_ptr(), to, shape.width);
                     }
                 }
@@ -109,6 +117,7 @@ unsafe fn body<M: Machine>(cascade: &Cascade, pass: &Pass<'_>) {
                             weight: weight.numbers().as_ptr().add(group.first * depth),
                             units: units.numbers().as_ptr().wrapping_add(group.first),
                             end,
+                            window: [node.window.kernel, node.window.stride],
                             count,
                             channels: node.channels,
                             output,
@@ -316,14 +325,9 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
         let mut weight = row.weight;
         for line in row.lines {
             let input = line.start.add(first * line.seen.pitch);
-            // Neighbours are a case of their own, whose addresses take fewer instructions.
-            let seen = Seen {
-                step: 1,
-                ..line.seen
-            };
             if V::INTEGERS {
                 let mut products = [[none; VECTORS]; CELLS];
-                weight = add_products(&mut products, weight, input, seen);
+                weight = add_integers(&mut products, weight, input, (line.seen, row.window));
                 let unit = V::splat(line.unit);
                 for cell in 0..CELLS {
                     for v in 0..VECTORS {
@@ -332,6 +336,11 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
                 }
                 continue;
             }
+            // Neighbours are a case of their own, whose addresses take fewer instructions.
+            let seen = Seen {
+                step: 1,
+                ..line.seen
+            };
             weight = if line.seen.step == 1 {
                 add_products(&mut sums, weight, input, seen)
             } else {
@@ -352,6 +361,80 @@ unsafe fn block<V: Lanes, const VECTORS: usize, const CELLS: usize>(
                 row.end.of(sum).store(output.add(v * V::COUNT));
             }
         }
+    }
+}
+
+/// [`add_products`] of a line of neighbours, in the way that suits it: with one vector of outputs products would wait
+/// for what is seen, of which neighbouring outputs see much in common. Sums of integers are the same either way.
+///
+/// # Safety
+/// As [`add_products`].
+#[inline(always)]
+unsafe fn add_integers<V: Lanes, const VECTORS: usize, const CELLS: usize>(
+    sums: &mut [[V; VECTORS]; CELLS],
+    weight: *const f32,
+    input: *const f32,
+    (seen, window): (Seen, [usize; 2]),
+) -> *const f32 {
+    // SAFETY: by this function's contract.
+    unsafe {
+        match window {
+            [2, 1] if VECTORS == 1 => {
+                add_columns::<V, VECTORS, CELLS, 2, 1>(sums, weight, input, seen)
+            }
+            [3, 1] if VECTORS == 1 => {
+                add_columns::<V, VECTORS, CELLS, 3, 1>(sums, weight, input, seen)
+            }
+            [3, 2] if VECTORS == 1 => {
+                add_columns::<V, VECTORS, CELLS, 3, 2>(sums, weight, input, seen)
+            }
+            _ => add_products(sums, weight, input, Seen { step: 1, ..seen }),
+        }
+    }
+}
+
+/// As [`add_products`] of lines of `KERNEL` columns, where the next cell's are `STRIDE` further on: column by column.
+///
+/// # Safety
+/// As [`add_products`].
+#[inline(always)]
+unsafe fn add_columns<
+    V: Lanes,
+    const VECTORS: usize,
+    const CELLS: usize,
+    const KERNEL: usize,
+    const STRIDE: usize,
+>(
+    sums: &mut [[V; VECTORS]; CELLS],
+    weight: *const f32,
+    input: *const f32,
+    seen: Seen,
+) -> *const f32 {
+    let words = seen.count / KERNEL;
+    // SAFETY: by this function's contract.
+    unsafe {
+        for word in 0..words {
+            let weights: [[V; VECTORS]; KERNEL] = std::array::from_fn(|column| {
+                let at = weight.add((column * words + word) * VECTORS * V::COUNT);
+                std::array::from_fn(|v| V::load(at.add(v * V::COUNT)))
+            });
+            let read = |column: usize| V::splat(*input.add(column * words + word));
+            let mut columns: [V; KERNEL] = std::array::from_fn(read);
+            for (cell, sums) in sums.iter_mut().enumerate() {
+                if cell > 0 {
+                    columns = std::array::from_fn(|column| match columns.get(column + STRIDE) {
+                        Some(before) => *before,
+                        None => read(cell * STRIDE + column),
+                    });
+                }
+                for (weights, column) in weights.into_iter().zip(columns) {
+                    for (sum, weight) in sums.iter_mut().zip(weights) {
+                        *sum = sum.dot(weight, column);
+                    }
+                }
+            }
+        }
+        weight.add(seen.count * VECTORS * V::COUNT)
     }
 }
 
@@ -414,14 +497,33 @@ struct Largest<'a> {
 impl Each for Largest<'_> {
     #[inline(always)]
     unsafe fn channels<V: Lanes>(&self, first: usize) {
-        let [stride, channels] = self.sizes;
         // SAFETY: by the contract of `body`.
+        unsafe {
+            match *self.lines {
+                [a, b] => self.of::<V, _>([a, b], first),
+                [a, b, c] => self.of::<V, _>([a, b, c], first),
+                _ => self.of::<V, _>(self.lines, first),
+            }
+        }
+    }
+}
+
+impl Largest<'_> {
+    /// The channels from `first` on. In an array of `lines` their number is known when this is compiled.
+    ///
+    /// # Safety
+    /// As [`Each::channels`].
+    #[inline(always)]
+    unsafe fn of<V: Lanes, L: AsRef<[Line]>>(&self, lines: L, first: usize) {
+        let [stride, channels] = self.sizes;
+        let lines = lines.as_ref();
+        // SAFETY: by this function's contract.
         unsafe {
             for cell in 0..self.count {
                 let start = cell * stride * channels + first;
-                let mut most = V::load(self.lines[0].start.add(start));
-                for line in self.lines {
-                    for column in 0..self.lines.len() {
+                let mut most = V::load(lines[0].start.add(start));
+                for line in lines {
+                    for column in 0..lines.len() {
                         let at = line.start.add(start + column * channels);
                         most = most.or_more(V::load(at));
                     }
