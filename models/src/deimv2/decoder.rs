@@ -206,7 +206,7 @@ impl Decoder {
 
 /// Turns edge distributions into boxes.
 struct EdgeDecoder {
-    /// Offset that each bin stands for: `[BINS, 1]`.
+    /// Offset that each bin stands for: `[BINS]`.
     offsets: Tensor,
     /// How many times a unit offset goes into the box's side.
     reg_scale: f64,
@@ -225,7 +225,7 @@ impl EdgeDecoder {
             params.device(),
         )?;
         Ok(Self {
-            offsets: offsets.reshape((BINS, 1))?.to_dtype(params.dtype())?,
+            offsets: offsets.to_dtype(params.dtype())?,
             reg_scale: f64::from(reg_scale),
         })
     }
@@ -234,11 +234,9 @@ impl EdgeDecoder {
     /// means of `corners` (`[batch, queries, 4 * BINS]`, before the softmax).
     fn boxes(&self, first: &Tensor, corners: &Tensor) -> Result<Tensor> {
         let (batch, queries, _) = first.dims3()?;
-        let chances = corners.reshape((batch * queries * 4, BINS))?;
-        let chances = ops::softmax(&chances)?;
-        let offsets = chances
-            .matmul(&self.offsets)?
-            .reshape((batch, queries, 4))?;
+        let corners = corners.reshape((batch * queries * 4, BINS))?;
+        let offsets = ops::expectations_of_rows(&corners, &self.offsets)?;
+        let offsets = offsets.reshape((batch, queries, 4))?;
         let distances = offsets.affine(1.0 / self.reg_scale, 0.5)?; // in sides of the box
         let center = first.narrow(2, 0, 2)?;
         let size = first.narrow(2, 2, 2)?;

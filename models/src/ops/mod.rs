@@ -43,7 +43,7 @@ pub use panels::{PANEL, Panels, Queries};
 pub use planes::{add_relu, add_upsampled, gated_sum, halve, plane_means, with_planes};
 pub use pool::{Window, max_of_four, max_pool2d};
 pub use rows::{cells_to_rows, largest, rows_to_cells, silu_gated};
-pub use softmax::{TOGETHER, expectations, softmax};
+pub use softmax::{TOGETHER, expectations, expectations_of_rows, softmax};
 pub use topk::{Best, best, best_of_planes, best_of_rows, top_k, top_k_indices};
 pub use training::Adam;
 pub use upsample::{joined, upsample_nearest};

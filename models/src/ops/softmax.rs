@@ -40,6 +40,26 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(output, x.shape(), x.device())
 }
 
+/// The mean of `values`, `[n]`, under the softmax of every row: `[rows, n]` to `[rows]`.
+///
+/// # Errors
+/// The shapes do not fit, or the device fails.
+pub fn expectations_of_rows(x: &Tensor, values: &Tensor) -> Result<Tensor> {
+    let (rows, size) = x.dims2()?;
+    if values.dims1()? != size {
+        candle_core::bail!("{:?} values for rows of {size}", values.dims());
+    }
+    if !fused(&[x, values]) || size == 0 {
+        return softmax(x)?.matmul(&values.unsqueeze(1)?)?.squeeze(1);
+    }
+    let output: Vec<f32> = with_numbers(&[x, values], |numbers| {
+        let rows = numbers[0].chunks_exact(size);
+        rows.map(|row| cpu::math::expectation(row, numbers[1]))
+            .collect()
+    })?;
+    Tensor::from_vec(output, rows, x.device())
+}
+
 dispatch! {
     /// The means of neighbouring cells, at most [`TOGETHER`], under the softmax over planes, each of which stands
     /// for one of `values`. `planes` begins with the first of the cells; planes are `pitch` numbers apart.
@@ -87,7 +107,7 @@ fn means_of(count: usize, planes: &[f32], pitch: usize, values: &[f32]) -> [f32;
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device, Var};
     use proptest::prelude::*;
 
     use super::*;
@@ -132,10 +152,42 @@ mod tests {
         }
     }
 
+    proptest! {
+        // By the definition, in double precision; the plain way too, which a gradient that is asked for forces.
+        #[test]
+        fn expectations_of_rows_are_those_of_the_definition(
+            rows in 1_usize..9, count in 1_usize..70, size in -3_i32..5, plain: bool,
+        ) {
+            let numbers = made_up("expectations.weight", &[rows, count]);
+            let numbers: Vec<f32> = numbers.iter().map(|x| x * 4_f32.powi(size)).collect();
+            let values: Vec<f32> = (0..count).map(|at| (at % 7) as f32 - 2.5).collect();
+            let device = &Device::Cpu;
+            let x = Tensor::from_slice(&numbers, (rows, count), device).unwrap();
+            let x = if plain { Var::from_tensor(&x).unwrap().into_inner() } else { x };
+            let of_values = Tensor::from_slice(&values, count, device).unwrap();
+            let means = expectations_of_rows(&x, &of_values).unwrap().to_vec1::<f32>().unwrap();
+            for (row, mean) in numbers.chunks_exact(count).zip(means) {
+                let exps = row.iter().map(|x| f64::from(*x).exp());
+                let sum: f64 = exps.clone().sum();
+                let expected = exps.zip(&values).map(|(exp, value)| exp * f64::from(*value)).sum::<f64>() / sum;
+                prop_assert!((f64::from(mean) - expected).abs() < 2e-5, "{mean} is not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_and_values_that_differ_in_length_are_errors() {
+        let row = |count: usize| Tensor::zeros((1, count), DType::F32, &Device::Cpu).unwrap();
+        let values = row(5).squeeze(0).unwrap();
+        assert!(expectations_of_rows(&row(5), &values).is_ok());
+        assert!(expectations_of_rows(&row(6), &values).is_err());
+    }
+
     #[test]
     fn what_is_no_number_has_no_mean() {
         let mut means = [0.0; 2];
         expectations(&mut means, &[1.0, f32::NAN, 2.0, 0.0], 2, &[0.0, 1.0]);
         assert!(means[0].is_finite() && means[1].is_nan());
+        assert!(cpu::math::expectation(&[1.0, f32::NAN, 0.0], &[0.0, 1.0, 2.0]).is_nan());
     }
 }

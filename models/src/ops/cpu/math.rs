@@ -217,6 +217,24 @@ pub fn softmax(row: &mut [f32]) {
     softmax_plain(row);
 }
 
+/// The mean of `values`, as many as there are numbers in the row, under its softmax.
+pub fn expectation(row: &[f32], values: &[f32]) -> f32 {
+    assert_eq!(row.len(), values.len());
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: the machine has the instructions.
+        #[allow(unsafe_code)]
+        return unsafe { avx512::expectation(row, values) };
+    }
+    let mut shares = row.to_vec();
+    softmax_plain(&mut shares);
+    shares
+        .iter()
+        .zip(values)
+        .map(|(share, value)| share * value)
+        .sum()
+}
+
 dispatch! {
     /// SiLU of `gate` times `value`.
     pub fn silu_product(output: &mut [f32], gate: &[f32], value: &[f32]) = silu_product_body
@@ -238,11 +256,11 @@ dispatch! {
 pub mod avx512 {
     use std::arch::x86_64::{
         __m512, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_ps, _mm512_castsi512_ps,
-        _mm512_cvtps_epi32, _mm512_div_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_mask_loadu_ps,
-        _mm512_mask_storeu_ps, _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+        _mm512_cvtps_epi32, _mm512_div_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps,
+        _mm512_mask_loadu_ps, _mm512_mask_storeu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
         _mm512_or_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_ps,
         _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_slli_epi32, _mm512_sub_ps,
+        _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     const LANES: usize = 16;
@@ -250,36 +268,105 @@ pub mod avx512 {
     /// As [`super::softmax`].
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     pub fn softmax(row: &mut [f32]) {
-        let none = _mm512_set1_ps(f32::NEG_INFINITY);
-        let count = row.len();
-        let mask = |at: usize| u16::MAX >> (LANES - LANES.min(count - at));
-        let start = row.as_mut_ptr();
-        // SAFETY: what masks leave out is neither read nor written.
-        let read = |at: usize| unsafe { _mm512_mask_loadu_ps(none, mask(at), start.add(at)) };
-        // SAFETY: as above.
-        let write =
-            |at: usize, x: __m512| unsafe { _mm512_mask_storeu_ps(start.add(at), mask(at), x) };
-        let mut most = [none; 2];
-        for at in (0..count).step_by(2 * LANES) {
-            // Of a number that is none the second argument is given back.
-            most[0] = _mm512_max_ps(read(at), most[0]);
-            if at + LANES < count {
-                most[1] = _mm512_max_ps(read(at + LANES), most[1]);
-            }
-        }
-        let most = _mm512_set1_ps(_mm512_reduce_max_ps(_mm512_max_ps(most[0], most[1])));
-        let to_powers = _mm512_set1_ps(std::f32::consts::LOG2_E);
+        let most = largest(row);
         let mut sum = _mm512_setzero_ps();
-        for at in (0..count).step_by(LANES) {
-            let t = _mm512_mul_ps(_mm512_sub_ps(read(at), most), to_powers);
-            let x = power_of_two(t);
-            write(at, x);
-            sum = _mm512_add_ps(sum, _mm512_maskz_mov_ps(mask(at), x));
+        let (whole, rest) = row.as_chunks_mut::<LANES>();
+        for numbers in whole.iter_mut() {
+            let x = share(load(numbers), most);
+            store(numbers, x);
+            sum = _mm512_add_ps(sum, x);
+        }
+        if !rest.is_empty() {
+            // What is beyond the end adds nothing.
+            let x = share(load_some(rest, f32::NEG_INFINITY), most);
+            store_some(rest, x);
+            sum = _mm512_add_ps(sum, x);
         }
         let scale = _mm512_set1_ps(1.0 / _mm512_reduce_add_ps(sum));
-        for at in (0..count).step_by(LANES) {
-            write(at, _mm512_mul_ps(read(at), scale));
+        for numbers in whole {
+            store(numbers, _mm512_mul_ps(load(numbers), scale));
         }
+        if !rest.is_empty() {
+            store_some(rest, _mm512_mul_ps(load_some(rest, 0.0), scale));
+        }
+    }
+
+    /// As [`super::expectation`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    pub fn expectation(row: &[f32], values: &[f32]) -> f32 {
+        let most = largest(row);
+        let (mut sum, mut mean) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+        let ((whole, rest), (of_whole, of_rest)) = (row.as_chunks(), values.as_chunks());
+        for (numbers, values) in whole.iter().zip(of_whole) {
+            let x = share(load(numbers), most);
+            sum = _mm512_add_ps(sum, x);
+            mean = _mm512_fmadd_ps(x, load(values), mean);
+        }
+        if !rest.is_empty() {
+            let x = share(load_some(rest, f32::NEG_INFINITY), most);
+            sum = _mm512_add_ps(sum, x);
+            mean = _mm512_fmadd_ps(x, load_some(of_rest, 0.0), mean);
+        }
+        _mm512_reduce_add_ps(mean) / _mm512_reduce_add_ps(sum)
+    }
+
+    /// The largest number of a row that is one, in all lanes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    fn largest(row: &[f32]) -> __m512 {
+        let mut most = _mm512_set1_ps(f32::NEG_INFINITY);
+        let (whole, rest) = row.as_chunks();
+        for numbers in whole {
+            // Of a number that is none the second argument is given back.
+            most = _mm512_max_ps(load(numbers), most);
+        }
+        if !rest.is_empty() {
+            most = _mm512_max_ps(load_some(rest, f32::NEG_INFINITY), most);
+        }
+        _mm512_set1_ps(_mm512_reduce_max_ps(most))
+    }
+
+    /// e to the power of what numbers are above the largest one.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn share(x: __m512, most: __m512) -> __m512 {
+        let to_powers = _mm512_set1_ps(std::f32::consts::LOG2_E);
+        power_of_two(_mm512_mul_ps(_mm512_sub_ps(x, most), to_powers))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(numbers: &[f32; LANES]) -> __m512 {
+        // SAFETY: a whole vector.
+        unsafe { _mm512_loadu_ps(numbers.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store(numbers: &mut [f32; LANES], x: __m512) {
+        // SAFETY: a whole vector.
+        unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), x) };
+    }
+
+    /// The lanes of some numbers, fewer than a vector's.
+    #[inline]
+    fn mask(numbers: &[f32]) -> u16 {
+        !(u16::MAX << numbers.len())
+    }
+
+    /// So many numbers, and others in the lanes beyond.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load_some(numbers: &[f32], others: f32) -> __m512 {
+        // SAFETY: what the mask leaves out is not read.
+        unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(others), mask(numbers), numbers.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn store_some(numbers: &mut [f32], x: __m512) {
+        // SAFETY: what the mask leaves out is not written.
+        unsafe { _mm512_mask_storeu_ps(numbers.as_mut_ptr(), mask(numbers), x) };
     }
 
     /// As [`super::erf`].
