@@ -1,8 +1,9 @@
 //! Convolution, channels first. Depthwise ones run plane by plane. Dense ones are matrix products if
 //! they are 1×1 ([`Product`]), run by tiles in bfloat16 where the machine has those
 //! ([`amx::Direct`]), are filtered with fewer products if they are 3×3 ([`Winograd`], in integers where
-//! bfloat16 would do), and run directly otherwise ([`direct`]); where the machine has no kernels for that,
-//! as tiles of im2col that stay in the cache, each multiplied by the weights and finished while it is warm.
+//! bfloat16 would do), and run directly otherwise ([`direct`]); patches, which hardly overlap, are unfolded and
+//! multiplied like 1×1. Where the machine has no kernels for that, tiles of im2col stay in the cache, each multiplied
+//! by the weights and finished while it is warm.
 
 #![allow(unsafe_code)] // `gemm` takes raw pointers, and threads write into one output
 
@@ -17,6 +18,7 @@ use super::finish::{self, Bias, End, Finish};
 use super::product::{Begun, Grid, Product, Source, is_pointwise, sees_one_cell};
 use super::simd::{self, Level};
 use super::winograd::Winograd;
+use super::words;
 use crate::layers::Conv;
 
 /// Bytes that a tile of unfolded input may take: about half of a core's second-level cache.
@@ -67,6 +69,8 @@ enum Weight {
     Tiles(amx::Direct),
     /// As [`direct`] wants them, where that is the faster way.
     Direct(Unit, Vec<u32>),
+    /// For the product with unfolded images.
+    Unfolded(Product),
 }
 
 /// Size of a batch of images.
@@ -131,12 +135,16 @@ impl Packed {
         let exact = Unit::at(Precision::F32, level);
         // What is filtered is exact enough with few channels too.
         let filtering = Unit::at(precision, level).or(exact);
-        let precision = if conv.input < NARROW {
-            Precision::F32
-        } else {
-            precision
+        let unit_of = |numbers: usize| {
+            let precision = if numbers < NARROW {
+                Precision::F32
+            } else {
+                precision
+            };
+            Unit::at(precision, level).or(exact)
         };
-        let unit = Unit::at(precision, level).or(exact);
+        let unit = unit_of(conv.input);
+        let depth = conv.input * conv.kernel * conv.kernel;
         let tiles = unit.and_then(Tiles::of);
         let weight = if sees_one_cell(conv)
             && let Some(unit) = unit
@@ -154,6 +162,12 @@ impl Packed {
             && let Some(unit) = unit
         {
             Weight::Direct(unit, direct::pack(unit.precision, conv, &weight))
+        } else if conv.groups == 1
+            && conv.stride > 2
+            && let Some(unit) = unit_of(depth)
+        {
+            let conv = Conv::new(depth, conv.output, 1).activation(conv.activation);
+            Weight::Unfolded(Product::new(unit, &weight, &conv))
         } else {
             Weight::Rows(weight)
         };
@@ -186,14 +200,16 @@ impl Packed {
     pub fn takes_parts(&self) -> bool {
         match &self.weight {
             Weight::Product(_) | Weight::Tiles(_) | Weight::Direct(..) => true,
-            Weight::Winograd(_) | Weight::Rows(_) => false,
+            Weight::Winograd(_) | Weight::Rows(_) | Weight::Unfolded(_) => false,
         }
     }
 
     /// Whether [`Packed::run`] adds to its outputs.
     pub fn adds(&self) -> bool {
         match self.weight {
-            Weight::Product(_) | Weight::Winograd(_) | Weight::Tiles(_) => true,
+            Weight::Product(_) | Weight::Winograd(_) | Weight::Tiles(_) | Weight::Unfolded(_) => {
+                true
+            }
             Weight::Rows(_) | Weight::Direct(..) => false,
         }
     }
@@ -270,6 +286,23 @@ impl Packed {
                     };
                     direct::images(&layer, parts, grid, target);
                 }
+                Weight::Unfolded(product) => {
+                    let matrix = self.unfolded(input, extent);
+                    let source = Source {
+                        data: &matrix,
+                        channels: self.conv.input * self.conv.kernel * self.conv.kernel,
+                    };
+                    let grid = Grid {
+                        size: Size {
+                            height,
+                            width,
+                            ..size
+                        },
+                        ..grid
+                    };
+                    let output = target.0;
+                    product.run(&[source], &self.bias, self.finish, grid, joined, output);
+                }
                 Weight::Rows(weight) if depthwise => {
                     self.depthwise(weight, input, extent, target);
                 }
@@ -278,6 +311,26 @@ impl Packed {
             output.set_len(count);
         }
         Ok((output, height, width))
+    }
+
+    /// Unfolded images: `[batch, input × kernel × kernel, cells of the output]`.
+    fn unfolded(&self, input: &[f32], extent: Extent) -> Vec<f32> {
+        let (size, cells) = (extent.input, extent.out_height * extent.out_width);
+        let taps = self.conv.kernel * self.conv.kernel;
+        let mut matrix = vec![0.0; size.batch * self.conv.input * taps * cells];
+        let tile = Tile {
+            image: 0,
+            group: 0,
+            columns: 0..cells,
+            out_width: extent.out_width,
+            cells,
+            depth: taps,
+        };
+        matrix
+            .par_chunks_exact_mut((taps * cells).max(1))
+            .zip(input.par_chunks_exact(size.cells().max(1)))
+            .for_each(|(rows, plane)| unfold(rows, plane, size, &self.conv, &tile));
+        matrix
     }
 
     /// What follows the sums of the channels from `first` on.
@@ -491,10 +544,17 @@ fn unfold_row(segment: &mut [f32], source: &[f32], x: usize, kx: usize, conv: &C
         segment[inside..].fill(0.0);
         return;
     }
-    for (step, value) in segment.iter_mut().enumerate() {
-        let at = ((x + step) * conv.stride + kx).wrapping_sub(conv.padding);
-        *value = source.get(at).copied().unwrap_or(0.0);
-    }
+    let from = (x * conv.stride + kx) as isize - conv.padding as isize;
+    let before = ((-from).max(0) as usize).div_ceil(conv.stride);
+    let before = before.min(segment.len());
+    let (zeros, segment) = segment.split_at_mut(before);
+    zeros.fill(0.0);
+    let start = (from + (before * conv.stride) as isize).max(0) as usize;
+    let seen = source.get(start..).unwrap_or_default();
+    let inside = seen.len().div_ceil(conv.stride).min(segment.len());
+    let (inside, beyond) = segment.split_at_mut(inside);
+    words::every(inside, seen, conv.stride);
+    beyond.fill(0.0);
 }
 
 #[cfg(test)]
@@ -551,7 +611,7 @@ pub(super) mod tests {
         #[test]
         fn dense_equals_plain(
             groups in 1_usize..4, group_in in 1_usize..9, group_out in 1_usize..9,
-            kernel in 1_usize..6, stride in 1_usize..3, padding in 0_usize..3,
+            kernel in 1_usize..6, stride in 1_usize..5, padding in 0_usize..3,
             far in 0_usize..2, batch in 1_usize..3, height in 5_usize..24, width in 5_usize..40,
             act in activation(), level in level(), threads in prop_oneof![Just(1), Just(3)],
         ) {
@@ -715,8 +775,9 @@ pub(super) mod tests {
             (128, 64, 3, 2),
             (512, 192, 1, 1),
             (2000, 256, 1, 1),
+            (3, 192, 16, 8),
         ] {
-            if simd::tiles() && input >= NARROW {
+            if simd::tiles() && (input >= NARROW || stride > 2) {
                 continue; // Tiles multiply these, in bfloat16.
             }
             let conv = Conv::new(input, output, kernel).stride(stride);
@@ -748,6 +809,7 @@ pub(super) mod tests {
             (NARROW, 72, 3, 1, Precision::Bf16),
             (NARROW, 72, 3, 2, Precision::Bf16),
             (1100, 600, 1, 1, Precision::Bf16),
+            (3, 200, 16, 8, Precision::Bf16),
         ] {
             if !precision.available() {
                 continue;
