@@ -867,17 +867,7 @@ impl MultiHeadAttention {
         let query = self.query.forward(query)?;
         let key = self.key.forward(key)?;
         let value = self.value.forward(value)?;
-        let describe = || {
-            let (keys, rows) = (key.dim(1).unwrap_or(0), query.elem_count());
-            let operations = 4 * rows * keys;
-            (
-                format!("attention, {:?} on {keys} keys", query.dims()),
-                operations as f64,
-            )
-        };
-        let mixed = ops::profile::timed(describe, || {
-            ops::attention(&query, &key, &value, self.heads, self.precision)
-        })?;
+        let mixed = ops::attention(&query, &key, &value, self.heads, self.precision)?;
         self.out.forward(&mixed)
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor};
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::{Precision, cpu, reference};
+use super::{Precision, cpu, profile, reference};
 
 /// Softmax of the queries' products with the keys, applied to the values.
 ///
@@ -45,11 +45,18 @@ pub fn attention(
     if !fused {
         return reference::attention(query, key, value, heads);
     }
-    neighbours(query)?.apply_op3_no_bwd(
-        &neighbours(key)?,
-        &neighbours(value)?,
-        &CpuAttention { heads, precision },
-    )
+    let describe = || {
+        let operations = 4 * query.elem_count() * keys;
+        let name = format!("attention, {:?} on {keys} keys", query.dims());
+        (name, operations as f64)
+    };
+    profile::timed(describe, || {
+        neighbours(query)?.apply_op3_no_bwd(
+            &neighbours(key)?,
+            &neighbours(value)?,
+            &CpuAttention { heads, precision },
+        )
+    })
 }
 
 /// The tensor with its rows' numbers beside each other.
