@@ -11,6 +11,7 @@
 
 use super::ahead::ask;
 use super::block::{COLUMNS, ROWS};
+use super::few::{self, FEW};
 use super::simd::{Level, dispatch};
 
 /// Units of a column's norm, and so of its largest number at most: what 16 bits hold.
@@ -108,7 +109,7 @@ pub struct Panel<'a> {
     /// Of every column.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // wanted by AVX-512 alone
     units: [f32; COLUMNS],
-    /// A multiple of a vector, at most [`COLUMNS`].
+    /// A multiple of a vector, at most [`COLUMNS`], or [`FEW`].
     columns: usize,
 }
 
@@ -121,7 +122,7 @@ impl<'a> Panel<'a> {
     /// If there are too few words, or `columns` are none that are multiplied.
     pub fn pack(values: &[f32], columns: usize, words: &'a mut [u32]) -> Self {
         let steps = values.len() / columns / 2;
-        assert!(matches!(columns, 16 | 32 | 48) && words.len() >= steps * columns);
+        assert!(matches!(columns, FEW | 16 | 32 | 48) && words.len() >= steps * columns);
         #[cfg(target_arch = "x86_64")]
         {
             let mut units = [0.0; COLUMNS];
@@ -129,6 +130,7 @@ impl<'a> Panel<'a> {
             unsafe {
                 let (values, words) = (values.as_ptr(), words.as_mut_ptr());
                 match columns {
+                    FEW => avx512::pack_few(values, steps, words, &mut units),
                     16 => avx512::pack::<1>(values, steps, words, &mut units),
                     32 => avx512::pack::<2>(values, steps, words, &mut units),
                     _ => avx512::pack::<3>(values, steps, words, &mut units),
@@ -157,6 +159,16 @@ impl<'a> Panel<'a> {
         }
     }
 
+    /// Sums of the products of [`FEW`] columns with blocks of `factors`, `[blocks, steps, ROWS]`, and their rows' units,
+    /// into `sums`, `[blocks, ROWS, FEW]`.
+    ///
+    /// # Panics
+    /// If an operand is too short, or there are other columns.
+    pub fn multiply_few(&self, factors: (&[u32], &[[f32; ROWS]]), sums: &mut [f32]) {
+        assert_eq!(self.columns, FEW);
+        few::multiply_integers((self.words, &self.units), factors, sums);
+    }
+
     /// Sums of the products with a block of `factors`, `[steps, ROWS]`, whose rows have these `units`, into
     /// `sums`, `[ROWS, columns]`; asks for lines that are `ahead`, one a step.
     ///
@@ -171,6 +183,7 @@ impl<'a> Panel<'a> {
     ) {
         let steps = self.words.len() / self.columns;
         assert!(factors.len() >= steps * ROWS && sums.len() >= ROWS * self.columns);
+        assert!(self.columns >= LANES);
         let (ahead, more) = ahead.split_at(ahead.len().min(steps));
         ask(more);
         #[cfg(target_arch = "x86_64")]
@@ -191,14 +204,16 @@ impl<'a> Panel<'a> {
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
     use std::arch::x86_64::{
-        __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm512_cvtepi32_ps,
-        _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_loadu_si512, _mm512_mask_mov_epi16, _mm512_mul_ps, _mm512_set1_epi32,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_sqrt_ps,
+        __m512, __m512i, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_mask_mov_epi16,
+        _mm256_slli_epi32, _mm256_storeu_si256, _mm512_add_ps, _mm512_castsi512_si256,
+        _mm512_cvtepi32_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpwssd_epi32,
+        _mm512_extracti64x4_epi64, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+        _mm512_mask_mov_epi16, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_setzero_si512, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_sqrt_ps,
         _mm512_storeu_ps, _mm512_storeu_si512,
     };
 
-    use super::{COLUMN_NORM, COLUMNS, LANES, Panel, ROWS};
+    use super::{COLUMN_NORM, COLUMNS, FEW, LANES, Panel, ROWS};
 
     /// The lower half of every word.
     const LOWER: u32 = 0x5555_5555;
@@ -265,6 +280,40 @@ pub mod avx512 {
                     let both = pair(first, second);
                     _mm512_storeu_si512(words.add(step * pitch + vector * LANES).cast(), both);
                 }
+            }
+        }
+    }
+
+    /// The same of [`FEW`] columns: two rows lie in a vector. To the last bit as if others were zeros.
+    ///
+    /// # Safety
+    /// Values hold twice as many rows as there are steps, words as many as steps.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub unsafe fn pack_few(
+        values: *const f32,
+        steps: usize,
+        words: *mut u32,
+        units: &mut [f32; COLUMNS],
+    ) {
+        let mut squares = _mm512_setzero_ps();
+        for step in 0..steps {
+            // SAFETY: by this function's contract.
+            let value = unsafe { _mm512_loadu_ps(values.add(step * LANES)) };
+            squares = _mm512_fmadd_ps(value, value, squares);
+        }
+        // Sums of both rows, in both halves.
+        let others = _mm512_shuffle_f32x4::<0b01_00_11_10>(squares, squares);
+        let norm = _mm512_sqrt_ps(_mm512_add_ps(squares, others));
+        let scale = scale_of(norm, units);
+        for step in 0..steps {
+            // SAFETY: by this function's contract.
+            unsafe {
+                let value = _mm512_loadu_ps(values.add(step * LANES));
+                let both = _mm512_cvtps_epi32(_mm512_mul_ps(value, scale));
+                let first = _mm512_castsi512_si256(both);
+                let second = _mm256_slli_epi32::<16>(_mm512_extracti64x4_epi64::<1>(both));
+                let both = _mm256_mask_mov_epi16(second, LOWER as u16, first);
+                _mm256_storeu_si256(words.add(step * FEW).cast(), both);
             }
         }
     }

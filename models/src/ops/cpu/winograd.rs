@@ -216,6 +216,7 @@ impl Winograd {
                         let count = COLUMNS.min(tiles - first);
                         room.tiles.set(first, count, extent.rows, extent.columns);
                         room.columns = match &self.weight {
+                            Weight::Fixed(..) if count <= FEW => FEW,
                             Weight::Fixed(..) => count.next_multiple_of(fixed::LANES),
                             Weight::Exact(_)
                                 if count <= FEW_TILES && self.unit.level == Level::Avx512 =>
@@ -373,6 +374,11 @@ impl Winograd {
             words.grow(depth / 2 * *columns);
             let panel = fixed::Panel::pack(values, *columns, words);
             let products = &mut products.numbers_mut()[index * pitch..][..pitch - GAP];
+            if *columns == FEW {
+                let weights = &weights[part.start * depth / 2 * ROWS..];
+                panel.multiply_few((weights, &units[part.start..]), products);
+                continue;
+            }
             let products = products.chunks_exact_mut(ROWS * *columns);
             let blocks = weights.chunks_exact(depth / 2 * ROWS).zip(units);
             for ((weight, units), products) in blocks.skip(part.start).zip(products) {
