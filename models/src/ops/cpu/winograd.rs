@@ -61,7 +61,7 @@ const HALVED_WEIGHTS: usize = 9 * 256 * 256;
 /// Most positions.
 const POSITIONS: usize = tiles::SIDE * tiles::SIDE;
 
-/// Tiles up to which rows of weights fill the vectors, see [`few`]. An image of 16×8, the last map of
+/// Tiles up to which rows of weights fill the vectors, see [`few`]; of integers [`FEW`]. An image of 16×8, the last map of
 /// an encoder, has eight; its weights then pass by as fast as memory gives them.
 const FEW_TILES: usize = 32;
 
