@@ -68,7 +68,12 @@ pub fn multiply_integers(
                 0 => {}
                 1 => avx512::some_integers::<1>((words, units), factors, of_rows, sums),
                 2 => avx512::some_integers::<2>((words, units), factors, of_rows, sums),
-                _ => avx512::some_integers::<3>((words, units), factors, of_rows, sums),
+                _ => avx512::some_integers::<{ avx512::TOGETHER }>(
+                    (words, units),
+                    factors,
+                    of_rows,
+                    sums,
+                ),
             }
         }
     }

@@ -263,6 +263,8 @@ pub mod avx512 {
         _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
+    use crate::ops::cpu::simd::within;
+
     const LANES: usize = 16;
 
     /// As [`super::softmax`].
@@ -348,25 +350,25 @@ pub mod avx512 {
         unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), x) };
     }
 
-    /// The lanes of some numbers, fewer than a vector's.
-    #[inline]
-    fn mask(numbers: &[f32]) -> u16 {
-        !(u16::MAX << numbers.len())
-    }
-
     /// So many numbers, and others in the lanes beyond.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn load_some(numbers: &[f32], others: f32) -> __m512 {
         // SAFETY: what the mask leaves out is not read.
-        unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(others), mask(numbers), numbers.as_ptr()) }
+        unsafe {
+            _mm512_mask_loadu_ps(
+                _mm512_set1_ps(others),
+                within(0, numbers.len()),
+                numbers.as_ptr(),
+            )
+        }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn store_some(numbers: &mut [f32], x: __m512) {
         // SAFETY: what the mask leaves out is not written.
-        unsafe { _mm512_mask_storeu_ps(numbers.as_mut_ptr(), mask(numbers), x) };
+        unsafe { _mm512_mask_storeu_ps(numbers.as_mut_ptr(), within(0, numbers.len()), x) };
     }
 
     /// As [`super::erf`].
