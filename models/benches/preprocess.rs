@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for name in ["rtdetr-r18", "yolov8n", "deimv2-femto"] {
         after(name, &frame, None)?;
     }
-    // Made-up weights find something everywhere; a street has some hundred candidates, which overlap.
+    // Made-up weights find something everywhere; a street may have some hundred candidates.
     after("yolov8n", &frame, Some(300))
 }
 

@@ -28,7 +28,7 @@ const TILE_BYTES: usize = 512 * 1024;
 /// than it brings.
 const PRODUCTS_A_JOB: usize = 1 << 17;
 
-/// Input channels below which products that are not filtered stay in f32: few numbers average fewer
+/// Input channels, of patches the numbers of one, below which products that are not filtered stay in f32: few numbers average fewer
 /// rounding errors out, and take little time. `docs/benchmarks.md` tells what DEIMv2 finds with it and without.
 const NARROW: usize = 64;
 
@@ -531,19 +531,6 @@ fn unfold(buffer: &mut [f32], input: &[f32], size: Size, conv: &Conv, tile: &Til
 
 /// Copies the inputs that outputs from column `x` on see through kernel column `kx`.
 fn unfold_row(segment: &mut [f32], source: &[f32], x: usize, kx: usize, conv: &Conv) {
-    if conv.stride == 1 {
-        let from = (x + kx) as isize - conv.padding as isize;
-        let before = (-from).clamp(0, segment.len() as isize) as usize;
-        let inside = (source.len() as isize - from).clamp(before as isize, segment.len() as isize);
-        let inside = inside as usize;
-        segment[..before].fill(0.0);
-        if before < inside {
-            let start = (from + before as isize) as usize;
-            segment[before..inside].copy_from_slice(&source[start..start + inside - before]);
-        }
-        segment[inside..].fill(0.0);
-        return;
-    }
     let from = (x * conv.stride + kx) as isize - conv.padding as isize;
     let before = ((-from).max(0) as usize).div_ceil(conv.stride);
     let before = before.min(segment.len());
